@@ -1,0 +1,63 @@
+# Everything here runs from a clean clone with Python 3.11+ and a package index in reach.
+# `make help` lists the targets.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+export UV_SYSTEM_CERTS = 1
+export UV_PYTHON_DOWNLOADS = never
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test lint types format bench soak peers constraints dist clean
+
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
+		printf '%-18s %s\n' "$$target" "$$what"; done
+
+venv: $(INSTALLED) ## the virtual environment in .venv, with everything the other targets need
+
+# Made anew only when what is to be installed has changed.
+$(INSTALLED): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Callgate needs Python 3.11 or newer; $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make $(MAKECMDGOALS) PYTHON=python3.12" >&2; exit 1; }
+	@echo "Installing into .venv (once; some 30 s with a good connection) ..."
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt uv
+	@$(BIN)/uv pip install -q -p .venv -c constraints.txt -e . --group dev
+	@touch $@
+
+demo: venv ## a gateway with simulated softphones; prints the address to look at
+	@$(BIN)/callgate demo $(ARGS)
+
+test: venv ## all tests (ARGS="tests/domain -x" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: venv ## the linter, and whether everything is formatted
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+types: venv ## mypy --strict
+	@$(BIN)/mypy
+
+format: venv ## format, and fix what the linter can fix
+	@$(BIN)/ruff check --fix-only --quiet .
+	@$(BIN)/ruff format .
+
+bench: venv ## the benchmarks, with their figures (ARGS="--help" for parts of it)
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+soak: venv ## the long runs under load
+	@$(BIN)/python -m pytest -m soak --timeout 0 -s $(ARGS)
+
+peers: ## what some tests need from Debian or Ubuntu (root): without it they are skipped, and say so
+	@sh .ci/peers
+
+constraints: venv ## resolve the dependencies anew into constraints.txt
+	@$(BIN)/uv pip compile -q --universal --upgrade --python-version 3.11 --custom-compile-command "make constraints" \
+		--group dev pyproject.toml -o constraints.txt
+
+dist: venv ## the wheel and the sdist, in dist/
+	@$(BIN)/python -m hatchling build
+
+clean: ## remove what was built
+	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis

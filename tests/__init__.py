@@ -1,0 +1,1 @@
+"""Callgate's tests, by the part they are about."""
