@@ -1,0 +1,42 @@
+"""What a gateway counts and times, for Prometheus. Names are documented in docs/operations.md."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import Counter, Gauge, Histogram
+
+ADMISSIONS: Final = Counter(
+    "callgate_admissions", "Calls asked for, by decision and reason", ("decision", "reason")
+)
+SETTLED_SECONDS: Final = Counter("callgate_settled_seconds", "Seconds billed by calls that ended here")
+CALLS_SETTLED: Final = Counter("callgate_calls_settled", "Calls that ended here", ("ended_by",))
+CALLS_IN_PROGRESS: Final = Gauge(
+    "callgate_calls_in_progress", "Calls started here that have not ended here", multiprocess_mode="livesum"
+)
+CONNECTIONS: Final = Gauge(
+    "callgate_connections", "Open WebSocket connections", ("kind",), multiprocess_mode="livesum"
+)
+BATCH_SIZE: Final = Histogram(
+    "callgate_batch_size",
+    "Operations decided by one script call",
+    buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
+)
+SCRIPT_SECONDS: Final = Histogram(
+    "callgate_script_seconds",
+    "Time from sending a script call to its reply",
+    ("script",),
+    buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+ENGINE_FAILURES: Final = Counter(
+    "callgate_engine_failures", "Script calls with no usable reply: their outcome is unknown"
+)
+RECORDER_LAG_ENTRIES: Final = Gauge(
+    "callgate_recorder_lag_entries", "Entries of the records stream not yet in SQL"
+)
+RECORDER_LAG_SECONDS: Final = Gauge("callgate_recorder_lag_seconds", "Age of the oldest entry not yet in SQL")
+RECORDED: Final = Counter("callgate_recorded", "Call records written to SQL")
+DEAD_LETTERS: Final = Counter("callgate_dead_letters", "Records that SQL refused")
+EMERGENCY_JOURNAL: Final = Gauge(
+    "callgate_emergency_journal_entries", "Emergency calls kept in the data directory until they can be saved"
+)

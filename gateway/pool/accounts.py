@@ -1,0 +1,120 @@
+"""Accounts in the engine: pools made and brought in line with SQL, shards built, what a script missed supplied."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from gateway.domain.asks import AccountConfig
+from gateway.domain.cycles import boundary_ms, index_at
+from gateway.domain.errors import EngineUnavailable
+from gateway.domain.plans import Plan, channels_limit, seats_limit
+from gateway.pool.codes import Code
+from gateway.pool.engine import Engine
+from gateway.pool.keys import KeySpace
+from gateway.pool.packed import UNLIMITED
+from gateway.pool.scripts import Argument, script
+from gateway.pool.shards import Shards
+
+log = structlog.get_logger(__name__)
+
+Loader = Callable[[str], Awaitable[AccountConfig | None]]
+"""Reads an account from SQL; None if SQL knows no such account."""
+
+_COMING_CYCLES: Final = 4
+_ATTEMPTS: Final = 4
+
+
+class Accounts:
+    """Brings pools in line with what SQL says of their accounts."""
+
+    def __init__(self, engine: Engine, keys: KeySpace, shards: Shards, loader: Loader) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._shards = shards
+        self._loader = loader
+
+    async def supply(self, account: str, code: int) -> bool:
+        """Supply what a script missed: a shard, a pool, or the boundaries of its coming cycles.
+
+        Answers False if SQL knows no such account. Raises DatabaseUnavailable, EngineUnavailable, RedisError.
+        """
+        if code == Code.SHARD_MISSING:
+            await self._shards.build()
+        config = await self._loader(account)
+        if config is None:
+            return False
+        await self.apply(config)
+        return True
+
+    async def apply(self, config: AccountConfig) -> int:
+        """Make the account's pool or bring it up to `config`; an older revision changes nothing. Answers its version.
+
+        Raises EngineUnavailable, RedisError.
+        """
+        now_ms = (await self._shards.clock()).now_ms
+        current = index_at(config.billing_date, config.time_zone, now_ms)
+        first, last = current - 2, current + _COMING_CYCLES
+        for _ in range(_ATTEMPTS):
+            code, detail = await self._apply(config, first, last)
+            if code in (Code.APPLIED, Code.UNCHANGED):
+                return detail
+            if code == Code.SHARD_MISSING:
+                await self._shards.build()
+            else:
+                # Nobody called for many cycles: all of them turn, one by one, so all boundaries are needed.
+                first = min(first, detail)
+        raise EngineUnavailable("The account's pool could not be brought up to date; try again shortly.")
+
+    async def _apply(self, config: AccountConfig, first: int, last: int) -> tuple[int, int]:
+        shard = self._keys.shard_of(config.account)
+        keys = [*self._keys.of_shard(shard), *self._keys.of_account(config.account, shard)]
+        reply = await script("account_apply").run(self._engine.client, keys, _arguments(config, first, last))
+        return reply[0], reply[1]
+
+
+def _arguments(config: AccountConfig, first: int, last: int) -> list[Argument]:
+    running = config.running_cycle
+    boundaries = {k: boundary_ms(config.billing_date, config.time_zone, k) for k in range(first, last + 1)}
+    if running is not None:
+        # R18: it may have begun, and will end, by a time zone that the account had before.
+        boundaries |= {running.index: running.start_ms, running.index + 1: running.end_ms}
+        first, last = min(boundaries), max(boundaries)
+        boundaries = {
+            k: boundaries.get(k) or boundary_ms(config.billing_date, config.time_zone, k)
+            for k in range(first, last + 1)
+        }
+    members = [*(f"s/{staff}" for staff in config.staff), *(f"c/{channel}" for channel in config.channels)]
+    return [
+        config.account,
+        str(config.revision),
+        "1" if config.status == "suspended" else "0",
+        "0" if config.plan is None else "1",
+        *_plan(config.plan, config.pending_plan),
+        *_plan(config.pending_plan, None),
+        str(config.pending_from_ms or 0),
+        str(len(config.staff)),
+        str(len(config.channels)),
+        str(config.settled_seconds),
+        str(running.start_ms if running else 0),
+        str(first),
+        str(len(boundaries)),
+        *(str(each) for each in boundaries.values()),
+        *members,
+    ]
+
+
+def _plan(plan: Plan | None, pending: Plan | None) -> tuple[str, ...]:
+    """A plan as the script takes it. While a smaller one is pending, its limits bind already (R23)."""
+    if plan is None:
+        return "", "0", str(UNLIMITED), "0", "0"
+    most = UNLIMITED if plan.max_concurrent_calls is None else plan.max_concurrent_calls
+    return (
+        plan.plan,
+        str(plan.allocated_seconds),
+        str(most),
+        str(seats_limit(plan, pending)),
+        str(channels_limit(plan, pending)),
+    )

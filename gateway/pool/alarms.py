@@ -1,0 +1,89 @@
+"""What happens to pools with nobody asking: they reset on time (R19)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from gateway.domain.errors import CallgateError
+from gateway.pool.engine import Engine
+from gateway.pool.keys import KeySpace
+from gateway.pool.scripts import script
+from gateway.pool.shards import Clock, Shards
+
+log = structlog.get_logger(__name__)
+
+MOST_DUE: Final = 64
+"""How many accounts of one shard are seen to in one round."""
+LONGEST_WAIT_SECONDS: Final = 1.0
+"""An alarm set meanwhile by another gateway is met this late at the most."""
+SHORTEST_WAIT_SECONDS: Final = 0.01
+
+Fire = Callable[[Iterable[str]], Awaitable[None]]
+"""Sees to the accounts that are due, once each; a second time does nothing."""
+
+
+class Alarms:
+    """Sees to every account at the instant at which something is due for it. Any number of gateways may do so."""
+
+    def __init__(self, engine: Engine, keys: KeySpace, shards: Shards, fire: Fire) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._shards = shards
+        self._fire = fire
+
+    async def run(self) -> None:
+        """See to what is due, for ever; while the engine or SQL is away, again and again."""
+        while True:
+            try:
+                clock, next_ms = await self.fire_due()
+            except (CallgateError, RedisError, OSError) as failure:
+                log.warning("alarms_failed", error=type(failure).__name__)
+                await asyncio.sleep(LONGEST_WAIT_SECONDS)
+                continue
+            wait = LONGEST_WAIT_SECONDS
+            if next_ms and clock.speed:
+                wait = min(wait, (next_ms - clock.now_ms) / clock.speed / 1000)
+            await asyncio.sleep(max(wait, SHORTEST_WAIT_SECONDS))
+
+    async def fire_due(self) -> tuple[Clock, int]:
+        """See to all that is due now. Answers the clock, and the next instant at which something is (0 none)."""
+        while True:
+            clock, next_ms, due = await self._find_due()
+            if not due:
+                return clock, next_ms
+            await self._fire(due)
+
+    async def move_clock(self, to_ms: int, speed: int, *, anywhere: bool = False) -> Clock:
+        """Move the simulated clock, seeing on the way to what falls due, in order, each at its very instant.
+
+        Raises InvalidField for an instant behind the clock, RedisError.
+        """
+        clock = await self._shards.clock()
+        if to_ms < clock.now_ms:
+            return await self._shards.set_clock(to_ms, speed, anywhere=anywhere)
+        await self._shards.set_clock(clock.now_ms, 0)
+        while True:
+            _, next_ms = await self.fire_due()
+            if not next_ms or next_ms > to_ms:
+                break
+            await self._shards.set_clock(next_ms, 0)
+        return await self._shards.set_clock(to_ms, speed)
+
+    async def _find_due(self) -> tuple[Clock, int, list[str]]:
+        clock, next_ms = Clock(0, 1), 0
+        due: list[str] = []
+        for group in self._engine.split_shards(range(self._keys.shards)):
+            keys = [key for shard in group for key in self._keys.named(shard, "meta", "alarms")]
+            now_ms, speed, later_ms, *accounts = await script("alarms_due").run(
+                self._engine.client, keys, [str(MOST_DUE)]
+            )
+            clock = Clock(now_ms, speed)
+            due.extend(account.decode() for account in accounts)
+            if later_ms and (not next_ms or later_ms < next_ms):
+                next_ms = later_ms
+        return self._shards.saw(clock), next_ms, due

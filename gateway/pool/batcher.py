@@ -1,0 +1,242 @@
+"""Asks of many devices, carried out together: one script call decides whatever came while the last was under way.
+
+Asks of one account go by one lane, and a lane has one script call under way, so they are carried out in the order
+they were submitted (R6). Every ask is idempotent by its call id (R9, R17): where the engine gave no usable reply, the
+same asks are put again until their time is up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Iterable
+from time import monotonic
+from typing import Final, Protocol
+
+import structlog
+from redis.exceptions import RedisError
+
+from gateway import metrics
+from gateway.domain.asks import Ask
+from gateway.domain.errors import CallgateError, EngineUnavailable
+from gateway.pool.codes import UNDECIDED
+from gateway.pool.engine import Engine
+from gateway.pool.keys import KeySpace
+from gateway.pool.operations import Done, Operation, Reply
+from gateway.pool.scripts import Argument, script
+
+log = structlog.get_logger(__name__)
+
+LANES: Final = 2
+MAX_BATCH: Final = 512
+RETRY_SECONDS: Final = 0.05
+EXPIRE_SECONDS: Final = 0.05
+"""How often asks are looked through for those whose time is up."""
+
+Section = tuple[int, dict[str, list[Operation]]]
+"""A shard, and the operations of its accounts."""
+
+
+class Provisioner(Protocol):
+    """Supplies what a script found missing."""
+
+    async def supply(self, account: str, code: int) -> bool:
+        """Load a pool, or what else is missing for it. False: SQL knows no such account."""
+
+
+class Batcher:
+    """The lanes by which asks reach the engine. `run` carries them out until it is cancelled."""
+
+    def __init__(
+        self, engine: Engine, keys: KeySpace, provisioner: Provisioner, *, memory_ms: int, lease_ms: int
+    ) -> None:
+        self._keys = keys
+        self._lanes = [
+            _Lane(engine, keys, provisioner, (str(memory_ms), str(lease_ms))) for _ in range(LANES)
+        ]
+
+    def submit(self, ask: Ask, done: Done) -> None:
+        """Queue an ask and return at once; `done` is called later, on this loop, exactly once."""
+        operation = Operation(ask, done, monotonic())
+        self._lanes[self._keys.shard_of(ask.account) % LANES].submit(operation)
+
+    async def run(self) -> None:
+        """Carry out what is submitted. When cancelled, what is left is answered with `engine_unavailable`."""
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for lane in self._lanes:
+                    tasks.create_task(lane.run())
+                tasks.create_task(self._expire())
+        finally:
+            for lane in self._lanes:
+                lane.close()
+
+    async def _expire(self) -> None:
+        while True:
+            await asyncio.sleep(EXPIRE_SECONDS)
+            now = monotonic()
+            for lane in self._lanes:
+                lane.expire(now)
+
+
+class _Lane:
+    """One queue of asks, and the one batch it has under way."""
+
+    def __init__(
+        self, engine: Engine, keys: KeySpace, provisioner: Provisioner, head: tuple[str, str]
+    ) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._provisioner = provisioner
+        self._head = head
+        self._waiting: deque[Operation] = deque()
+        self._under_way: list[Operation] = []
+        # Asks of an account whose pool is being loaded wait here, so that they keep their order.
+        self._parked: dict[str, list[Operation]] = {}
+        self._supplying: set[asyncio.Task[None]] = set()
+        self._wake = asyncio.Event()
+        self._script = script("calls_decide")
+
+    def submit(self, operation: Operation) -> None:
+        parked = self._parked.get(operation.account)
+        if parked is not None:
+            parked.append(operation)
+            return
+        self._waiting.append(operation)
+        self._wake.set()
+
+    async def run(self) -> None:
+        while True:
+            if not self._waiting:
+                self._wake.clear()
+                await self._wake.wait()
+            self._under_way = self._take_batch()
+            if self._under_way:
+                await self._decide(self._under_way)
+            self._under_way = []
+
+    def close(self) -> None:
+        for task in self._supplying:
+            task.cancel()
+        for operation in self._all():
+            operation.fail(EngineUnavailable("The gateway is stopping; ask again with the same call_id."))
+
+    def expire(self, now: float) -> None:
+        """Answer asks whose time is up, also those under way: what becomes of these is unknown."""
+        for operation in self._all():
+            operation.expire(now)
+
+    def _all(self) -> list[Operation]:
+        return [*self._under_way, *self._waiting, *(each for parked in self._parked.values() for each in parked)]
+
+    def _take_batch(self) -> list[Operation]:
+        batch: list[Operation] = []
+        while self._waiting and len(batch) < MAX_BATCH:
+            operation = self._waiting.popleft()
+            if operation.done is not None:
+                batch.append(operation)
+        return batch
+
+    async def _decide(self, batch: list[Operation]) -> None:
+        metrics.BATCH_SIZE.observe(len(batch))
+        failed: list[Operation] = []
+        for sections in self._engine.split(_sections(batch, self._keys)):
+            try:
+                reply = await self._script.run(self._engine.client, *self._encode(sections))
+            except (RedisError, OSError) as failure:
+                metrics.ENGINE_FAILURES.inc()
+                log.warning("engine_failed", error=type(failure).__name__, detail=str(failure)[:200])
+                failed.extend(each for _, accounts in sections for ops in accounts.values() for each in ops)
+            else:
+                self._deliver(sections, reply)
+        if failed:
+            # First in line again, so that they stay in order with what was asked since.
+            self._waiting.extendleft(reversed([each for each in failed if each.done is not None]))
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _encode(self, sections: list[Section]) -> tuple[list[str], list[Argument]]:
+        keys: list[str] = []
+        arguments: list[Argument] = [str(len(sections)), *self._head]
+        for shard, accounts in sections:
+            keys.extend(self._keys.of_shard(shard))
+            arguments.append(str(len(accounts)))
+            for account, operations in accounts.items():
+                keys.extend(self._keys.of_account(account, shard))
+                arguments.append(account)
+                arguments.append("".join([operation.letter for operation in operations]))
+                for operation in operations:
+                    arguments.extend(operation.arguments)
+        return keys, arguments
+
+    def _deliver(self, sections: list[Section], reply: Reply) -> None:
+        at = 0
+        for _, accounts in sections:
+            for account, operations in accounts.items():
+                if reply[at] in UNDECIDED:
+                    self._park(account, operations, reply[at])
+                    at += sum(operation.width for operation in operations)
+                    continue
+                for operation in operations:
+                    operation.deliver(reply, at)
+                    at += operation.width
+
+    def _park(self, account: str, operations: list[Operation], code: int) -> None:
+        if account in self._parked:
+            # A later section of the same batch.
+            self._parked[account].extend(operations)
+            return
+        later = [each for each in self._waiting if each.account == account]
+        if later:
+            self._waiting = deque(each for each in self._waiting if each.account != account)
+        self._parked[account] = [*operations, *later]
+        task = asyncio.get_running_loop().create_task(self._supply(account, code))
+        self._supplying.add(task)
+        task.add_done_callback(self._supplying.discard)
+
+    async def _supply(self, account: str, code: int) -> None:
+        failure: CallgateError | None = EngineUnavailable()
+        is_known = False
+        try:
+            is_known = await self._provisioner.supply(account, code)
+            failure = None
+        except CallgateError as error:
+            failure = error
+        except (RedisError, OSError) as error:
+            log.warning("pool_not_supplied", account=account, error=type(error).__name__)
+        finally:
+            for operation in self._parked.pop(account, []):
+                if operation.done is None:
+                    continue
+                if failure is not None:
+                    operation.fail(failure)
+                elif is_known or operation.without_pool():
+                    self.submit(operation)
+
+
+def _sections(batch: Iterable[Operation], keys: KeySpace) -> list[Section]:
+    """Operations by shard and account, each account's in their order, and no call twice in a section.
+
+    What is said again of a call within the batch stands in a later section, with all that its account says after it:
+    the script finds there what the earlier section has written.
+    """
+    rounds: list[dict[int, dict[str, list[Operation]]]] = []
+    latest: dict[str, tuple[int, set[str]]] = {}
+    for operation in batch:
+        account = operation.account
+        number, named = latest.get(account, (0, None))
+        if named is None:
+            named = set()
+            latest[account] = (0, named)
+        elif not named.isdisjoint(operation.call_ids):
+            number, named = number + 1, set()
+            latest[account] = (number, named)
+        named.update(operation.call_ids)
+        if number == len(rounds):
+            rounds.append({})
+        accounts = rounds[number].setdefault(keys.shard_of(account), {})
+        operations = accounts.get(account)
+        if operations is None:
+            accounts[account] = [operation]
+        else:
+            operations.append(operation)
+    return [section for each in rounds for section in each.items()]

@@ -1,0 +1,48 @@
+"""Key names and their order in a script's KEYS; lua/lib/keys.lua takes them in the same order."""
+
+from __future__ import annotations
+
+from typing import Final
+from zlib import crc32
+
+DEFAULT_SHARDS: Final = 256
+SHARD_KEYS: Final = ("meta", "calls", "ended", "overtaken", "leases", "devices", "alarms", "records")
+ACCOUNT_KEYS: Final = ("pool", "order", "phase", "members")
+DEPLOYMENT_KEY: Final = "cg:deployment"
+
+
+class KeySpace:
+    """Names of all keys of a deployment with so many shards.
+
+    All keys of a shard carry its hash tag, so that one script can serve several accounts of a shard, in a Cluster
+    too. The number of shards is fixed for the life of the data.
+    """
+
+    def __init__(self, shards: int = DEFAULT_SHARDS) -> None:
+        self.shards = shards
+        self._shard_keys = [
+            tuple(f"cg:{{{shard}}}:{name}" for name in SHARD_KEYS) for shard in range(shards)
+        ]
+
+    def shard_of(self, account: str) -> int:
+        """The shard that an account's pool lives on, for ever."""
+        return crc32(account.encode()) % self.shards
+
+    def of_shard(self, shard: int) -> tuple[str, ...]:
+        """A shard's keys, in the order of SHARD_KEYS."""
+        return self._shard_keys[shard]
+
+    def named(self, shard: int, *names: str) -> list[str]:
+        """Some of a shard's keys, by name."""
+        keys = self._shard_keys[shard]
+        return [keys[SHARD_KEYS.index(name)] for name in names]
+
+    def of_account(self, account: str, shard: int) -> tuple[str, ...]:
+        """An account's keys, in the order of ACCOUNT_KEYS."""
+        tag = f"cg:{{{shard}}}:"
+        return (
+            f"{tag}pool:{account}",
+            f"{tag}order:{account}",
+            f"{tag}phase:{account}",
+            f"{tag}members:{account}",
+        )

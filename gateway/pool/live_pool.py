@@ -1,0 +1,358 @@
+"""The live pools of all accounts: what can be asked of them, and what keeps them going."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from gateway.domain.answers import MAX_CALLS_SHOWN, Answer, PoolView
+from gateway.domain.asks import AccountConfig, Ask
+from gateway.domain.billing import overrun_seconds, remaining_seconds
+from gateway.domain.calls import CallInProgress, CallRecord
+from gateway.domain.cycles import Cycle
+from gateway.domain.errors import CallgateError, EngineUnavailable, NotFound
+from gateway.domain.policy import Policy
+from gateway.pool.accounts import Accounts, Loader
+from gateway.pool.alarms import Alarms
+from gateway.pool.batcher import Batcher
+from gateway.pool.codes import UNDECIDED
+from gateway.pool.engine import Engine
+from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
+from gateway.pool.operations import Done
+from gateway.pool.packed import (
+    is_ended,
+    is_in_progress,
+    unpack_call_in_progress,
+    unpack_policy,
+    unpack_pool,
+    unpack_record,
+)
+from gateway.pool.record_stream import RecordStream
+from gateway.pool.scripts import script
+from gateway.pool.shards import Clock, Shards
+
+log = structlog.get_logger(__name__)
+
+MS_AN_HOUR: Final = 3_600_000
+READ_AT_ONCE: Final = 200
+FORGET_SECONDS: Final = 10.0
+FORGET_AT_ONCE: Final = 1000
+FEW_COMING_CYCLES: Final = 2
+MOST_CALLS_OF_A_DEVICE: Final = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class FoundCall:
+    """A call, the instant it was looked at, and the policy that its live figures follow."""
+
+    call: CallInProgress | CallRecord
+    at_ms: int
+    policy: Policy
+
+
+class LivePool:
+    """The pools in the engine. `run` must be under way for anything to be decided."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        loader: Loader,
+        policy: Policy,
+        *,
+        simulate: bool = False,
+        call_id_memory_hours: int = 48,
+        lease_seconds: int = 15,
+        shards: int = DEFAULT_SHARDS,
+    ) -> None:
+        self._engine = engine
+        self._keys = KeySpace(shards)
+        self._memory_ms = call_id_memory_hours * MS_AN_HOUR
+        self._shards = Shards(engine, self._keys, policy, simulate=simulate)
+        self._accounts = Accounts(engine, self._keys, self._shards, loader)
+        self._loader = loader
+        self._alarms = Alarms(engine, self._keys, self._shards, self._turn_cycles)
+        self._batcher = Batcher(
+            engine, self._keys, self._accounts, memory_ms=self._memory_ms, lease_ms=lease_seconds * 1000
+        )
+        self.records = RecordStream(engine, self._keys)
+
+    async def open(self, policy: Policy | None = None, *, replace_policy: bool = False) -> None:
+        """Build the shards, or check those that are there; `policy` may take the place of the one given at first.
+
+        With `replace_policy` another policy of the shards is no reason to refuse: it is about to be replaced.
+        Raises StartRefused (the data was made under other settings), EngineUnavailable.
+        """
+        try:
+            await self._shards.open(policy, replace_policy=replace_policy)
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable(f"The engine cannot be reached: {failure}") from failure
+
+    async def run(self) -> None:
+        """Carry out asks, reset pools on time and forget old call ids, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._batcher.run())
+            tasks.create_task(self._alarms.run())
+            tasks.create_task(self._forget_old_calls())
+
+    # Calls
+
+    def submit(self, ask: Ask, done: Done) -> None:
+        """Ask; returns at once. `done` is called once, on this loop; asks of an account keep their order (R6)."""
+        self._batcher.submit(ask, done)
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Ask and wait for the answer. Raises CallgateError: CallIdUsed, CallUnknown, EngineUnavailable, ..."""
+        future: asyncio.Future[Answer | CallgateError] = asyncio.get_running_loop().create_future()
+
+        def done(answer: Answer | CallgateError) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        self._batcher.submit(ask, done)
+        answer = await future
+        if isinstance(answer, CallgateError):
+            raise answer
+        return answer
+
+    async def find_call(self, account: str, call_id: str) -> FoundCall | None:
+        """A call in progress, or one that ended and is remembered. Raises EngineUnavailable."""
+        shard = self._keys.shard_of(account)
+        found = await self._run("call_read", self._keys.named(shard, "meta", "calls"), [f"{account}/{call_id}"])
+        if not found:
+            return None
+        now_ms, packed_policy, packed = found
+        policy = unpack_policy(packed_policy)
+        if is_in_progress(packed):
+            views = await self.read_many([account])
+            cycle_start_ms = views[account].cycle.start_ms if account in views else 0
+            call = unpack_call_in_progress(account, call_id, packed, cycle_start_ms)
+            return FoundCall(call, now_ms, policy)
+        if is_ended(packed):
+            return FoundCall(unpack_record(account, call_id, packed, policy), now_ms, policy)
+        return None
+
+    async def calls_of_device(self, account: str, staff: str, device: str) -> list[CallInProgress]:
+        """A device's calls in progress. Raises EngineUnavailable."""
+        shard = self._keys.shard_of(account)
+        found = await self._run(
+            "device_calls",
+            self._keys.named(shard, "calls", "devices"),
+            [account, f"{staff}/{device}", str(MOST_CALLS_OF_A_DEVICE)],
+        )
+        return [
+            unpack_call_in_progress(account, call_id.decode(), packed, 0)
+            for call_id, packed in zip(found[::2], found[1::2], strict=True)
+            if is_in_progress(packed)
+        ]
+
+    async def oldest_calls(self, accounts: Iterable[str]) -> dict[str, int | None]:
+        """When each account's oldest call in progress was admitted, at the latest (ms; R27). Raises EngineUnavailable."""
+        oldest: dict[str, int | None] = {}
+        by_shard: dict[int, list[str]] = {}
+        for account in accounts:
+            by_shard.setdefault(self._keys.shard_of(account), []).append(account)
+        for sections in self._engine.split(list(by_shard.items())):
+            named = [(account, shard) for shard, members in sections for account in members]
+            keys = [self._keys.of_account(account, shard)[1] for account, shard in named]
+            found = await self._run("calls_oldest", keys, [])
+            oldest |= {account: at_ms or None for (account, _), at_ms in zip(named, found, strict=True)}
+        return oldest
+
+    # Pools
+
+    async def read(self, account: str) -> PoolView:
+        """An account's pool as it is now. Raises NotFound (SQL says so), EngineUnavailable, DatabaseUnavailable."""
+        return (await self._read([account], MAX_CALLS_SHOWN, must_exist=True))[account]
+
+    async def read_many(self, accounts: Iterable[str]) -> dict[str, PoolView]:
+        """Pools without their calls; accounts that SQL does not know are left out. Raises EngineUnavailable."""
+        return await self._read(list(accounts), 0, must_exist=False)
+
+    async def apply(self, config: AccountConfig) -> PoolView:
+        """Make an account's pool, or bring it in line with SQL; an older revision changes nothing.
+
+        Raises EngineUnavailable.
+        """
+        try:
+            await self._accounts.apply(config)
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
+        return await self.read(config.account)
+
+    # The deployment
+
+    async def clock(self) -> Clock:
+        """The billing clock. Raises EngineUnavailable."""
+        try:
+            return await self._shards.clock()
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
+
+    def estimated_now_ms(self) -> int:
+        """What the billing clock shows, reckoned from when it was last read."""
+        return self._shards.estimated_now_ms()
+
+    async def count_calls(self) -> int:
+        """How many calls are in progress in all pools. Raises RedisError."""
+        client, count = self._engine.client, 0
+        for shard in range(self._keys.shards):
+            count += await client.zcard(self._keys.named(shard, "leases")[0])
+        return count
+
+    async def move_clock(self, to_ms: int, speed: int, *, anywhere: bool = False) -> Clock:
+        """Move the simulated clock; what falls due on the way happens, in order, before this returns.
+
+        `anywhere` lets it be set back, while there is no account. Raises InvalidField, EngineUnavailable.
+        """
+        try:
+            return await self._alarms.move_clock(to_ms, speed, anywhere=anywhere)
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
+
+    async def policy(self) -> Policy:
+        """The policy in force. Raises EngineUnavailable."""
+        try:
+            return await self._shards.read_policy()
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
+
+    async def set_policy(self, policy: Policy) -> None:
+        """Bill by another policy from now on, calls in progress included. Raises EngineUnavailable."""
+        try:
+            await self._shards.set_policy(policy)
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
+
+    async def ping(self) -> bool:
+        """Whether the engine answers."""
+        try:
+            await self._shards.clock()
+        except (RedisError, OSError, CallgateError):
+            return False
+        return True
+
+    # Inside
+
+    async def _run(self, name: str, keys: list[str], arguments: list[str]) -> Any:
+        try:
+            return await script(name).run(self._engine.client, keys, arguments)
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
+
+    async def _read(self, accounts: list[str], listed: int, *, must_exist: bool) -> dict[str, PoolView]:
+        views: dict[str, PoolView] = {}
+        left = dict.fromkeys(accounts)
+        for _ in range(3):
+            missing: dict[str, int] = {}
+            for first in range(0, len(left), READ_AT_ONCE):
+                for account, found in (
+                    await self._read_raw(list(left)[first : first + READ_AT_ONCE], listed)
+                ).items():
+                    if found[0] in UNDECIDED:
+                        missing[account] = found[0]
+                    else:
+                        views[account] = _view(account, found)
+            if not missing:
+                break
+            left = {}
+            for account, code in missing.items():
+                try:
+                    is_known = await self._accounts.supply(account, code)
+                except (RedisError, OSError) as failure:
+                    raise EngineUnavailable from failure
+                if is_known:
+                    left[account] = None
+                elif must_exist:
+                    raise NotFound(f"There is no account {account}.")
+        else:
+            raise EngineUnavailable
+        return views
+
+    async def _read_raw(self, accounts: list[str], listed: int) -> dict[str, list[Any]]:
+        by_shard: dict[int, list[str]] = {}
+        for account in accounts:
+            by_shard.setdefault(self._keys.shard_of(account), []).append(account)
+        found: dict[str, list[Any]] = {}
+        for sections in self._engine.split(list(by_shard.items())):
+            keys: list[str] = []
+            arguments = [str(len(sections)), str(listed)]
+            for shard, members in sections:
+                keys.extend(self._keys.of_shard(shard))
+                arguments += [str(len(members)), *members]
+                for account in members:
+                    keys.extend(self._keys.of_account(account, shard))
+            names = [account for _, members in sections for account in members]
+            found.update(zip(names, await self._run("pools_read", keys, arguments), strict=True))
+        return found
+
+    async def _turn_cycles(self, accounts: Iterable[str]) -> None:
+        """Reading a pool turns its cycle. One that knows few coming boundaries is given more."""
+        named = list(accounts)
+        for first in range(0, len(named), READ_AT_ONCE):
+            chunk = named[first : first + READ_AT_ONCE]
+            missing = []
+            for account, found in (await self._read_raw(chunk, 0)).items():
+                if found[0] in UNDECIDED:
+                    missing.append((account, found[0]))
+                elif sum(end > 0 for end in unpack_pool(found[4]).coming_ends_ms) < FEW_COMING_CYCLES:
+                    config = await self._loader(account)
+                    if config is not None:
+                        await self._accounts.apply(config)
+            for account, code in missing:
+                await self._accounts.supply(account, code)
+
+    async def _forget_old_calls(self) -> None:
+        while True:
+            await asyncio.sleep(FORGET_SECONDS)
+            try:
+                for group in self._engine.split_shards(range(self._keys.shards)):
+                    keys = [
+                        key
+                        for shard in group
+                        for key in self._keys.named(shard, "meta", "calls", "ended", "overtaken")
+                    ]
+                    await script("calls_forget").run(
+                        self._engine.client, keys, [str(self._memory_ms), str(FORGET_AT_ONCE)]
+                    )
+            except (RedisError, OSError) as failure:
+                log.warning("forgetting_failed", error=type(failure).__name__)
+
+
+def _view(account: str, found: list[Any]) -> PoolView:
+    """A pool from what `pools_read` says of it."""
+    _, now_ms, speed, policy, packed, live_billed, live_held, *calls = found
+    pool = unpack_pool(packed)
+    used = pool.settled_seconds + live_billed
+    return PoolView(
+        account=account,
+        version=pool.version,
+        at_ms=now_ms,
+        clock_speed=speed,
+        plan=pool.plan,
+        pending_plan=pool.pending_plan,
+        cycle=Cycle(pool.cycle_index, pool.cycle_start_ms, pool.cycle_end_ms),
+        policy=unpack_policy(policy),
+        allocated_seconds=pool.allocated_seconds,
+        settled_seconds=pool.settled_seconds,
+        used_seconds=used,
+        remaining_seconds=remaining_seconds(pool.allocated_seconds, used),
+        overrun_seconds=overrun_seconds(pool.allocated_seconds, used),
+        held_seconds=live_held - live_billed,
+        calls_in_progress=pool.calls + pool.emergencies,
+        calls=tuple(
+            unpack_call_in_progress(account, call_id.decode(), each, pool.cycle_start_ms)
+            for call_id, each in zip(calls[::2], calls[1::2], strict=True)
+        ),
+        thresholds=(),
+        empty_at_ms=None,
+        seats_used=pool.seats_used,
+        seats_limit=pool.seats_limit,
+        channels_used=pool.channels_used,
+        channels_limit=pool.channels_limit,
+        status="suspended" if pool.suspended else "active",
+    )

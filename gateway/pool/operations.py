@@ -1,0 +1,161 @@
+"""One ask on its way through a batch: its letter and arguments for the script, and its answer from the reply.
+
+The letters, their arguments and the widths of their answers are those of lua/calls_decide.lua and lua/lib/reply.lua.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from gateway import metrics
+from gateway.domain.admission import RefusalReason
+from gateway.domain.answers import Admitted, Answer, Noted, Refused, Settled
+from gateway.domain.asks import Answered, Ask, Asker, End, Start
+from gateway.domain.errors import CallgateError, CallUnknown, EngineUnavailable
+from gateway.pool.codes import ERRORS, REFUSALS, Code
+from gateway.pool.packed import ENDED_BY
+
+Done = Callable[[Answer | CallgateError], None]
+"""Called on the event loop, once, with what became of an ask."""
+
+Reply = list[int]
+
+DEADLINE_SECONDS: Final = 1.8
+"""How long an ask may wait for the engine before it is answered with `engine_unavailable`."""
+EMERGENCY_DEADLINE_SECONDS: Final = 0.2
+"""The same for an emergency call, which then passes without the engine (R30)."""
+
+ANSWER_WIDTHS: Final = {"S": 3, "D": 3, "E": 4, "F": 4, "A": 1, "a": 1, "X": 9, "x": 9}
+_WITHOUT_POOL: Final = {"E": "F", "A": "a", "X": "x"}
+
+_admitted = metrics.ADMISSIONS.labels("admitted", "")
+_replayed = metrics.ADMISSIONS.labels("replayed", "")
+_refused = {reason: metrics.ADMISSIONS.labels("refused", reason.value) for reason in RefusalReason}
+_settled = {ended_by: metrics.CALLS_SETTLED.labels(ended_by) for ended_by in ENDED_BY.values()}
+
+
+def _device(staff: str, device: str) -> str:
+    return f"{staff}/{device}\0"
+
+
+def _asker(device: Asker | None) -> str:
+    return "" if device is None else _device(*device)
+
+
+class Operation:
+    """An ask under way. `done` becomes None when it was answered, by the engine or for lack of it."""
+
+    __slots__ = ("account", "arguments", "ask", "deadline", "done", "letter", "width")
+
+    def __init__(self, ask: Ask, done: Done, now: float) -> None:
+        self.ask = ask
+        self.account = ask.account
+        self.done: Done | None = done
+        self.deadline = now + DEADLINE_SECONDS
+        self.arguments: tuple[str, ...]
+        if isinstance(ask, Start):
+            device = _device(ask.staff, ask.device)
+            rest = f"{ask.channel or ''}\0{ask.to}"
+            if ask.emergency:
+                self.deadline = now + EMERGENCY_DEADLINE_SECONDS
+                self.letter = "E"
+                told_at = "" if ask.admitted_at_ms is None else str(ask.admitted_at_ms)
+                self.arguments = (ask.call_id, ask.fresh_call_id, device, rest, told_at)
+            else:
+                self.letter = "S" if ask.destination_valid else "D"
+                channel = f"c/{ask.channel}" if ask.channel else ""
+                self.arguments = (ask.call_id, device, rest, f"s/{ask.staff}", channel)
+        elif isinstance(ask, End):
+            self.letter = "X"
+            self.arguments = (ask.call_id, _asker(ask.device), str(ask.ended_ago_ms))
+        else:
+            self.letter = "A"
+            self.arguments = (ask.call_id, _asker(ask.device), str(ask.answered_ago_ms))
+        self.width = ANSWER_WIDTHS[self.letter]
+
+    @property
+    def call_ids(self) -> tuple[str, ...]:
+        """The ids that this may read or write."""
+        return self.arguments[:2] if self.letter in "EF" else self.arguments[:1]
+
+    def without_pool(self) -> bool:
+        """The account is unknown to SQL: answer what that decides, or make this an operation without a pool.
+
+        Emergencies are admitted all the same (R30), answered and ended. Tells whether there is something left to ask.
+        """
+        if self.letter in _WITHOUT_POOL:
+            self.letter = _WITHOUT_POOL[self.letter]
+            return True
+        if self.letter in "SD":
+            self._answer(self._refusal(RefusalReason.ACCOUNT_UNKNOWN, 0))
+        else:
+            self.fail(CallUnknown())
+        return False
+
+    def deliver(self, reply: Reply, at: int) -> None:
+        """Answer with what the script replied from `at` on."""
+        if self.done is not None:
+            self._answer(self._decode(reply, at))
+
+    def fail(self, error: CallgateError) -> None:
+        """Answer with an error, if it was not answered before."""
+        if self.done is not None:
+            self._answer(error)
+
+    def expire(self, now: float) -> None:
+        """Answer that the engine did not reply in time, if that is so."""
+        if self.done is not None and now >= self.deadline:
+            self._answer(EngineUnavailable())
+
+    def _answer(self, answer: Answer | CallgateError) -> None:
+        done, self.done = self.done, None
+        assert done is not None
+        done(answer)
+
+    def _decode(self, reply: Reply, at: int) -> Answer | CallgateError:
+        ask, code = self.ask, reply[at]
+        if code in ERRORS:
+            return ERRORS[code]()
+        if isinstance(ask, Start):
+            return self._decode_start(ask, code, reply, at)
+        if isinstance(ask, End):
+            return self._decode_end(ask, code, reply, at)
+        return Noted(ask.call_id)
+
+    def _decode_start(self, ask: Start, code: int, reply: Reply, at: int) -> Admitted | Refused:
+        if code in REFUSALS:
+            return self._refusal(REFUSALS[code], reply[at + 2])
+        replayed = code == Code.REPLAYED
+        if replayed:
+            _replayed.inc()
+        else:
+            _admitted.inc()
+            metrics.CALLS_IN_PROGRESS.inc()
+        call_id = ask.fresh_call_id if ask.emergency and reply[at + 3] else ask.call_id
+        return Admitted(call_id, reply[at + 1], reply[at + 2], replayed, ask.emergency)
+
+    def _refusal(self, reason: RefusalReason, remaining_seconds: int) -> Refused:
+        _refused[reason].inc()
+        return Refused(self.ask.call_id, reason, remaining_seconds)
+
+    def _decode_end(self, ask: End, code: int, reply: Reply, at: int) -> Settled:
+        _, admitted_at, ended_at, duration, billed, ended_by, revision, flags, remaining = reply[at : at + 9]
+        replayed = code == Code.SETTLED_BEFORE
+        if not replayed:
+            _settled[ENDED_BY[ended_by]].inc()
+            metrics.SETTLED_SECONDS.inc(billed)
+            metrics.CALLS_IN_PROGRESS.dec()
+        return Settled(
+            call_id=ask.call_id,
+            duration_ms=duration,
+            billed_seconds=billed,
+            counted=billed > 0,
+            ended_by=ENDED_BY[ended_by],
+            revision=revision,
+            replayed=replayed,
+            remaining_seconds=remaining,
+            ended_at_ms=ended_at,
+            admitted_at_ms=admitted_at,
+            emergency=bool(flags & 1),
+        )

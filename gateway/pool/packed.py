@@ -1,0 +1,223 @@
+"""The packed values that scripts read and write (lua/README.md), and their way into domain objects.
+
+Numbers are little-endian; instants and seconds are doubles, exact for integers up to 2^53.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from struct import Struct
+from typing import Final
+
+from gateway.domain.calls import CallInProgress, CallRecord, CycleOpened, EndedBy
+from gateway.domain.policy import CountFrom, Policy
+
+IN_PROGRESS: Final = b"L"
+ENDED: Final = b"E"
+OVERTAKEN: Final = b"T"
+_EMERGENCY_FLAG: Final = 1
+
+_IN_PROGRESS_HEAD: Final = Struct("<BBddd")
+_ENDED_HEAD: Final = Struct("<BBBHddddddd")
+_POOL_HEAD: Final = Struct("<BBBddddddddddddddddIIBdIIIIdddII")
+_LENGTH: Final = Struct("<H")
+_CYCLE_TAIL: Final = Struct("<Bdddd")
+
+COUNT_FROM: Final[tuple[CountFrom, ...]] = ("admission", "answer")
+ENDED_BY: Final[dict[int, EndedBy]] = {1: "hangup", 2: "connection_lost", 3: "lease_expired"}
+UNLIMITED: Final = -1
+
+
+def unpack_policy(packed: bytes) -> Policy:
+    """A policy from "free/increment/hold/count_from"."""
+    free, increment, hold, count_from = packed.split(b"/")
+    return Policy(int(free), int(increment), int(hold), COUNT_FROM[int(count_from)])
+
+
+def is_in_progress(packed: bytes) -> bool:
+    """Whether a value of `calls` is a call in progress."""
+    return packed.startswith(IN_PROGRESS)
+
+
+def is_ended(packed: bytes) -> bool:
+    """Whether a value of `calls` is a call that has ended."""
+    return packed.startswith(ENDED)
+
+
+def _payload(packed: bytes, head: Struct) -> tuple[str, str, str | None, str]:
+    who, channel, to = packed[head.size :].decode().split("\0", 2)
+    staff, device = who.split("/", 1)
+    return staff, device, channel or None, to
+
+
+def unpack_call_in_progress(
+    account: str, call_id: str, packed: bytes, cycle_start_ms: int
+) -> CallInProgress:
+    """A call in progress from its value; `cycle_start_ms` is the running cycle's (R20)."""
+    _, flags, admitted_at_ms, answered_at_ms, call_cycle_start_ms = _IN_PROGRESS_HEAD.unpack_from(packed)
+    staff, device, channel, to = _payload(packed, _IN_PROGRESS_HEAD)
+    emergency = bool(flags & _EMERGENCY_FLAG)
+    return CallInProgress(
+        account=account,
+        call_id=call_id,
+        staff=staff,
+        device=device,
+        channel=channel,
+        to=to,
+        admitted_at_ms=int(admitted_at_ms),
+        answered_at_ms=int(answered_at_ms) or None,
+        cycle_start_ms=int(call_cycle_start_ms),
+        emergency=emergency,
+        counts=not emergency and admitted_at_ms >= cycle_start_ms,
+    )
+
+
+def unpack_record(account: str, call_id: str, packed: bytes, policy: Policy) -> CallRecord:
+    """The record of a call that has ended, from its value."""
+    (
+        _,
+        flags,
+        ended_by,
+        revision,
+        admitted_at_ms,
+        answered_at_ms,
+        ended_at_ms,
+        settled_at_ms,
+        cycle_start_ms,
+        duration_ms,
+        billed_seconds,
+    ) = _ENDED_HEAD.unpack_from(packed)
+    staff, device, channel, to = _payload(packed, _ENDED_HEAD)
+    return CallRecord(
+        account=account,
+        call_id=call_id,
+        staff=staff,
+        device=device,
+        channel=channel,
+        to=to,
+        admitted_at_ms=int(admitted_at_ms),
+        answered_at_ms=int(answered_at_ms) or None,
+        ended_at_ms=int(ended_at_ms),
+        settled_at_ms=int(settled_at_ms),
+        duration_ms=int(duration_ms),
+        billed_seconds=int(billed_seconds),
+        counted=billed_seconds > 0,
+        ended_by=ENDED_BY[ended_by],
+        emergency=bool(flags & _EMERGENCY_FLAG),
+        cycle_start_ms=int(cycle_start_ms),
+        revision=revision,
+        policy=policy,
+    )
+
+
+def unpack_items(packed: bytes, policy: Policy) -> Iterator[CallRecord | CycleOpened]:
+    """The items of one entry of the records stream, in order."""
+    at = 0
+
+    def take() -> bytes:
+        nonlocal at
+        (length,) = _LENGTH.unpack_from(packed, at)
+        start = at + _LENGTH.size
+        at = start + length
+        return packed[start:at]
+
+    while at < len(packed):
+        kind = packed[at : at + 1]
+        at += 1
+        if kind == b"R":
+            account, call_id = take().decode().split("/")
+            yield unpack_record(account, call_id, take(), policy)
+        elif kind == b"C":
+            account, plan = take().decode(), take().decode()
+            has_plan, index, start_ms, end_ms, allocated = _CYCLE_TAIL.unpack_from(packed, at)
+            at += _CYCLE_TAIL.size
+            yield CycleOpened(
+                account=account,
+                cycle_start_ms=int(start_ms),
+                cycle_end_ms=int(end_ms),
+                cycle_index=int(index),
+                plan=plan if has_plan else None,
+                allocated_seconds=int(allocated),
+            )
+        else:
+            raise ValueError(f"an item of unknown kind {kind!r} in the records stream")
+
+
+@dataclass(frozen=True, slots=True)
+class PackedPool:
+    """A pool's state as Redis has it; the sums of folded calls are left out."""
+
+    suspended: bool
+    version: int
+    revision: int
+    allocated_seconds: int
+    settled_seconds: int
+    cycle_index: int
+    cycle_start_ms: int
+    cycle_end_ms: int
+    coming_ends_ms: tuple[int, int, int]
+    calls: int
+    emergencies: int
+    seats_used: int
+    seats_limit: int
+    channels_used: int
+    channels_limit: int
+    plan: str | None
+    pending_plan: str | None
+
+
+def unpack_pool(packed: bytes) -> PackedPool:
+    """A pool's state from its value."""
+    (
+        _,
+        status,
+        has_plan,
+        version,
+        revision,
+        allocated,
+        settled,
+        index,
+        start_ms,
+        end_ms,
+        next_1,
+        next_2,
+        next_3,
+        *_sums,
+        calls,
+        emergencies,
+        _free,
+        _increment,
+        _count_from,
+        _max_concurrent,
+        seats_used,
+        seats_limit,
+        channels_used,
+        channels_limit,
+        pending_from_ms,
+        _pending_allocated,
+        _pending_max_concurrent,
+        _pending_seats,
+        _pending_channels,
+    ) = _POOL_HEAD.unpack_from(packed)
+    plan, pending_plan, _ = packed[_POOL_HEAD.size :].decode().split("\0")
+    return PackedPool(
+        suspended=status == 1,
+        version=int(version),
+        revision=int(revision),
+        allocated_seconds=int(allocated),
+        settled_seconds=int(settled),
+        cycle_index=int(index),
+        cycle_start_ms=int(start_ms),
+        cycle_end_ms=int(end_ms),
+        coming_ends_ms=(int(next_1), int(next_2), int(next_3)),
+        calls=int(calls),
+        emergencies=int(emergencies),
+        seats_used=seats_used,
+        seats_limit=seats_limit,
+        channels_used=channels_used,
+        channels_limit=channels_limit,
+        plan=plan if has_plan else None,
+        pending_plan=pending_plan if pending_from_ms else None,
+    )
+

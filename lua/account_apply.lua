@@ -1,0 +1,124 @@
+-- Makes an account's pool, or brings it in line with what SQL says of the account: status, plan and pending plan,
+-- limits, members, the boundaries of its coming cycles. Told twice, or late, it changes nothing.
+--
+-- KEYS   of the account's shard: meta, calls, ended, overtaken, leases, devices, alarms, records;
+--        of the account: pool, order, phase, members
+-- ARGV   account, revision, status (0 active, 1 suspended); has a plan (0, 1), plan, allocated seconds, most concurrent
+--        calls (-1: no limit), seats limit, channels limit; the same five of the pending plan, and the instant from
+--        which it holds (ms; 0 none pending); seats used, channels used; seconds settled in the cycle that holds now,
+--        and that cycle's start (ms), for a pool made anew; index of the first boundary, number of boundaries, the
+--        boundaries (ms, ascending); then the members ("s/<staff>", "c/<channel>")
+-- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING; or CYCLES_MISSING and the index of the cycle from
+--        which on the boundaries are needed
+-- Rules  R18, R19, R21-R25
+-- @include shard
+-- @include billing
+-- @include call
+-- @include pool
+-- @include live_use
+-- @include keys
+-- @include codes
+-- @include records
+-- @include open_pool
+
+local shard_keys, keys = take_keys(SHARD_KEYS), take_keys(ACCOUNT_KEYS)
+local taken = 0
+
+local function take() taken = taken + 1 return ARGV[taken] end
+local function take_number() return tonumber(take()) end
+local function take_plan()
+  return { plan = take(), allocated_seconds = take_number(), max_concurrent_calls = take_number(),
+    seats_limit = take_number(), channels_limit = take_number() }
+end
+
+local account, revision, status, has_plan = take(), take_number(), take_number(), take_number()
+local plan, pending = take_plan(), take_plan()
+local pending_from_ms, seats_used, channels_used = take_number(), take_number(), take_number()
+local settled_seconds, settled_cycle_start_ms = take_number(), take_number()
+local first_index, boundaries = take_number(), {}
+for i = 1, take_number() do boundaries[i] = take_number() end
+
+local function boundary(index) return boundaries[index - first_index + 1] or 0 end
+
+-- R18: the end of the running cycle stays as it is, whatever the time zone has become; later ones follow SQL.
+local function set_coming_boundaries(p)
+  p.next_1_ms, p.next_2_ms, p.next_3_ms =
+    boundary(p.cycle_index + 2), boundary(p.cycle_index + 3), boundary(p.cycle_index + 4)
+end
+
+-- A pool made anew stands in the cycle that holds now. Calls in progress that outlived the pool are counted in.
+local function new_pool(m)
+  local index = first_index
+  while boundary(index + 1) ~= 0 and boundary(index + 1) <= m.now_ms do index = index + 1 end
+  if boundary(index) == 0 or boundary(index) > m.now_ms or boundary(index + 1) == 0 then return nil, first_index end
+  local p = new_pool_table()
+  p.made, p.version = true, m.now_ms
+  p.cycle_index, p.cycle_start_ms, p.cycle_end_ms = index, boundary(index), boundary(index + 1)
+  p.settled_seconds = p.cycle_start_ms == settled_cycle_start_ms and settled_seconds or 0
+  p.folded_to_ms = p.cycle_start_ms
+  p.free_seconds, p.increment_seconds, p.count_from = m.free_seconds, m.increment_seconds, m.count_from
+  local order_key, start_ms = keys[ORDER_KEY], p.cycle_start_ms
+  local function count(from, to) return call('ZCOUNT', order_key, from, to) end
+  p.emergencies = count(text(EMERGENCY_BASE), '+inf')
+  p.calls = count('-inf', '(' .. text(EMERGENCY_BASE))
+  p.counting = count(text(start_ms), '(' .. text(UNANSWERED_BASE))
+    + count(text(UNANSWERED_BASE + start_ms), '(' .. text(EMERGENCY_BASE))
+  call('UNLINK', keys[PHASE_KEY])
+  return p
+end
+
+local function set_plan(p, from)
+  p.plan, p.allocated_seconds, p.max_concurrent_calls = from.plan, from.allocated_seconds, from.max_concurrent_calls
+  p.seats_limit, p.channels_limit = from.seats_limit, from.channels_limit
+end
+
+local function configure(p)
+  p.revision, p.status, p.has_plan = revision, status, has_plan
+  set_plan(p, plan)
+  p.pending_plan, p.pending_from_ms, p.pending_allocated_seconds = pending.plan, pending_from_ms,
+    pending.allocated_seconds
+  p.pending_max_concurrent_calls = pending.max_concurrent_calls
+  p.pending_seats_limit, p.pending_channels_limit = pending.seats_limit, pending.channels_limit
+  take_pending_plan(p)
+  p.seats_used, p.channels_used = seats_used, channels_used
+end
+
+local function replace_members()
+  local members = {}
+  for i = taken + 1, #ARGV do members[#members + 1] = ARGV[i] end
+  call('UNLINK', keys[MEMBERS_KEY])
+  call_variadic('SADD', keys[MEMBERS_KEY], members)
+end
+
+local m, items = open_shard(shard_keys[META_KEY]), {}
+if not m then return { SHARD_MISSING, 0 } end
+
+local packed = call('GET', keys[POOL_KEY])
+local p, missing_index
+if packed then
+  p = decode_pool(packed)
+  if revision >= p.revision then set_coming_boundaries(p) end
+  if not turn_cycles(account, p, m.now_ms, items) then return { CYCLES_MISSING, decode_pool(packed).cycle_index } end
+else
+  p, missing_index = new_pool(m)
+  if not p then return { CYCLES_MISSING, missing_index } end
+  set_coming_boundaries(p)
+end
+
+local is_newer = p.made or revision > p.revision
+if is_newer then
+  local plan_before, allocated_before = p.plan, p.allocated_seconds
+  configure(p)
+  replace_members()
+  p.version, p.changed = p.version + 1, true
+  if p.made or p.plan ~= plan_before or p.allocated_seconds ~= allocated_before then
+    items[#items + 1] = cycle_item(account, p)
+  end
+end
+p.dirty = true
+bring_up(m, p, account, keys[ORDER_KEY], keys[PHASE_KEY], shard_keys[CALLS_KEY])
+call('ZADD', shard_keys[ALARMS_KEY], text(p.cycle_end_ms), account)
+close_pool(m, p, keys)
+append_items(m, shard_keys[RECORDS_KEY], items)
+save_shard(m)
+return { is_newer and APPLIED or UNCHANGED, p.version }

@@ -1,0 +1,30 @@
+-- First integer of every answer; gateway/pool/codes.py has the same registry, and a test compares them.
+
+local ADMITTED = 1
+local REPLAYED = 2
+local NOTED = 3
+local SETTLED = 4
+local SETTLED_BEFORE = 5
+local APPLIED = 6
+local UNCHANGED = 7
+local READ = 8
+
+local CALL_ID_USED = 20
+local CALL_ID_CONFLICT = 21
+local CALL_UNKNOWN = 22
+
+-- Nothing was decided: the gateway has to supply something and ask again.
+local SHARD_MISSING = 30
+local POOL_MISSING = 31
+local CYCLES_MISSING = 32
+local CLOCK_BACKWARDS = 33
+
+-- Refusals, in the order of R8.
+local ACCOUNT_SUSPENDED = 42
+local STAFF_UNKNOWN = 43
+local CHANNEL_UNKNOWN = 44
+local NO_CALLING_PLAN = 45
+local DESTINATION_INVALID = 46
+local TOO_MANY_CALLS = 49
+local MINUTES_EXHAUSTED = 50
+local MINUTES_HELD = 51

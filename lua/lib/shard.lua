@@ -1,0 +1,73 @@
+-- A shard's meta: its epoch, its clock and the policy, one packed string (README.md, "meta").
+
+local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
+local pack, unpack_struct = struct.pack, struct.unpack
+
+local META = '<BddddI4I4I4BBddd'
+local META_LAYOUT = 1
+local COUNT_FROM_ADMISSION = 0
+local COUNT_FROM_ANSWER = 1
+local CLOCK_SIMULATED = 1
+
+local server_time = call('TIME')
+-- Real time: leases and new simulated clocks run on it; everything billed runs on a shard's `now`.
+local real_now_ms = server_time[1] * 1000 + floor(server_time[2] / 1000)
+
+local function decode_meta(packed)
+  local m = { key = false, now_ms = 0, written = false, epoch = 0, seq = 0, latest_ms = 0, records = 0,
+    free_seconds = 0, increment_seconds = 0, hold_seconds = 0, count_from = 0, clock_mode = 0, clock_base_ms = 0,
+    clock_real_ms = 0, clock_speed = 0, free_ms = 0, increment_ms = 0 }
+  local layout
+  layout, m.epoch, m.seq, m.latest_ms, m.records, m.free_seconds, m.increment_seconds, m.hold_seconds,
+    m.count_from, m.clock_mode, m.clock_base_ms, m.clock_real_ms, m.clock_speed = unpack_struct(META, packed)
+  assert(layout == META_LAYOUT, 'CALLGATE meta has another layout')
+  m.free_ms, m.increment_ms = m.free_seconds * 1000, m.increment_seconds * 1000
+  return m
+end
+
+local function encode_meta(m)
+  return pack(META, META_LAYOUT, m.epoch, m.seq, m.latest_ms, m.records, m.free_seconds, m.increment_seconds,
+    m.hold_seconds, m.count_from, m.clock_mode, m.clock_base_ms, m.clock_real_ms, m.clock_speed)
+end
+
+-- Where the simulated clock stands at this real instant.
+local function simulated_now_ms(m)
+  return m.clock_base_ms + max(0, real_now_ms - m.clock_real_ms) * m.clock_speed
+end
+
+-- The shard's billing time. A clock behind the latest instant used (after a failover) reads as that instant.
+local function shard_now_ms(m)
+  local now = m.clock_mode == CLOCK_SIMULATED and simulated_now_ms(m) or real_now_ms
+  return max(now, m.latest_ms)
+end
+
+-- The shard's meta with `now_ms` set, or nil where the shard was never built (or was lost).
+local function open_shard(meta_key)
+  local packed = call('GET', meta_key)
+  if not packed then return nil end
+  local m = decode_meta(packed)
+  m.key, m.now_ms = meta_key, shard_now_ms(m)
+  return m
+end
+
+-- Every script that writes to a shard ends with this: it tells how far the shard has come.
+local function save_shard(m)
+  m.seq, m.latest_ms = m.seq + 1, m.now_ms
+  call('SET', m.key, encode_meta(m))
+end
+
+-- A whole number as text; `tostring` would round from 1e14 on.
+local function text(number)
+  return string.format('%.0f', number)
+end
+
+-- Lua's `unpack` fails near 8,000 values; commands of many arguments go out in pieces of this many.
+local PIECE = 4000
+
+local function call_variadic(command, key, arguments)
+  local count = #arguments
+  if count == 0 then return end
+  for first = 1, count, PIECE do
+    call(command, key, unpack(arguments, first, min(first + PIECE - 1, count)))
+  end
+end

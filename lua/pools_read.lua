@@ -1,0 +1,88 @@
+-- Reads pools as they are now, cycles turned and sums exact; it is also how a pool resets with nobody calling.
+--
+-- KEYS   for each shard: meta, calls, ended, overtaken, leases, devices, alarms, records;
+--        then for each of its accounts: pool, order, phase, members
+-- ARGV   number of shards, how many calls to list for each pool (0 to 100); for each shard: its number of accounts,
+--        then their ids
+-- Reply  an array with one array for each account:
+--          READ, now, clock speed, policy ("free/increment/hold/count_from"), packed pool, live billed seconds,
+--          live held seconds, then id and packed call of each call in progress listed, newest first;
+--          or SHARD_MISSING, POOL_MISSING or CYCLES_MISSING alone
+-- Rules  R4, R5, R7, R19, R20
+-- @include shard
+-- @include billing
+-- @include call
+-- @include pool
+-- @include live_use
+-- @include keys
+-- @include codes
+-- @include records
+-- @include open_pool
+
+local listed = tonumber(ARGV[2])
+local at = 3
+
+-- The newest calls in progress. Emergencies and unanswered calls sort behind the others: each kind's newest are
+-- taken, and the newest of those.
+local function newest_calls(m, account, order_key, calls_key)
+  local ids, fields = {}, {}
+  for _, range in ipairs({ { '+inf', text(EMERGENCY_BASE) }, { '(' .. text(EMERGENCY_BASE), text(UNANSWERED_BASE) },
+    { '(' .. text(UNANSWERED_BASE), '-inf' } }) do
+    local found = call('ZREVRANGEBYSCORE', order_key, range[1], range[2], 'LIMIT', 0, listed)
+    for i = 1, #found do
+      ids[#ids + 1] = found[i]
+      fields[#fields + 1] = account .. '/' .. found[i]
+    end
+  end
+  if #ids == 0 then return {} end
+  local blobs, calls = call('HMGET', calls_key, unpack(fields)), {}
+  for i = 1, #ids do
+    local _, admitted_at_ms = decode_in_progress(blobs[i])
+    calls[i] = { id = ids[i], blob = blobs[i], admitted_at_ms = admitted_at_ms }
+  end
+  table.sort(calls, function(one, other)
+    if one.admitted_at_ms ~= other.admitted_at_ms then return one.admitted_at_ms > other.admitted_at_ms end
+    return one.id > other.id
+  end)
+  return calls
+end
+
+local function read_pool(m, account, shard_keys, keys, items)
+  local p, missing = open_pool(m, account, shard_keys, keys, items)
+  if not p then return { missing } end
+  close_pool(m, p, keys)
+  local live_billed = live_billed_seconds(m, p, keys[PHASE_KEY])
+  local policy = m.free_seconds .. '/' .. m.increment_seconds .. '/' .. m.hold_seconds .. '/' .. m.count_from
+  local speed = m.clock_mode == CLOCK_SIMULATED and m.clock_speed or 1
+  local found = { READ, m.now_ms, speed, policy, encode_pool(p), live_billed,
+    live_held_seconds(m, p, keys[ORDER_KEY], live_billed) }
+  if listed > 0 then
+    local calls = newest_calls(m, account, keys[ORDER_KEY], shard_keys[CALLS_KEY])
+    for i = 1, min(listed, #calls) do
+      found[#found + 1] = calls[i].id
+      found[#found + 1] = calls[i].blob
+    end
+  end
+  return found
+end
+
+local reply = {}
+for _ = 1, tonumber(ARGV[1]) do
+  local shard_keys = take_keys(SHARD_KEYS)
+  local accounts = tonumber(ARGV[at])
+  local m, items = open_shard(shard_keys[META_KEY]), {}
+  for i = 1, accounts do
+    local keys = take_keys(ACCOUNT_KEYS)
+    if m then
+      reply[#reply + 1] = read_pool(m, ARGV[at + i], shard_keys, keys, items)
+    else
+      reply[#reply + 1] = { SHARD_MISSING }
+    end
+  end
+  at = at + accounts + 1
+  if m and m.written then
+    append_items(m, shard_keys[RECORDS_KEY], items)
+    save_shard(m)
+  end
+end
+return reply

@@ -1,0 +1,8 @@
+-- The engine's real time.
+--
+-- KEYS   meta of a shard (it only says which server to ask)
+-- ARGV   none
+-- Reply  ms since 1970
+-- @include shard
+
+return real_now_ms
