@@ -1,0 +1,142 @@
+"""Call records, as they are read (R26)."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+from functools import lru_cache
+from typing import Any, Final
+
+from sqlalchemy import Row, Select, and_, or_, select
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.calls import CallRecord
+from gateway.domain.policy import CountFrom, Policy
+from gateway.records.database import Database
+from gateway.records.paging import after_instant_and_id, page_of
+from gateway.records.tables import call_records
+
+PAGE: Final = 1000
+"""How many records one query of a long reading takes."""
+
+
+class Calls:
+    """The call records of all accounts."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def find_call(self, account: str, call_id: str) -> CallRecord | None:
+        """Return the record of the newest call of that id (R9), or None."""
+        return await self._database.read(_find_call, account, call_id)
+
+    async def list_calls(
+        self,
+        account: str,
+        *,
+        cycle_start_ms: int | None = None,
+        staff: str | None = None,
+        after: str | None = None,
+        limit: int,
+    ) -> tuple[list[CallRecord], str | None]:
+        """Return a page of an account's records, newest admitted first, and the cursor of the next page.
+
+        They are those of one cycle, of one staff member, of both, or all.
+        """
+        return await self._database.read(
+            _list_calls, account, cycle_start_ms, staff, after_instant_and_id(after), limit
+        )
+
+    async def calls_of_cycle(self, account: str, cycle_start_ms: int) -> AsyncGenerator[CallRecord]:
+        """Give all records of a cycle, oldest admitted first. No connection is held in between pages."""
+        last: CallRecord | None = None
+        while True:
+            records = await self._database.read(_records_of_cycle, account, cycle_start_ms, last)
+            for record in records:
+                yield record
+            if len(records) < PAGE:
+                return
+            last = records[-1]
+
+
+async def _find_call(connection: AsyncConnection, account: str, call_id: str) -> CallRecord | None:
+    query = (
+        _of_account(account)
+        .where(call_records.c.call_id == call_id)
+        .order_by(call_records.c.admitted_at_ms.desc())
+        .limit(1)
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _record(row)
+
+
+async def _list_calls(
+    connection: AsyncConnection,
+    account: str,
+    cycle_start_ms: int | None,
+    staff: str | None,
+    after: tuple[int, str] | None,
+    limit: int,
+) -> tuple[list[CallRecord], str | None]:
+    admitted_at_ms, call_id = call_records.c.admitted_at_ms, call_records.c.call_id
+    query = _of_account(account).order_by(admitted_at_ms.desc(), call_id).limit(limit + 1)
+    if cycle_start_ms is not None:
+        query = query.where(call_records.c.cycle_start_ms == cycle_start_ms)
+    if staff is not None:
+        query = query.where(call_records.c.staff == staff)
+    if after is not None:
+        at_ms, shown = after
+        # The first condition alone lets an index begin there.
+        query = query.where(admitted_at_ms <= at_ms, or_(admitted_at_ms < at_ms, call_id > shown))
+    rows = [_record(row) for row in await connection.execute(query)]
+    return page_of(rows, limit, lambda record: (record.admitted_at_ms, record.call_id))
+
+
+async def _records_of_cycle(
+    connection: AsyncConnection, account: str, cycle_start_ms: int, last: CallRecord | None
+) -> list[CallRecord]:
+    admitted_at_ms, call_id = call_records.c.admitted_at_ms, call_records.c.call_id
+    query = (
+        _of_account(account)
+        .where(call_records.c.cycle_start_ms == cycle_start_ms)
+        .order_by(admitted_at_ms, call_id.desc())  # the list's order backwards, which one index serves
+        .limit(PAGE)
+    )
+    if last is not None:
+        at_ms = last.admitted_at_ms
+        query = query.where(
+            admitted_at_ms >= at_ms,
+            or_(admitted_at_ms > at_ms, and_(admitted_at_ms == at_ms, call_id < last.call_id)),
+        )
+    return [_record(row) for row in await connection.execute(query)]
+
+
+def _of_account(account: str) -> Select[Any]:
+    return select(call_records).where(call_records.c.account == account)
+
+
+def _record(row: Row[Any]) -> CallRecord:
+    return CallRecord(
+        account=row.account,
+        call_id=row.call_id,
+        staff=row.staff,
+        device=row.device,
+        channel=row.channel,
+        to=row.to,
+        admitted_at_ms=row.admitted_at_ms,
+        answered_at_ms=row.answered_at_ms,
+        ended_at_ms=row.ended_at_ms,
+        settled_at_ms=row.settled_at_ms,
+        duration_ms=row.duration_ms,
+        billed_seconds=row.billed_seconds,
+        counted=row.counted,
+        ended_by=row.ended_by,
+        emergency=row.emergency,
+        cycle_start_ms=row.cycle_start_ms,
+        revision=row.revision,
+        policy=_policy(row.free_seconds, row.increment_seconds, row.hold_seconds, row.count_from),
+    )
+
+
+@lru_cache(maxsize=64)
+def _policy(free_seconds: int, increment_seconds: int, hold_seconds: int, count_from: CountFrom) -> Policy:
+    return Policy(free_seconds, increment_seconds, hold_seconds, count_from)

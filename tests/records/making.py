@@ -1,0 +1,171 @@
+"""What the tests of records make: plans, accounts, records, and the stream that records come from."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from gateway.domain.calls import CallRecord, CycleOpened
+from gateway.domain.errors import EngineUnavailable
+from gateway.domain.policy import Policy
+from gateway.records.database import Database
+from gateway.records.plans import PlanFields
+from gateway.records.store import Records
+
+DAY_MS = 86_400_000
+NOW_MS = 1_795_392_000_000
+CYCLE_MS = 1_794_718_800_000
+"""2026-11-15T05:00:00Z, a cycle's start."""
+NEXT_CYCLE_MS = 1_797_310_800_000
+
+SMALL: PlanFields = {"name": "Small", "minutes": 100, "connected_channels": 1, "staff_seats": 1}
+TEAM: PlanFields = {"name": "Team", "minutes": 1000, "connected_channels": 2, "staff_seats": 3}
+LARGE: PlanFields = {"name": "Large", "minutes": 5000, "connected_channels": 9, "staff_seats": 9}
+
+A_RECORD = CallRecord(
+    account="acme",
+    call_id="c-1",
+    staff="ana",
+    device="desk",
+    channel="main",
+    to="+14155550100",
+    admitted_at_ms=NOW_MS,
+    answered_at_ms=NOW_MS + 8_000,
+    ended_at_ms=NOW_MS + 90_000,
+    settled_at_ms=NOW_MS + 90_001,
+    duration_ms=90_000,
+    billed_seconds=90,
+    counted=True,
+    ended_by="hangup",
+    emergency=False,
+    cycle_start_ms=CYCLE_MS,
+    revision=1,
+    policy=Policy(),
+)
+A_CYCLE = CycleOpened(
+    account="acme",
+    cycle_start_ms=CYCLE_MS,
+    cycle_end_ms=NEXT_CYCLE_MS,
+    cycle_index=9,
+    plan="team",
+    allocated_seconds=60_000,
+)
+
+
+def a_record(call_id: str = "c-1", **fields: Any) -> CallRecord:
+    """Make a record that differs from `A_RECORD` in these fields."""
+    return replace(A_RECORD, call_id=call_id, **fields)
+
+
+def a_cycle(**fields: Any) -> CycleOpened:
+    """Make a cycle that differs from `A_CYCLE` in these fields."""
+    return replace(A_CYCLE, **fields)
+
+
+async def make_plans(records: Records) -> None:
+    """Make the plans small, team and large."""
+    for plan, fields in {"small": SMALL, "team": TEAM, "large": LARGE}.items():
+        await records.plans.put_plan(plan, fields)
+
+
+async def rows(database: Database, query: str) -> list[tuple[Any, ...]]:
+    """Look into the tables."""
+
+    async def work(connection: AsyncConnection) -> list[tuple[Any, ...]]:
+        return [tuple(row) for row in await connection.execute(text(query))]
+
+    return await database.read(work)
+
+
+async def execute(database: Database, statement: str) -> None:
+    """Put the tables into a state that no method brings about."""
+
+    async def work(connection: AsyncConnection) -> None:
+        await connection.execute(text(statement))
+
+    await database.write(work)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry of the stream below."""
+
+    shard: int
+    entry_id: str
+    items: list[CallRecord | CycleOpened | bytes]
+    first_number: int
+
+
+class MemoryStream:
+    """A records stream as Redis has it, in memory, which can be made to fail.
+
+    It has a clock too, in place of the billing clock: `at_ms`, which stands still.
+    """
+
+    def __init__(self) -> None:
+        self.at_ms = NOW_MS
+        self.away = False
+        self.reads = 0
+        self._shards: dict[int, list[Entry]] = {}
+        self._numbers: dict[int, int] = {}
+        self._next_id = 0
+
+    def add(self, *items: CallRecord | CycleOpened | bytes, shard: int = 0) -> Entry:
+        """Append one entry with these items."""
+        self._next_id += 1
+        number = self._numbers.get(shard, 0)
+        self._numbers[shard] = number + len(items)
+        entry = Entry(shard, f"{NOW_MS}-{self._next_id}", list(items), number)
+        self._shards.setdefault(shard, []).append(entry)
+        return entry
+
+    def put_back(self, entry: Entry) -> None:
+        """Have an entry again that was trimmed, as after a failover."""
+        self._shards[entry.shard] = sorted([*self._shards[entry.shard], entry], key=_order)
+
+    def forget(self) -> None:
+        """Lose everything, the last id too: the next entry's is lower than those before."""
+        self._shards.clear()
+        self._next_id = 0
+
+    async def now_ms(self) -> int:
+        """Tell the time."""
+        self._check()
+        return self.at_ms
+
+    async def read(self, positions: Mapping[int, str], limit: int) -> Sequence[Entry]:
+        """Do as `RecordStream` says."""
+        self._check()
+        self.reads += 1
+        return [
+            entry
+            for shard, entries in self._shards.items()
+            for entry in [each for each in entries if _order(each) > _id(positions.get(shard, "0-0"))][:limit]
+        ]
+
+    async def trim(self, positions: Mapping[int, str]) -> None:
+        """Do as `RecordStream` says."""
+        self._check()
+        for shard, position in positions.items():
+            left = [each for each in self._shards.get(shard, []) if _order(each) > _id(position)]
+            self._shards[shard] = left
+
+    async def backlog(self) -> int:
+        """Do as `RecordStream` says."""
+        self._check()
+        return sum(map(len, self._shards.values()))
+
+    def _check(self) -> None:
+        if self.away:
+            raise EngineUnavailable
+
+
+def _order(entry: Entry) -> tuple[int, int]:
+    return _id(entry.entry_id)
+
+
+def _id(entry_id: str) -> tuple[int, int]:
+    milliseconds, sequence = entry_id.split("-")
+    return int(milliseconds), int(sequence)
