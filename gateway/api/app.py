@@ -1,0 +1,100 @@
+"""The ASGI application: all addresses, and what is the same for all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import msgspec
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route, WebSocketRoute
+from starlette.types import Lifespan, Receive, Scope, Send
+from starlette.websockets import WebSocket
+
+from gateway.api.auth import Authenticator
+from gateway.api.context import Api
+from gateway.api.device_endpoint import DeviceEndpoint
+from gateway.api.dispatch import Address
+from gateway.api.openapi import openapi_document
+from gateway.api.operations import AnyOperation
+from gateway.api.origins import OriginMiddleware, Origins
+from gateway.api.problems import (
+    UpgradeRequired,
+    answer_broken_off,
+    answer_callgate_error,
+    answer_http_exception,
+    answer_unexpected_error,
+    problem_response,
+)
+from gateway.api.routes import ALL_OPERATIONS
+from gateway.api.starts import Numbering
+from gateway.domain.errors import CallgateError, NotFound
+
+if TYPE_CHECKING:
+    from gateway.service import Callgate
+    from gateway.settings import Settings
+
+
+def create_app(
+    service: Callgate, settings: Settings, lifespan: Lifespan[Starlette] | None = None
+) -> Starlette:
+    """Return the application in front of `service`. Starting and stopping the service is the lifespan's.
+
+    `settings` must hold the admin key and at least one token secret. Tokens that the service hears are
+    revoked close their devices' connections from now on.
+    """
+    api = Api(
+        service=service,
+        authenticator=Authenticator(settings.token_secrets, settings.admin_key, service.revocations),
+        origins=Origins(settings.allowed_origins),
+        numbering=Numbering(settings.emergency_numbers, settings.sip_domains),
+        grace_seconds=settings.grace_seconds,
+    )
+    service.revocations.on_revoked(service.devices.close_revoked)
+    app = Starlette(
+        routes=_routes(api),
+        middleware=[Middleware(OriginMiddleware, origins=api.origins)],
+        exception_handlers={
+            CallgateError: answer_callgate_error,
+            HTTPException: answer_http_exception,
+            ClientDisconnect: answer_broken_off,
+            Exception: answer_unexpected_error,
+        },
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _routes(api: Api) -> list[BaseRoute]:
+    description = msgspec.json.encode(openapi_document(ALL_OPERATIONS))
+
+    async def openapi(_: Request) -> Response:
+        return Response(description, media_type="application/json")
+
+    by_path: dict[str, list[AnyOperation]] = {}
+    for operation in ALL_OPERATIONS:
+        by_path.setdefault(operation.path, []).append(operation)
+    return [
+        WebSocketRoute("/v1/device", DeviceEndpoint(api)),
+        Route("/v1/device", _upgrade_required),
+        *(Route(path, Address(api, operations)) for path, operations in by_path.items()),
+        Route("/openapi.json", openapi),
+        WebSocketRoute("/{path:path}", _no_such_websocket),
+    ]
+
+
+async def _upgrade_required(_: Request) -> Response:
+    return problem_response(UpgradeRequired("This address is a WebSocket's; ask for an upgrade to it."))
+
+
+class _NoSuchWebSocket:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = problem_response(NotFound(f"There is no WebSocket at {scope['path'][:200]}."))
+        await WebSocket(scope, receive, send).send_denial_response(refusal)
+
+
+_no_such_websocket = _NoSuchWebSocket()

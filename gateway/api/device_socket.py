@@ -1,0 +1,337 @@
+"""The WebSocket of a device (`/v1/device`), once its handshake is done.
+
+Three tasks for each connection. The reader takes frames and puts what they ask to the service, which
+answers by calling back; it never waits for the pool, so that pings are answered and pongs seen while the
+engine is slow. The writer sends what waits in the outbox. The greeter says welcome, before anything else is
+answered.
+
+Bounded: a device with `MAX_PENDING` requests that have no answer sent is not read from until some are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from functools import partial
+from typing import Final
+
+import anyio
+import msgspec
+import structlog
+from starlette.types import Receive, Send
+
+from gateway.api.auth import Identity, require_call
+from gateway.api.call_events import log_answer
+from gateway.api.context import Api
+from gateway.api.faulty_frames import read_again
+from gateway.api.starts import asks_for_emergency, salvaged_emergency, start_ask
+from gateway.api.wire import frames, rendering
+from gateway.api.wire.decoding import MAX_BYTES, require_shallow
+from gateway.api.wire.fields import clamped_ago_ms
+from gateway.api.wire.resources import PoolCall
+from gateway.domain.answers import Answer
+from gateway.domain.asks import Answered, Ask, End
+from gateway.domain.calls import Caller
+from gateway.domain.errors import CallgateError, Forbidden
+from gateway.sessions.close_codes import CloseCode
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+MAX_PENDING: Final = 1024
+"""How many requests of a device may be without an answer sent."""
+CLOSE_SECONDS: Final = 5.0
+"""How long a device may take to read what waits for it before the closing."""
+_A_DAY_SECONDS: Final = 86_400.0
+_RESTARTING: Final = (CloseCode.RESTARTING, "the gateway is shutting down")
+_REPLACED: Final = (CloseCode.REPLACED, "the same device has connected again")
+_GOING_AWAY: Final = frames.Notice("going_away", "This gateway is shutting down; connect again.")
+
+
+class DeviceSocket:
+    """One device's connection. `receive` and `send` are ASGI's, of a WebSocket that was accepted."""
+
+    __slots__ = (
+        "_api",
+        "_closing",
+        "_draining",
+        "_expiry",
+        "_greeted",
+        "_identity",
+        "_newest",
+        "_number",
+        "_outbox",
+        "_overdue",
+        "_pending",
+        "_readable",
+        "_receive",
+        "_scope",
+        "_send",
+        "_wake",
+        "caller",
+        "number",
+    )
+
+    def __init__(self, api: Api, identity: Identity, caller: Caller, receive: Receive, send: Send) -> None:
+        self.caller = caller
+        self.number = 0
+        self._api = api
+        self._identity = identity
+        self._receive = receive
+        self._send = send
+        self._outbox: deque[str] = deque()
+        self._pending = 0
+        self._wake = asyncio.Event()
+        self._readable = asyncio.Event()
+        self._greeted = asyncio.Event()
+        self._closing: tuple[CloseCode, str] | None = None
+        self._draining = False
+        self._number: int | None = None
+        self._newest = 0
+        self._expiry: asyncio.TimerHandle | None = None
+        self._overdue: asyncio.TimerHandle | None = None
+        self._scope = anyio.CancelScope()
+
+    @property
+    def token_issued_at_ms(self) -> int:
+        """When the token it now goes by was issued (real time)."""
+        return self._identity.issued_at_ms
+
+    async def run(self) -> None:
+        """Serve the device until either side closes. The calls of a connection that is gone go on (R13)."""
+        self._watch_expiry()
+        try:
+            async with anyio.create_task_group() as tasks:
+                self._scope = tasks.cancel_scope
+                tasks.start_soon(self._write)
+                tasks.start_soon(self._greet)
+                await self._read()
+                tasks.cancel_scope.cancel()
+        finally:
+            for timer in (self._expiry, self._overdue):
+                if timer is not None:
+                    timer.cancel()
+
+    def close(self, code: CloseCode, reason: str) -> None:
+        """Send what waits, then close.
+
+        What comes in from now on is not carried out. Closing again changes nothing.
+        """
+        if self._closing is not None:
+            return
+        self._closing = (code, reason)
+        self._wake.set()
+        # A device that reads nothing holds up the writer, which would never come to the closing.
+        self._overdue = asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._abandon)
+
+    def supersede(self, number: int) -> None:
+        """Close if this is older than the device's connection of this number, or will turn out to be."""
+        self._newest = max(self._newest, number)
+        if self._number is not None and self._number < self._newest:
+            self.close(*_REPLACED)
+
+    def drain(self) -> None:
+        """Say `going_away`, and close (1012) as soon as every request taken is answered."""
+        if self._draining:
+            return
+        self._draining = True
+        if self._greeted.is_set():
+            self._say(frames.encode_text(_GOING_AWAY))
+        else:  # nothing may come before the welcome, and nothing was taken
+            self.close(*_RESTARTING)
+
+    def _abandon(self) -> None:
+        self._scope.cancel()
+
+    # The reader.
+
+    async def _read(self) -> None:
+        receive = self._receive
+        while True:
+            message = await receive()
+            text = message.get("text")
+            if text is None:
+                if message["type"] == "websocket.disconnect":
+                    return
+                self.close(CloseCode.BINARY, "only text frames are taken")
+            elif len(text) > MAX_BYTES or (len(text) * 4 > MAX_BYTES and len(text.encode()) > MAX_BYTES):
+                self.close(CloseCode.TOO_LARGE, "a frame is at most 64 KiB")
+            else:
+                if not self._greeted.is_set():
+                    await self._greeting_before(text)
+                if self._closing is None:
+                    self._take(text)
+                if self._pending >= MAX_PENDING:
+                    self._readable.clear()
+                    await self._readable.wait()
+
+    def _take(self, text: str) -> None:
+        """Carry out one frame: whatever it is, it gets one answer, now or when the pool has it."""
+        self._pending += 1
+        try:
+            require_shallow(text)
+            frame = frames.decode_frame(text)
+        except CallgateError as error:
+            self._answer_error(None, error)
+        except (msgspec.DecodeError, UnicodeError):
+            self._take_faulty(text)
+        else:
+            self._carry_out(frame)
+
+    def _carry_out(self, frame: frames.DeviceFrame) -> None:
+        caller = self.caller
+        if isinstance(frame, frames.CallStart):
+            ask: Ask = start_ask(caller, frame.call_id, frame.to, frame.channel, self._api.numbering)
+        elif isinstance(frame, frames.CallEnd):
+            ask = End(
+                caller.account,
+                frame.call_id,
+                (caller.staff, caller.device),
+                clamped_ago_ms(frame.ended_ago_ms),
+            )
+        elif isinstance(frame, frames.CallAnswered):
+            ask = Answered(
+                caller.account,
+                frame.call_id,
+                (caller.staff, caller.device),
+                clamped_ago_ms(frame.answered_ago_ms),
+            )
+        elif isinstance(frame, frames.Ping):
+            pong = frames.Pong(re=frame.id, server_time_ms=self._api.service.server_time_ms())
+            self._answer(frames.encode_text(pong))
+            return
+        else:
+            self._refresh(frame)
+            return
+        self._api.service.submit(ask, partial(self._settle, frame.id, ask))
+
+    def _take_faulty(self, text: str) -> None:
+        re, found, raw = read_again(text)
+        numbering = self._api.numbering
+        if not isinstance(found, CallgateError):
+            self._carry_out(found)
+        elif raw.get("type") == "call.start" and asks_for_emergency(raw, numbering):
+            ask = salvaged_emergency(self.caller, raw, numbering)
+            self._api.service.submit(ask, partial(self._settle, re, ask))
+        else:
+            self._answer_error(re, found)
+
+    def _refresh(self, frame: frames.AuthRefresh) -> None:
+        try:
+            identity = self._api.authenticator.identify(frame.token)
+            require_call(identity)
+            caller = self.caller
+            if not identity.is_device(caller.account, caller.staff, caller.device):
+                raise Forbidden("This token is for another device.")
+        except CallgateError as error:
+            self._answer_error(frame.id, error)
+            return
+        assert identity.expires_at_ms is not None
+        self._identity = identity
+        self._watch_expiry()
+        self._answer(frames.encode_text(frames.AuthRefreshed(frame.id, identity.expires_at_ms)))
+
+    # The answers.
+
+    def _settle(self, re: frames.Re, ask: Ask, answer: Answer | CallgateError) -> None:
+        log_answer(ask, answer)
+        if isinstance(answer, CallgateError):
+            self._answer_error(re, answer)
+        else:
+            self._answer(frames.encode_text(rendering.answer_frame(answer, re)))
+
+    def _answer_error(self, re: frames.Re, error: CallgateError) -> None:
+        errors = error.members.get("errors", msgspec.UNSET)
+        self._answer(frames.encode_text(frames.Error(re, error.code, error.message, errors)))
+
+    def _say(self, text: str) -> None:
+        self._pending += 1
+        self._answer(text)
+
+    def _answer(self, text: str) -> None:
+        self._outbox.append(text)
+        self._wake.set()
+
+    # The greeter.
+
+    async def _greet(self) -> None:
+        try:
+            connected = await self._api.service.connect_device(self.caller)
+        except CallgateError as error:
+            log.warning("device.greeted_blindly", account=self.caller.account, code=error.code)
+            self._welcome(self._api.service.server_time_ms(), None, [])
+            return
+        self.number = connected.number
+        self._number = connected.number
+        self.supersede(self._newest)
+        calls = rendering.pool_calls(connected.calls, self._identity)
+        self._welcome(connected.server_time_ms, connected.remaining_seconds, calls)
+
+    async def _greeting_before(self, text: str) -> None:
+        """Wait for the welcome, which comes first. An emergency call (R30) does not wait for the engine."""
+        if self._is_emergency(text):
+            self._welcome(self._api.service.server_time_ms(), None, [])
+        await self._greeted.wait()
+
+    def _is_emergency(self, text: str) -> bool:
+        if '"call.start"' not in text:
+            return False
+        try:
+            require_shallow(text)
+        except CallgateError:
+            return False
+        _, _, raw = read_again(text)
+        return asks_for_emergency(raw, self._api.numbering)
+
+    def _welcome(self, server_time_ms: int, remaining_seconds: int | None, calls: list[PoolCall]) -> None:
+        if self._greeted.is_set():
+            return
+        self._greeted.set()
+        welcome = frames.Welcome(
+            account=self.caller.account,
+            staff=self.caller.staff,
+            device=self.caller.device,
+            server_time_ms=server_time_ms,
+            grace_seconds=self._api.grace_seconds,
+            remaining_seconds=remaining_seconds,
+            calls=calls,
+        )
+        self._say(frames.encode_text(welcome))
+
+    # The writer.
+
+    async def _write(self) -> None:
+        send, outbox = self._send, self._outbox
+        try:
+            while True:
+                while outbox:
+                    await send({"type": "websocket.send", "text": outbox.popleft()})
+                    self._pending -= 1
+                    if self._pending < MAX_PENDING:
+                        self._readable.set()
+                if self._draining and self._pending == 0:
+                    self.close(*_RESTARTING)
+                if self._closing is not None:
+                    code, reason = self._closing
+                    await send({"type": "websocket.close", "code": int(code), "reason": reason})
+                    break
+                self._wake.clear()
+                await self._wake.wait()
+        except (OSError, RuntimeError) as error:
+            # The server says so either way when the device is gone (starlette#2766).
+            log.debug("device.unreachable", account=self.caller.account, reason=str(error))
+        self._scope.cancel()
+
+    # The token's end.
+
+    def _watch_expiry(self) -> None:
+        """Close when the token expires. Looked at once a day at least, as the host's clock may be set."""
+        if self._expiry is not None:
+            self._expiry.cancel()
+        assert self._identity.expires_at_ms is not None
+        left_seconds = (self._identity.expires_at_ms - self._api.authenticator.now_ms()) / 1000
+        if left_seconds <= 0:
+            self.close(CloseCode.TOKEN_ENDED, "the token has expired")
+            return
+        self._expiry = asyncio.get_running_loop().call_later(
+            min(left_seconds, _A_DAY_SECONDS), self._watch_expiry
+        )

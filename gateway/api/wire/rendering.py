@@ -1,0 +1,181 @@
+"""The domain's values as what goes over the wire, and how much of a number its reader may see."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from gateway.api.auth import Identity
+from gateway.api.wire import frames, resources
+from gateway.domain.admission import MESSAGES
+from gateway.domain.answers import Admitted, Answer, PoolView, Refused, Settled
+from gateway.domain.billing import billed_seconds, duration_ms
+from gateway.domain.calls import CallInProgress, CallRecord
+from gateway.domain.cycles import Cycle, rfc3339
+from gateway.domain.destinations import mask
+from gateway.domain.plans import Plan
+from gateway.domain.policy import Policy
+
+if TYPE_CHECKING:
+    from msgspec import UnsetType
+
+CallFrame = frames.CallAdmitted | frames.CallRefused | frames.CallNoted | frames.CallSettled
+
+
+def answer_frame(answer: Answer, re: frames.Re | UnsetType) -> CallFrame:
+    """Return a pool's answer as a frame; over HTTP `re` is UNSET, which leaves it out."""
+    if isinstance(answer, Admitted):
+        return frames.CallAdmitted(
+            re=re,
+            call_id=answer.call_id,
+            admitted_at_ms=answer.admitted_at_ms,
+            remaining_seconds=answer.remaining_seconds,
+            replayed=answer.replayed,
+            emergency=answer.emergency,
+        )
+    if isinstance(answer, Settled):
+        return frames.CallSettled(
+            re=re,
+            call_id=answer.call_id,
+            duration_ms=answer.duration_ms,
+            billed_seconds=answer.billed_seconds,
+            counted=answer.counted,
+            ended_by=answer.ended_by,
+            revision=answer.revision,
+            replayed=answer.replayed,
+            remaining_seconds=answer.remaining_seconds,
+        )
+    if isinstance(answer, Refused):
+        return frames.CallRefused(
+            re=re,
+            call_id=answer.call_id,
+            reason=answer.reason,
+            message=MESSAGES[answer.reason],
+            remaining_seconds=answer.remaining_seconds,
+        )
+    return frames.CallNoted(re=re, call_id=answer.call_id)
+
+
+def shown_to(reader: Identity, call: CallInProgress | CallRecord) -> str:
+    """Return a call's `to` as its reader may see it: whole for the admin, its device, and with `numbers`."""
+    whole = (
+        reader.admin or "numbers" in reader.scopes or reader.is_device(call.account, call.staff, call.device)
+    )
+    return call.to if whole else mask(call.to)
+
+
+def plan(value: Plan) -> resources.Plan:
+    """Return a plan as its resource."""
+    price = value.monthly_price
+    return resources.Plan(
+        plan=value.plan,
+        name=value.name,
+        minutes=value.minutes,
+        connected_channels=value.connected_channels,
+        staff_seats=value.staff_seats,
+        max_concurrent_calls=value.max_concurrent_calls,
+        monthly_price=None if price is None else resources.Price(price.amount, price.currency),
+    )
+
+
+def policy(value: Policy) -> resources.Policy:
+    """Return a policy as its resource."""
+    return resources.Policy(value.free_seconds, value.increment_seconds, value.hold_seconds, value.count_from)
+
+
+def cycle_span(cycle: Cycle) -> resources.CycleSpan:
+    """Return a cycle as the two instants it lies between."""
+    return resources.CycleSpan(rfc3339(cycle.start_ms), rfc3339(cycle.end_ms))
+
+
+def pool_calls(calls: Iterable[CallInProgress], reader: Identity) -> list[resources.PoolCall]:
+    """Return calls in progress as a pool, or a device's welcome, lists them."""
+    return [
+        resources.PoolCall(
+            call_id=call.call_id,
+            staff=call.staff,
+            device=call.device,
+            channel=call.channel,
+            to=shown_to(reader, call),
+            admitted_at_ms=call.admitted_at_ms,
+            answered_at_ms=call.answered_at_ms,
+            counts=call.counts,
+            emergency=call.emergency,
+        )
+        for call in calls
+    ]
+
+
+def pool(view: PoolView, reader: Identity) -> resources.Pool:
+    """Return a pool as its resource."""
+    return resources.Pool(
+        account=view.account,
+        version=view.version,
+        at_ms=view.at_ms,
+        clock_speed=view.clock_speed,
+        plan=view.plan,
+        pending_plan=view.pending_plan,
+        cycle=cycle_span(view.cycle),
+        policy=policy(view.policy),
+        allocated_seconds=view.allocated_seconds,
+        settled_seconds=view.settled_seconds,
+        used_seconds=view.used_seconds,
+        remaining_seconds=view.remaining_seconds,
+        overrun_seconds=view.overrun_seconds,
+        held_seconds=view.held_seconds,
+        calls_in_progress=view.calls_in_progress,
+        calls=pool_calls(view.calls, reader),
+        thresholds=[resources.Threshold(passed.percent, passed.at_ms) for passed in view.thresholds],
+        empty_at_ms=view.empty_at_ms,
+        seats=resources.InUse(view.seats_used, view.seats_limit),
+        channels=resources.InUse(view.channels_used, view.channels_limit),
+    )
+
+
+def call_record(record: CallRecord, reader: Identity) -> resources.Call:
+    """Return the record of a call that ended as its resource."""
+    return resources.Call(
+        call_id=record.call_id,
+        account=record.account,
+        staff=record.staff,
+        device=record.device,
+        channel=record.channel,
+        to=shown_to(reader, record),
+        state="ended",
+        admitted_at_ms=record.admitted_at_ms,
+        answered_at_ms=record.answered_at_ms,
+        ended_at_ms=record.ended_at_ms,
+        duration_ms=record.duration_ms,
+        billed_seconds=record.billed_seconds,
+        counted=record.counted,
+        ended_by=record.ended_by,
+        emergency=record.emergency,
+        cycle_start=rfc3339(record.cycle_start_ms),
+        revision=record.revision,
+    )
+
+
+def call_in_progress(
+    call: CallInProgress, at_ms: int, policy_now: Policy, reader: Identity
+) -> resources.Call:
+    """Return a call in progress as a record, as far as it is known at `at_ms`; what its end tells is null."""
+    duration = duration_ms(policy_now, call.admitted_at_ms, call.answered_at_ms, at_ms)
+    return resources.Call(
+        call_id=call.call_id,
+        account=call.account,
+        staff=call.staff,
+        device=call.device,
+        channel=call.channel,
+        to=shown_to(reader, call),
+        state="in_progress",
+        admitted_at_ms=call.admitted_at_ms,
+        answered_at_ms=call.answered_at_ms,
+        ended_at_ms=None,
+        duration_ms=duration,
+        billed_seconds=0 if call.emergency else billed_seconds(duration, policy_now),
+        counted=None,
+        ended_by=None,
+        emergency=call.emergency,
+        cycle_start=rfc3339(call.cycle_start_ms),
+        revision=None,
+    )

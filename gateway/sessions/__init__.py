@@ -1,0 +1,1 @@
+"""What this process knows of its connected devices: who is connected, and whose tokens are revoked."""

@@ -1,0 +1,26 @@
+"""Why a gateway closes a device's WebSocket.
+
+The number tells the client whether to come back (RFC 6455, 7.4).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+
+class CloseCode(IntEnum):
+    """The close codes of the contract. Clients don't come back by themselves after `REPLACED`.
+
+    After `TOKEN_ENDED` they come back with another token only.
+    """
+
+    BINARY = 1003
+    """A binary frame; there are only text frames here."""
+    TOO_LARGE = 1009
+    """A frame over 64 KiB."""
+    RESTARTING = 1012
+    """This gateway is shutting down; another one, or this one in a moment, takes over."""
+    TOKEN_ENDED = 4401
+    """The token expired or was revoked."""
+    REPLACED = 4409
+    """The same device connected again; the newer connection stays."""
