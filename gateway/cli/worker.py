@@ -1,0 +1,50 @@
+"""One worker of several: a gateway process that was given its sockets and settings by the supervisor."""
+
+import os
+import socket
+import sys
+from typing import Final
+
+import uvloop
+
+from gateway.die_with_parent import die_with_parent
+from gateway.domain.errors import SettingsError, StartRefused
+from gateway.observability import configure_logging, log_uncaught
+from gateway.settings import load_settings
+
+LISTENERS_VARIABLE: Final = "CALLGATE_WORKER_LISTENERS"
+READY_VARIABLE: Final = "CALLGATE_WORKER_READY"
+SUPERVISOR_VARIABLE: Final = "CALLGATE_WORKER_SUPERVISOR"
+
+EXIT_REFUSED: Final = 78
+"""EX_CONFIG of sysexits.h: starting again would change nothing."""
+
+
+def main() -> int:
+    """Serve until told to stop, and return the exit status."""
+    # Without its supervisor there is no embedded engine either: drain, and leave the port to the next one.
+    die_with_parent(int(os.environ.pop(SUPERVISOR_VARIABLE)))
+    listeners = [
+        socket.socket(fileno=int(descriptor)) for descriptor in os.environ.pop(LISTENERS_VARIABLE).split(",")
+    ]
+    ready_descriptor = int(os.environ.pop(READY_VARIABLE))
+    settings = load_settings(environ=os.environ)
+    configure_logging(settings.log_format, settings.log_level)
+    log_uncaught()
+    # Imported after PROMETHEUS_MULTIPROC_DIR is known to be set, which is looked at when metrics are made.
+    from gateway.cli.server import run_gateway
+
+    def ready() -> None:
+        os.write(ready_descriptor, b"1")
+        os.close(ready_descriptor)
+
+    try:
+        return uvloop.run(run_gateway(settings, listeners, ready))
+    except* (SettingsError, StartRefused) as refused:
+        for error in refused.exceptions:
+            sys.stderr.write(f"Error: {error}\n")
+    return EXIT_REFUSED
+
+
+if __name__ == "__main__":
+    sys.exit(main())

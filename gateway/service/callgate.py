@@ -1,0 +1,478 @@
+"""What the API is in front of: one object with everything that a gateway can be asked."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Coroutine, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, cast
+
+import structlog
+from redis.exceptions import RedisError
+
+from gateway.domain.answers import Admitted, Answer, PoolView, settled_before
+from gateway.domain.asks import AccountStatus, Answered, Ask, End, Start
+from gateway.domain.calls import Caller, CallInProgress, CallRecord
+from gateway.domain.errors import (
+    CallgateError,
+    CallUnknown,
+    DatabaseUnavailable,
+    EngineUnavailable,
+    FieldError,
+    InvalidField,
+    NotFound,
+)
+from gateway.domain.plans import Plan
+from gateway.domain.policy import Policy
+from gateway.live import control
+from gateway.live.control import Control, TokensRevoked
+from gateway.live.gateways import Gateways
+from gateway.pool.live_pool import FoundCall, LivePool
+from gateway.pool.operations import Done
+from gateway.pool.shards import Clock
+from gateway.records.accounts import Account, AccountFields
+from gateway.records.members import Channel, ChannelFields, StaffFields, StaffMember
+from gateway.records.plan_changes import PlanChangeResult
+from gateway.records.plans import PlanFields
+from gateway.records.recorder import Recorder
+from gateway.records.statements import Statement
+from gateway.records.store import Records
+from gateway.service.administration import Administration
+from gateway.service.emergencies import EmergencyJournal
+from gateway.service.health import Health, Monitor, PartHealth
+from gateway.sessions.devices import DeviceConnections
+from gateway.sessions.revocations import Revocation, Revocations
+from gateway.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+_NOT_ASKED = (EngineUnavailable, DatabaseUnavailable)
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceConnected:
+    """What a device is welcomed with: the clock, what is left, and its calls in progress.
+
+    `number` tells this connection from the device's others, on whatever gateway: a later one has a greater number.
+    """
+
+    server_time_ms: int
+    remaining_seconds: int
+    calls: list[CallInProgress]
+    number: int
+
+
+@dataclass(frozen=True, slots=True)
+class AccountListItem:
+    """An account and its pool, in short."""
+
+    account: str
+    name: str
+    plan: str | None
+    status: AccountStatus
+    allocated_seconds: int
+    used_seconds: int
+    calls_in_progress: int
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayStatus:
+    """A gateway that is alive: its connections, and the calls of which it has taken the start and not the end."""
+
+    gateway: str
+    connections: int
+    calls_in_progress: int
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderLag:
+    """Entries of the records stream that are not in SQL yet, and the age of the oldest."""
+
+    entries: int
+    seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """How the deployment is."""
+
+    gateways: list[GatewayStatus]
+    engine: PartHealth
+    database: PartHealth
+    recorder_lag: RecorderLag | None
+    warnings: list[str]
+
+
+class Callgate:
+    """A gateway. All of it raises CallgateError: EngineUnavailable, DatabaseUnavailable, and what each method names."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        pool: LivePool,
+        records: Records,
+        recorder: Recorder,
+        control: Control,
+        gateways: Gateways,
+        administration: Administration,
+        monitor: Monitor,
+    ) -> None:
+        self.settings = settings
+        self.devices = DeviceConnections()
+        self.revocations = Revocations()
+        self._pool = pool
+        self._records = records
+        self._recorder = recorder
+        self._control = control
+        self._gateways = gateways
+        self._administration = administration
+        self._monitor = monitor
+        self._looking_up: set[asyncio.Task[None]] = set()
+        self.journal = EmergencyJournal(settings.data_dir, pool.ask, self.server_time_ms)
+
+    # Calls
+
+    def submit(self, ask: Ask, done: Done) -> None:
+        """Ask; returns at once. `done` is called once, on this loop; asks of an account keep their order (R6).
+
+        An emergency call is answered within 300 ms whatever is down (R30). An end of a call that Redis has forgotten
+        is answered from SQL (R17).
+        """
+        if isinstance(ask, Start):
+            self._pool.submit(ask, partial(self._journalled, ask, done) if ask.emergency else done)
+        elif self.journal.holds(ask.account, ask.call_id):
+            self._look_up(self._note_in_journal(ask, done))
+        elif isinstance(ask, End):
+            self._pool.submit(ask, partial(self._remembered, ask, done))
+        else:
+            self._pool.submit(ask, done)
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Ask and wait for the answer."""
+        future: asyncio.Future[Answer | CallgateError] = asyncio.get_running_loop().create_future()
+
+        def done(answer: Answer | CallgateError) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        self.submit(ask, done)
+        answer = await future
+        if isinstance(answer, CallgateError):
+            raise answer
+        return answer
+
+    async def find_call(self, account: str, call_id: str) -> FoundCall:
+        """The newest call of that id, from its admission on. Raises NotFound."""
+        found = await self._pool.find_call(account, call_id)
+        if found is not None:
+            return found
+        record = await self._records.calls.find_call(account, call_id)
+        if record is None:
+            raise NotFound(f"There is no call {call_id} of the account {account}.")
+        return FoundCall(record, record.settled_at_ms, record.policy)
+
+    async def connect_device(self, caller: Caller) -> DeviceConnected:
+        """Welcome a device, and have its older connections on other gateways closed."""
+        gateway = self._control.gateway
+        try:
+            number = await self._control.next_connection()
+            await self._control.send(
+                control.DeviceConnected(gateway, caller.account, caller.staff, caller.device, number)
+            )
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
+        views = await self._pool.read_many([caller.account])
+        calls = await self._pool.calls_of_device(caller.account, caller.staff, caller.device)
+        remaining = views[caller.account].remaining_seconds if caller.account in views else 0
+        return DeviceConnected(self.server_time_ms(), remaining, calls, number)
+
+    # Plans, accounts, members
+
+    async def put_plan(self, plan: str, fields: Mapping[str, Any]) -> tuple[Plan, bool]:
+        """Make or change a plan; tells whether it is new. Raises InvalidField, PlanInUse."""
+        return await self._records.plans.put_plan(plan, cast(PlanFields, fields))
+
+    async def get_plan(self, plan: str) -> Plan:
+        """Raises NotFound."""
+        return await self._records.plans.get_plan(plan)
+
+    async def list_plans(self, after: str | None, limit: int) -> tuple[list[Plan], str | None]:
+        """A page of plans, and where the next one begins."""
+        return await self._records.plans.list_plans(after, limit)
+
+    async def put_account(self, account: str, fields: Mapping[str, Any]) -> tuple[Account, bool]:
+        """Make or change an account; tells whether it is new. Raises InvalidField, ImmutableField."""
+        return await self._administration.put_account(account, cast(AccountFields, fields))
+
+    async def get_account(self, account: str) -> Account:
+        """Raises NotFound."""
+        return await self._records.accounts.get_account(account, self.server_time_ms())
+
+    async def list_accounts(
+        self, q: str | None, after: str | None, limit: int
+    ) -> tuple[list[AccountListItem], str | None, int]:
+        """A page of accounts with their pools in short, where the next one begins, and as of when that is."""
+        now_ms = (await self._pool.clock()).now_ms
+        accounts, following = await self._records.accounts.list_accounts(q, after, limit, now_ms)
+        views = await self._pool.read_many([account.account for account in accounts])
+        items = [
+            AccountListItem(
+                account=account.account,
+                name=account.name,
+                plan=account.plan,
+                status=account.status,
+                allocated_seconds=views[account.account].allocated_seconds,
+                used_seconds=views[account.account].used_seconds,
+                calls_in_progress=views[account.account].calls_in_progress,
+            )
+            for account in accounts
+        ]
+        return items, following, now_ms
+
+    async def change_plan(self, account: str, plan: str) -> PlanChangeResult:
+        """R21-R23. Raises NotFound, InvalidField, SeatLimit, ChannelLimit."""
+        return await self._administration.change_plan(account, plan)
+
+    async def withdraw_pending_plan(self, account: str) -> None:
+        """R23. Raises NotFound."""
+        await self._administration.withdraw_pending_plan(account)
+
+    async def put_staff(
+        self, account: str, staff: str, fields: Mapping[str, Any]
+    ) -> tuple[StaffMember, bool]:
+        """R25. Raises NotFound, SeatLimit."""
+        return await self._administration.put_staff(account, staff, cast(StaffFields, fields))
+
+    async def delete_staff(self, account: str, staff: str) -> None:
+        """R25. Raises NotFound."""
+        await self._administration.delete_staff(account, staff)
+
+    async def list_staff(
+        self, account: str, after: str | None, limit: int
+    ) -> tuple[list[StaffMember], str | None]:
+        """A page of staff members, and where the next one begins. Raises NotFound."""
+        return await self._records.members.list_staff(account, after, limit)
+
+    async def put_channel(
+        self, account: str, channel: str, fields: Mapping[str, Any]
+    ) -> tuple[Channel, bool]:
+        """R25. Raises NotFound, ChannelLimit."""
+        return await self._administration.put_channel(account, channel, cast(ChannelFields, fields))
+
+    async def delete_channel(self, account: str, channel: str) -> None:
+        """R25. Raises NotFound."""
+        await self._administration.delete_channel(account, channel)
+
+    async def list_channels(
+        self, account: str, after: str | None, limit: int
+    ) -> tuple[list[Channel], str | None]:
+        """A page of channels, and where the next one begins. Raises NotFound."""
+        return await self._records.members.list_channels(account, after, limit)
+
+    async def require_member(self, account: str, staff: str | None) -> None:
+        """Raises NotFound unless there is the account, and the staff member if one is named."""
+        await self.get_account(account)
+        if staff is not None:
+            await self._records.members.get_staff(account, staff)
+
+    # Pools and records
+
+    async def pool_view(self, account: str) -> PoolView:
+        """The pool as it is now. Raises NotFound."""
+        return await self._pool.read(account)
+
+    async def list_calls(
+        self,
+        account: str,
+        *,
+        cycle_start_ms: int | None,
+        staff: str | None,
+        after: str | None,
+        limit: int,
+    ) -> tuple[list[CallRecord], str | None, int]:
+        """A page of call records, where the next one begins, and as of when they are. Raises NotFound."""
+        await self.get_account(account)
+        as_of_ms = await self._recorder.as_of_ms()
+        records, following = await self._records.calls.list_calls(
+            account, cycle_start_ms=cycle_start_ms, staff=staff, after=after, limit=limit
+        )
+        return records, following, as_of_ms
+
+    async def list_statements(
+        self, account: str, after: str | None, limit: int
+    ) -> tuple[list[Statement], str | None, int]:
+        """A page of statements, newest first, where the next one begins, and as of when they are. Raises NotFound."""
+        await self.get_account(account)
+        as_of_ms = await self._recorder.as_of_ms()
+        statements, following = await self._records.statements.list_statements(account, after, limit)
+        return statements, following, as_of_ms
+
+    async def get_statement(self, account: str, cycle_start_ms: int) -> tuple[Statement, int]:
+        """One cycle's statement, and as of when it is. Raises NotFound."""
+        as_of_ms = await self._recorder.as_of_ms()
+        return await self._records.statements.get_statement(account, cycle_start_ms), as_of_ms
+
+    def statement_calls(self, account: str, cycle_start_ms: int) -> AsyncGenerator[CallRecord]:
+        """All records of a cycle, oldest admitted first."""
+        return self._records.calls.calls_of_cycle(account, cycle_start_ms)
+
+    # Tokens
+
+    async def revoke_tokens(self, account: str, staff: str | None, device: str | None) -> None:
+        """Refuse tokens issued until now, here at once and on all gateways as soon as they hear. Raises NotFound."""
+        saved = await self._records.revocations.revoke(account, staff, device, time.time_ns() // 1_000_000)
+        self.revocations.add(Revocation(saved.account, saved.staff, saved.device, saved.until_ms))
+        try:
+            await self._control.send(TokensRevoked(self._control.gateway))
+        except (RedisError, OSError) as failure:
+            # The others look into SQL by themselves, a little later.
+            log.warning("tokens.revoked_quietly", error=type(failure).__name__)
+
+    # The deployment
+
+    def server_time_ms(self) -> int:
+        """Billing time by this gateway's reckoning, without asking the engine."""
+        return self._pool.estimated_now_ms()
+
+    async def clock(self) -> Clock:
+        """The simulated clock. Raises NotFound without --simulate."""
+        self._require_simulation()
+        return await self._pool.clock()
+
+    async def move_clock(self, *, at_ms: int | None, advance_ms: int | None, speed: int | None) -> Clock:
+        """Move the simulated clock; what falls due on the way happens before this returns.
+
+        Raises NotFound without --simulate, InvalidField for a move back.
+        """
+        self._require_simulation()
+        now = await self._pool.clock()
+        target_ms = at_ms if at_ms is not None else now.now_ms + (advance_ms or 0)
+        anywhere = target_ms < now.now_ms and not (await self._records.accounts.list_accounts(None, None, 1, 0))[0]
+        if target_ms < now.now_ms and not anywhere:
+            raise InvalidField(
+                errors=[FieldError("at_ms", f"is before {now.now_ms}, which the clock shows; it only moves forward")]
+            )
+        clock = await self._pool.move_clock(target_ms, now.speed if speed is None else speed, anywhere=anywhere)
+        await self.close_statements()
+        return clock
+
+    async def policy(self) -> Policy:
+        """The policy in force."""
+        return await self._pool.policy()
+
+    async def set_policy(self, policy: Policy) -> None:
+        """Bill by another policy from now on, for all gateways at once, calls in progress included."""
+        await self._records.deployment.put("policy_next", packed_policy(policy))
+        await self._pool.set_policy(policy)
+        await self._records.deployment.put("policy", packed_policy(policy))
+        await self._records.deployment.put("policy_next", "")
+
+    async def close_statements(self) -> int:
+        """Close the statements that are due (R27); answers how many."""
+        now_ms = (await self._pool.clock()).now_ms
+
+        async def oldest_call(account: str) -> int | None:
+            return (await self._pool.oldest_calls([account]))[account]
+
+        closed = await self._records.closing.close_due(
+            now_ms,
+            late_resume_ms=self.settings.late_resume_hours * 3_600_000,
+            oldest_call_in_progress=oldest_call,
+            save_all=self._recorder.drain,
+        )
+        return len(closed)
+
+    def health(self) -> Health:
+        """Whether the gateway takes requests, and how the engine and the database are."""
+        return self._monitor.health(draining=self.devices.draining)
+
+    async def status(self) -> Status:
+        """How the deployment is, as far as it can be asked."""
+        health, warnings = self.health(), list(self._monitor.warnings)
+        gateways: list[GatewayStatus] = []
+        try:
+            for beat in await self._gateways.alive(time.time_ns() // 1_000_000):
+                gateways.append(GatewayStatus(beat.gateway, beat.connections, beat.calls_in_progress))
+        except (RedisError, OSError):
+            warnings.append("The engine cannot be asked which gateways are alive.")
+        recorder = self._recorder.status()
+        if recorder.failing:
+            warnings.append(f"The recorder cannot save: {recorder.failing}")
+        return Status(
+            gateways=gateways,
+            engine=health.engine,
+            database=health.database,
+            recorder_lag=RecorderLag(recorder.waiting_entries, recorder.lag_ms // 1000),
+            warnings=warnings,
+        )
+
+    async def drain(self) -> None:
+        """Take leave of all devices, each once its requests are answered. Their calls go on (R11)."""
+        await self.devices.drain(self.settings.drain_seconds / 2)
+
+    # Inside
+
+    def _require_simulation(self) -> None:
+        if not self.settings.simulate:
+            raise NotFound("This gateway runs on real time; its clock can be moved only with --simulate.")
+
+    def _journalled(self, ask: Start, done: Done, answer: Answer | CallgateError) -> None:
+        if isinstance(answer, _NOT_ASKED):
+            self._look_up(self._admit_by_journal(ask, done))
+        else:
+            done(answer)
+
+    def _remembered(self, ask: End, done: Done, answer: Answer | CallgateError) -> None:
+        if isinstance(answer, CallUnknown):
+            self._look_up(self._settlement_from_sql(ask, done))
+        else:
+            done(answer)
+
+    def _look_up(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._looking_up.add(task)
+        task.add_done_callback(self._looking_up.discard)
+
+    async def _admit_by_journal(self, ask: Start, done: Done) -> None:
+        try:
+            answer: Answer | CallgateError = await self.journal.admit(ask)
+        except OSError as failure:
+            # Admitted all the same (R30): a record is not worth a life.
+            log.exception("emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure))
+            answer = Admitted(ask.call_id, self.server_time_ms(), None, replayed=False, emergency=True)
+        done(answer)
+
+    async def _note_in_journal(self, ask: Answered | End, done: Done) -> None:
+        try:
+            answer: Answer | CallgateError = await self.journal.note(ask)
+        except CallgateError as error:
+            answer = error
+        except OSError as failure:
+            log.exception("emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure))
+            answer = EngineUnavailable()
+        done(answer)
+
+    async def _settlement_from_sql(self, ask: End, done: Done) -> None:
+        answer: Answer | CallgateError = CallUnknown()
+        try:
+            record = await self._records.calls.find_call(ask.account, ask.call_id)
+            if record is not None and ask.device in (None, (record.staff, record.device)):
+                views = await self._pool.read_many([ask.account])
+                remaining = views[ask.account].remaining_seconds if ask.account in views else 0
+                answer = settled_before(record, remaining)
+        except CallgateError as error:
+            answer = error
+        done(answer)
+
+
+def packed_policy(policy: Policy) -> str:
+    """A policy as it is kept in SQL."""
+    return f"{policy.free_seconds}/{policy.increment_seconds}/{policy.hold_seconds}/{policy.count_from}"
+
+
+def unpacked_policy(packed: str) -> Policy:
+    """The policy that `packed_policy` made the text of."""
+    free, increment, hold, count_from = packed.split("/")
+    return Policy(int(free), int(increment), int(hold), "answer" if count_from == "answer" else "admission")

@@ -1,0 +1,226 @@
+"""Emergency calls without the engine (R30): kept in the data directory, and told to the engine when it is back.
+
+Each process has a journal of its own, a line for each thing that happened. A journal left behind by a process that
+died is taken over by another of the same data directory. Telling twice is telling once: the engine knows an emergency
+call by its id and the instant it was admitted at.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import os
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Final, Literal
+
+import msgspec
+import structlog
+
+from gateway import metrics
+from gateway.domain.answers import Admitted, Answer, Noted, Settled
+from gateway.domain.asks import Answered, Ask, End, Start
+from gateway.domain.errors import CallgateError, CallUnknown
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+RETRY_SECONDS: Final = 1.0
+FOLDER: Final = "emergencies"
+
+
+class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One thing that happened to an emergency call; `at_ms` is billing time by this gateway's reckoning."""
+
+    what: Literal["start", "answered", "end"]
+    account: str
+    call_id: str
+    at_ms: int
+    staff: str = ""
+    device: str = ""
+    to: str = ""
+    channel: str | None = None
+    fresh_call_id: str = ""
+
+
+_decoder: Final = msgspec.json.Decoder(Entry)
+
+AskPool = Callable[[Ask], Awaitable[Answer]]
+
+
+class EmergencyJournal:
+    """The emergency calls that this process admitted without the engine and has not told it of yet."""
+
+    def __init__(self, data_dir: Path, ask: AskPool, now_ms: Callable[[], int]) -> None:
+        self._folder = data_dir / FOLDER
+        self._ask = ask
+        self._now_ms = now_ms
+        self._path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.jsonl"
+        self._file: int | None = None
+        self._calls: dict[tuple[str, str], list[Entry]] = {}
+        self._writing = asyncio.Lock()
+        self._waiting = asyncio.Event()
+
+    def holds(self, account: str, call_id: str) -> bool:
+        """Whether the journal has a call, so that what is said of it belongs here."""
+        return (account, call_id) in self._calls
+
+    async def admit(self, ask: Start) -> Admitted:
+        """Admit an emergency call, and return once it is safely written down. Raises OSError if it can't be."""
+        known = self._calls.get((ask.account, ask.call_id))
+        if known is None:
+            entry = Entry(
+                what="start",
+                account=ask.account,
+                call_id=ask.call_id,
+                at_ms=self._now_ms(),
+                staff=ask.staff,
+                device=ask.device,
+                to=ask.to,
+                channel=ask.channel,
+                fresh_call_id=ask.fresh_call_id,
+            )
+            await self._write(entry)
+        else:
+            entry = known[0]
+        return Admitted(ask.call_id, entry.at_ms, None, replayed=known is not None, emergency=True)
+
+    async def note(self, ask: Answered | End) -> Noted | Settled:
+        """Write down an answer or an end of a call that the journal has. Raises CallUnknown, OSError."""
+        entries = self._calls[ask.account, ask.call_id]
+        start = entries[0]
+        if ask.device is not None and ask.device != (start.staff, start.device):
+            raise CallUnknown
+        what: Literal["answered", "end"] = "end" if isinstance(ask, End) else "answered"
+        ago_ms = ask.ended_ago_ms if isinstance(ask, End) else ask.answered_ago_ms
+        told = next((entry for entry in entries if entry.what == what), None)
+        at_ms = max(start.at_ms, self._now_ms() - ago_ms) if told is None else told.at_ms
+        if told is None:
+            await self._write(Entry(what=what, account=ask.account, call_id=ask.call_id, at_ms=at_ms))
+        if what == "answered":
+            return Noted(ask.call_id)
+        return Settled(
+            call_id=ask.call_id,
+            duration_ms=at_ms - start.at_ms,
+            billed_seconds=0,
+            counted=False,
+            ended_by="hangup",
+            revision=1,
+            replayed=told is not None,
+            remaining_seconds=None,
+            ended_at_ms=at_ms,
+            admitted_at_ms=start.at_ms,
+            emergency=True,
+        )
+
+    async def run(self) -> None:
+        """Tell the engine of what the journal has, as soon as it can be asked, until cancelled."""
+        await asyncio.to_thread(self._adopt)
+        while True:
+            if not self._calls:
+                self._waiting.clear()
+                await self._waiting.wait()
+            for key in list(self._calls):
+                await self._tell(key)
+            if self._calls:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _tell(self, key: tuple[str, str]) -> None:
+        told = 0
+        call_id = key[1]
+        entries = self._calls[key]
+        start = entries[0]
+        try:
+            while told < len(entries):
+                answer = await self._ask(self._ask_of(entries[told], start, call_id))
+                call_id = answer.call_id
+                told += 1
+        except CallgateError as failure:
+            log.warning("emergency.not_told_yet", account=key[0], call_id=key[1], code=failure.code)
+            return
+        async with self._writing:
+            if len(entries) > told:
+                return
+            del self._calls[key]
+            metrics.EMERGENCY_JOURNAL.set(len(self._calls))
+            await asyncio.to_thread(self._rewrite)
+        log.info("emergency.told", account=key[0], call_id=call_id)
+
+    def _ask_of(self, entry: Entry, start: Entry, call_id: str) -> Ask:
+        ago_ms = max(0, self._now_ms() - entry.at_ms)
+        if entry.what == "answered":
+            return Answered(entry.account, call_id, None, ago_ms)
+        if entry.what == "end":
+            return End(entry.account, call_id, None, ago_ms)
+        return Start(
+            account=start.account,
+            staff=start.staff,
+            device=start.device,
+            call_id=start.call_id,
+            to=start.to,
+            channel=start.channel,
+            emergency=True,
+            fresh_call_id=start.fresh_call_id,
+            admitted_at_ms=start.at_ms,
+        )
+
+    async def _write(self, entry: Entry) -> None:
+        async with self._writing:
+            await asyncio.to_thread(self._append, entry)
+            self._calls.setdefault((entry.account, entry.call_id), []).append(entry)
+            metrics.EMERGENCY_JOURNAL.set(len(self._calls))
+        self._waiting.set()
+
+    def _append(self, entry: Entry) -> None:
+        if self._file is None:
+            self._open()
+        assert self._file is not None
+        os.write(self._file, msgspec.json.encode(entry) + b"\n")
+        os.fsync(self._file)
+
+    def _open(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _rewrite(self) -> None:
+        """Leave only what is still to be told; nothing left, no file."""
+        if self._file is None:
+            return
+        if not self._calls:
+            self._path.unlink(missing_ok=True)
+            os.close(self._file)
+            self._file = None
+            return
+        lines = [msgspec.json.encode(entry) + b"\n" for entries in self._calls.values() for entry in entries]
+        fresh = self._path.with_suffix(".new")
+        file = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(file, b"".join(lines))
+        os.fsync(file)
+        fresh.rename(self._path)
+        os.close(self._file)
+        self._file = file
+
+    def _adopt(self) -> None:
+        """Take over journals of processes that are gone: theirs are not locked any more."""
+        if not self._folder.is_dir():
+            return
+        for path in sorted(self._folder.glob("*.jsonl")):
+            file = os.open(path, os.O_RDONLY)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                continue
+            else:
+                for entry in _entries(path.read_bytes()):
+                    self._append(entry)
+                    self._calls.setdefault((entry.account, entry.call_id), []).append(entry)
+                path.unlink(missing_ok=True)
+            finally:
+                os.close(file)
+        metrics.EMERGENCY_JOURNAL.set(len(self._calls))
+
+
+def _entries(content: bytes) -> list[Entry]:
+    """All whole lines: of the last one the process may have written only a part, and answered nobody."""
+    return [_decoder.decode(line) for line in content.split(b"\n")[:-1]]

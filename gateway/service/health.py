@@ -1,0 +1,70 @@
+"""Whether the engine and the database can be asked, watched all the time so that nobody has to wait to know."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Final, Literal
+
+import structlog
+
+from gateway.domain.errors import DatabaseUnavailable
+from gateway.pool.live_pool import LivePool
+from gateway.records.store import Records
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+WATCH_SECONDS: Final = 1.0
+
+PartHealth = Literal["ok", "down"]
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`ready` is False while starting and draining; with a part away later it stays True (contract, /readyz)."""
+
+    ready: bool
+    status: Literal["ok", "degraded", "starting", "draining"]
+    engine: PartHealth
+    database: PartHealth
+
+
+class Monitor:
+    """Watches the engine and the database."""
+
+    def __init__(self, pool: LivePool, records: Records) -> None:
+        self._pool = pool
+        self._records = records
+        self._engine: PartHealth = "down"
+        self._database: PartHealth = "down"
+        self._started = False
+        self.warnings: tuple[str, ...] = ()
+
+    def started(self) -> None:
+        """Both have been reached once, and the data is this gateway's."""
+        self._engine = self._database = "ok"
+        self._started = True
+
+    def health(self, *, draining: bool) -> Health:
+        """How it stands."""
+        if draining:
+            return Health(False, "draining", self._engine, self._database)
+        if not self._started:
+            return Health(False, "starting", self._engine, self._database)
+        is_ok = self._engine == self._database == "ok"
+        return Health(True, "ok" if is_ok else "degraded", self._engine, self._database)
+
+    async def run(self) -> None:
+        """Watch, for ever."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            engine: PartHealth = "ok" if await self._pool.ping() else "down"
+            try:
+                await self._records.database.ping()
+            except DatabaseUnavailable:
+                database: PartHealth = "down"
+            else:
+                database = "ok"
+            if (engine, database) != (self._engine, self._database):
+                log.warning("health.changed", engine=engine, database=database)
+            self._engine, self._database = engine, database

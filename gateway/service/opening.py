@@ -1,0 +1,163 @@
+"""Putting a gateway together, and taking it apart again."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final
+
+import anyio
+import structlog
+from redis.exceptions import RedisError
+
+from gateway.domain.asks import AccountConfig
+from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable, StartRefused
+from gateway.embedded import EmbeddedEngine
+from gateway.live.control import Control
+from gateway.live.gateways import Gateways
+from gateway.pool.engine import Engine, connect
+from gateway.pool.live_pool import LivePool
+from gateway.records.recorder import Recorder
+from gateway.records.store import Records
+from gateway.service.administration import Administration
+from gateway.service.callgate import Callgate, packed_policy, unpacked_policy
+from gateway.service.health import Monitor
+from gateway.service.upkeep import Upkeep
+from gateway.settings import Settings
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+DATABASE_FILE: Final = "callgate.db"
+RETRY_SECONDS: Final = 0.5
+PATIENCE_SECONDS: Final = 5.0
+"""How long starting waits for engine and database, before it serves without them and goes on trying."""
+
+_POLICY_FIELDS: Final = ("free_seconds", "increment_seconds", "hold_seconds", "count_from")
+
+
+@asynccontextmanager
+async def open_callgate(settings: Settings) -> AsyncIterator[Callgate]:
+    """A gateway that takes requests as soon as engine and database have been reached, and until this is left.
+
+    Raises StartRefused if the data was made under other settings, or is another gateway's.
+    """
+    async with AsyncExitStack() as stack:
+        url = settings.redis_url
+        if url is None:
+            url = (await stack.enter_async_context(EmbeddedEngine(settings.data_dir))).url
+        engine = connect(url)
+        stack.push_async_callback(engine.close)
+        parts = _Parts(settings, engine)
+        stack.push_async_callback(parts.records.close)
+        async with asyncio.TaskGroup() as tasks:
+            running = tasks.create_task(parts.run())
+            with anyio.move_on_after(PATIENCE_SECONDS):
+                await parts.reached.wait()
+            try:
+                yield parts.service
+            finally:
+                running.cancel()
+                with anyio.CancelScope(shield=True), anyio.move_on_after(PATIENCE_SECONDS):
+                    await parts.leave()
+
+
+class _Parts:
+    """What a gateway is made of."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings = settings
+        name = f"{socket.gethostname()}-{os.getpid()}"
+        self.records = Records(settings.database_url or settings.data_dir / DATABASE_FILE)
+        self._pool = LivePool(
+            engine,
+            self._load,
+            settings.policy,
+            simulate=settings.simulate,
+            call_id_memory_hours=settings.call_id_memory_hours,
+            lease_seconds=settings.lease_seconds,
+        )
+        recorder = Recorder(self.records.database, self._pool.records, self._now_ms)
+        self._control = Control(engine.client, name)
+        self._gateways = Gateways(engine.client)
+        self._administration = Administration(self.records, self._pool, recorder)
+        self._monitor = Monitor(self._pool, self.records)
+        self.service = Callgate(
+            settings,
+            self._pool,
+            self.records,
+            recorder,
+            self._control,
+            self._gateways,
+            self._administration,
+            self._monitor,
+        )
+        self._upkeep = Upkeep(
+            self.service,
+            self._pool,
+            self.records,
+            recorder,
+            self._administration,
+            self._control,
+            self._gateways,
+            self._monitor,
+        )
+        self.reached = asyncio.Event()
+
+    async def run(self) -> None:
+        """Reach engine and database, then do what a gateway does beside answering."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._pool.run())
+            await self._reach()
+            self._monitor.started()
+            self.reached.set()
+            tasks.create_task(self._upkeep.run())
+
+    async def leave(self) -> None:
+        """Say to the others that this gateway is going."""
+        try:
+            await self._gateways.leave(self._control.gateway)
+        except (RedisError, OSError) as failure:
+            log.warning("gateway.left_quietly", error=type(failure).__name__)
+
+    async def _reach(self) -> None:
+        while True:
+            try:
+                await self.records.open()
+                await self._check_data()
+                await self._upkeep.load_revocations()
+            except (EngineUnavailable, DatabaseUnavailable) as failure:
+                log.warning("gateway.waits", code=failure.code, because=str(failure.__cause__ or failure)[:200])
+                await asyncio.sleep(RETRY_SECONDS)
+            else:
+                return
+
+    async def _check_data(self) -> None:
+        """The policy and the kind of clock are kept with the data; this gateway must be set up like that."""
+        deployment = self.records.deployment
+        kept = await deployment.settle("simulate", str(self._settings.simulate).lower())
+        if (kept == "true") != self._settings.simulate:
+            way = "with" if kept == "true" else "without"
+            raise StartRefused(f"The data was made {way} --simulate and can only be used {way} it.")
+        policy = unpacked_policy(await deployment.settle("policy", packed_policy(self._settings.policy)))
+        coming = await deployment.get("policy_next")
+        if coming:
+            policy = unpacked_policy(coming)
+        for field in _POLICY_FIELDS:
+            if field in self._settings.given and getattr(self._settings, field) != getattr(policy, field):
+                raise StartRefused(
+                    f"The data is kept under {field} {getattr(policy, field)}, but the settings say "
+                    f"{getattr(self._settings, field)}. Set the same, or change the data's with "
+                    "`callgate policy set` on a running gateway."
+                )
+        await self._pool.open(policy, replace_policy=bool(coming))
+        if coming:
+            await self.service.set_policy(policy)
+
+    async def _load(self, account: str) -> AccountConfig | None:
+        return await self._administration.load(account)
+
+    async def _now_ms(self) -> int:
+        return (await self._pool.clock()).now_ms

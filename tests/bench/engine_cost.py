@@ -1,0 +1,205 @@
+"""What one start or end costs the engine, by how many calls are in progress in its pool.
+
+Batches of 64 (32 starts, 32 ends of calls taken at random, with record, lease place, device place and publishing) go to
+one pool that stays at its size, under a clock that moves so that calls last three minutes on average: a steady mixture
+of young and old. Beside it, in the same run, a pipelined script that does one HGET, one HSET and one XADD.
+CPU time is the engine's main thread's, on the CPU, in ns from the kernel's schedstat.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any, Final
+
+from redis import Redis
+
+from gateway.domain.asks import AccountConfig, Ask, End, Start
+from gateway.domain.plans import Plan
+from gateway.domain.policy import Policy
+from gateway.pool.accounts import _arguments as account_arguments
+from gateway.pool.keys import KeySpace
+from gateway.pool.operations import Operation
+from gateway.pool.scripts import script
+from tests.support.engines import EngineServer
+
+BATCH: Final = 64
+SIZES: Final = (100, 1_000, 10_000)
+AVERAGE_CALL_MS: Final = 180_000
+START_MS: Final = 1_795_392_000_000
+ACCOUNT: Final = "acme"
+
+TRIVIAL: Final = """#!lua
+redis.call('HGET', KEYS[1], ARGV[1])
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('XADD', KEYS[2], '*', 'd', ARGV[2])
+return 1
+"""
+
+
+class CpuClock:
+    """Time that the engine's main thread spent on a CPU."""
+
+    def __init__(self, pid: int) -> None:
+        self._path = Path(f"/proc/{pid}/task/{pid}/schedstat")
+
+    def read_us(self) -> float:
+        """Microseconds since the engine started."""
+        return int(self._path.read_text().split()[0]) / 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Of one operation."""
+
+    cpu_us: float
+    commands: float
+
+
+class PoolLoad:
+    """One pool with a given number of calls in progress, driven straight through the scripts."""
+
+    def __init__(self, client: Redis, calls: int) -> None:
+        self._client = client
+        self._keys = KeySpace(1)
+        self._random = random.Random(7)
+        self._now_ms = START_MS
+        self._made = 0
+        self._going: list[str] = []
+        policy = ["30", "1", "60", "0"]
+        metas = [self._keys.of_shard(0)[0]]
+        self._run("shards_open", metas, ["1", *policy, "1", str(START_MS)])
+        plan = Plan("big", "Big", 1_000_000_000, 10, 10)
+        config = AccountConfig(
+            ACCOUNT, 1, "active", date(2026, 11, 23), "UTC", plan, staff=frozenset({"ana"})
+        )
+        self._run("account_apply", self._account_keys(), account_arguments(config, -2, 4))
+        self._fill(calls)
+
+    def _account_keys(self) -> list[str]:
+        return [*self._keys.of_shard(0), *self._keys.of_account(ACCOUNT, 0)]
+
+    def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
+        one = script(name)
+        if name not in _loaded.setdefault(id(self._client), set()):
+            self._client.script_load(one.source)
+            _loaded[id(self._client)].add(name)
+        return self._client.execute_command("EVALSHA", one.sha, len(keys), *keys, *arguments)
+
+    def _move_clock(self, by_ms: int) -> None:
+        self._now_ms += by_ms
+        self._run("clock_move", [self._keys.of_shard(0)[0]], [str(self._now_ms), "", "0", "0"])
+
+    def _start(self) -> Ask:
+        self._made += 1
+        call_id = f"call-{self._made:08d}"
+        self._going.append(call_id)
+        return Start(ACCOUNT, "ana", f"desk-{self._made % 100}", call_id, "+14155550100")
+
+    def _end(self) -> Ask:
+        at = self._random.randrange(len(self._going))
+        self._going[at], self._going[-1] = self._going[-1], self._going[at]
+        return End(ACCOUNT, self._going.pop(), None)
+
+    def _fill(self, calls: int) -> None:
+        # Spread over two average lengths, so that most are old when the load begins.
+        while len(self._going) < calls:
+            count = min(BATCH, calls - len(self._going))
+            self.decide([self._start() for _ in range(count)])
+            self._move_clock(max(1, 2 * AVERAGE_CALL_MS * count // calls))
+
+    def decide(self, asks: list[Ask]) -> None:
+        """One script call."""
+        operations = [Operation(ask, lambda answer: None, 0) for ask in asks]
+        arguments: list[Any] = ["1", "172800000", "15000", "1", ACCOUNT, "".join(o.letter for o in operations)]
+        for operation in operations:
+            arguments.extend(operation.arguments)
+        reply = self._run("calls_decide", self._account_keys(), arguments)
+        assert reply[0] in (1, 4), reply[:9]
+
+    def one_batch(self, cpu: Callable[[], float]) -> float:
+        """Half starts, half ends, in mixed order; answers the CPU time they took, in us."""
+        calls = len(self._going)
+        self._move_clock(max(1, AVERAGE_CALL_MS * (BATCH // 2) // calls))
+        # Ends first drawn: one that ends a call of its own batch would be a section of its own.
+        ends = [self._end() for _ in range(BATCH // 2)]
+        asks = [ask for end in ends for ask in (self._start(), end)]
+        before = cpu()
+        self.decide(asks)
+        return cpu() - before
+
+
+_loaded: dict[int, set[str]] = {}
+
+
+def commands_run(client: Redis) -> int:
+    """Commands that the engine has carried out, those of scripts included."""
+    return sum(each["calls"] for each in client.info("commandstats").values())
+
+
+def measure_pool(server: EngineServer, calls: int, batches: int) -> Cost:
+    """One pool of that many calls in progress."""
+    server.flush()
+    _loaded.clear()
+    load = PoolLoad(server.client, calls)
+    cpu = CpuClock(server.process.pid)
+    for _ in range(batches // 4):
+        load.one_batch(cpu.read_us)
+    total = sum(load.one_batch(cpu.read_us) for _ in range(batches))
+    before = commands_run(server.client)
+    counted = 20
+    for _ in range(counted):
+        load.one_batch(cpu.read_us)
+    # The clock's own script, its two commands and the INFO before are not the operations'.
+    commands = commands_run(server.client) - before - counted * 4 - 1
+    return Cost(total / batches / BATCH, commands / counted / BATCH)
+
+
+def measure_trivial(server: EngineServer, batches: int) -> Cost:
+    """The pipelined script of three commands, 64 at a time."""
+    server.flush()
+    client = server.client
+    sha = client.script_load(TRIVIAL)
+    cpu = CpuClock(server.process.pid)
+    payload = "x" * 100
+    total = 0.0
+    for batch in range(batches + batches // 4):
+        pipeline = client.pipeline(transaction=False)
+        for at in range(BATCH):
+            pipeline.execute_command(
+                "EVALSHA", sha, 2, "{t}:h", "{t}:s", f"acme/call-{(batch * BATCH + at) % 1000:08d}", payload
+            )
+        before = cpu.read_us()
+        pipeline.execute()
+        if batch >= batches // 4:
+            total += cpu.read_us() - before
+    return Cost(total / batches / BATCH, 3)
+
+
+def run(batches: int = 400) -> None:
+    """Print the table."""
+    from gateway.embedded import valkey_binary
+
+    server = EngineServer(valkey_binary())
+    server.start()
+    try:
+        trivial = [measure_trivial(server, batches).cpu_us]
+        rows = []
+        for calls in SIZES:
+            rows.append((calls, measure_pool(server, calls, batches)))
+            trivial.append(measure_trivial(server, batches).cpu_us)
+        base = sorted(trivial)[len(trivial) // 2]
+        print(f"pipelined HGET+HSET+XADD script, 64 deep: {base:.2f} us CPU each "
+              f"(from {min(trivial):.2f} to {max(trivial):.2f} over the run)")
+        print("calls in the pool   CPU us/operation   ratio   commands/operation")
+        for calls, cost in rows:
+            print(f"{calls:>17,}   {cost.cpu_us:>16.2f}   {cost.cpu_us / base:>5.2f}   {cost.commands:>18.2f}")
+    finally:
+        server.stop()
+
+
+if __name__ == "__main__":
+    run()

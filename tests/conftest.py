@@ -1,0 +1,3 @@
+"""What every test directory can use."""
+
+pytest_plugins = ["tests.support.peers", "tests.support.engines", "tests.support.gateways"]
