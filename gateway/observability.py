@@ -5,13 +5,15 @@
 call_id=…, to=…)`. What libraries say through the standard `logging` comes out the same way.
 """
 
+import atexit
 import functools
 import logging
 import re
 import sys
 import threading
+import time
 import types
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import Any, Final, TextIO
 
 import msgspec
@@ -21,6 +23,7 @@ from gateway.domain.destinations import mask
 from gateway.settings import LogFormat, LogLevel
 
 REDACTED: Final = "[redacted]"
+FLUSH_SECONDS: Final = 0.05
 
 _SECRET_KEY = re.compile(
     r"token|secret|password|passwd|authorization|cookie|receipt|admin_key|api_key|^key$", re.IGNORECASE
@@ -30,16 +33,18 @@ _BEARER = re.compile(r"(bearer[ .]+)[!-~]+", re.IGNORECASE)
 _URL_PASSWORD = re.compile(r"(\b[a-z][a-z0-9+.-]*://[^\s/:@]*):[^\s/@]+@", re.IGNORECASE)
 _PHONE_NUMBER = re.compile(r"(?<![\w+.-])\+[0-9]{5,15}\b")
 
+_encoder: Final = msgspec.json.Encoder(enc_hook=repr)
+
 # Libraries that tell at INFO what is no news to an operator, or would repeat what a client sent.
 _QUIET: Final = ("uvicorn", "websockets", "alembic", "sqlalchemy", "asyncio", "httpx")
 
 
 def configure_logging(
     log_format: LogFormat = "auto", level: LogLevel = "info", stream: TextIO | None = None
-) -> None:
+) -> Callable[[], None]:
     """Send all log lines to `stream` (standard error), as JSON or for a person at a terminal.
 
-    `auto` is `console` on a terminal, else `json`.
+    `auto` is `console` on a terminal, else `json`. Returns what writes out at once the lines that still wait.
     """
     stream = stream if stream is not None else sys.stderr
     console = log_format == "console" or (log_format == "auto" and stream.isatty())
@@ -48,7 +53,7 @@ def configure_logging(
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _Stamp(),
     ]
     renderer: structlog.typing.Processor = (
         structlog.dev.ConsoleRenderer(
@@ -59,10 +64,10 @@ def configure_logging(
     )
     # Tracebacks become text before `redact`, so that it sees them.
     closing: list[structlog.typing.Processor] = [structlog.processors.format_exc_info, redact, renderer]
-    lock = threading.Lock()
+    output = _Output(stream)
     structlog.configure(
         processors=[*processors, *closing],
-        logger_factory=lambda *name: _Lines(name[0] if name else "gateway", stream, lock),
+        logger_factory=lambda *name: _Lines(name[0] if name else "gateway", output),
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
         cache_logger_on_first_use=True,
     )
@@ -78,6 +83,13 @@ def configure_logging(
     root.setLevel(threshold)
     for name in _QUIET:
         logging.getLogger(name).setLevel(max(threshold, logging.WARNING))
+    logging.getLogger("uvicorn.error").addFilter(_is_news)
+    return output.flush
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """A handshake that was refused with an answer is no error of ours, though uvicorn calls it one."""
+    return not str(record.msg).startswith("ASGI callable returned without completing handshake")
 
 
 def log_uncaught() -> None:
@@ -92,24 +104,78 @@ def log_uncaught() -> None:
     sys.excepthook = log
 
 
-class _Lines:
-    """What structlog writes through: whole lines to a stream, under a name."""
+class _Stamp:
+    """Puts the time into an event, as RFC 3339 in UTC. Second and date are made into text once a second."""
 
-    def __init__(self, name: str, stream: TextIO, lock: threading.Lock) -> None:
-        self.name = name
+    def __init__(self) -> None:
+        self._second = -1
+        self._text = ""
+
+    def __call__(
+        self, _logger: object, _method: str, event: MutableMapping[str, Any]
+    ) -> MutableMapping[str, Any]:
+        second, fraction = divmod(time.time_ns(), 1_000_000_000)
+        if second != self._second:
+            self._text, self._second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(second)), second
+        event["timestamp"] = f"{self._text}.{fraction // 1000:06d}Z"
+        return event
+
+
+class _Output:
+    """A stream that is written to in pieces: a line for each call would otherwise be a system call for each.
+
+    What is waiting goes out every `FLUSH_SECONDS`, before a warning or worse at once, and when the process ends.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._lock = lock
+        self._waiting: list[str] = []
+        self._lock = threading.Lock()
+        self._is_due = threading.Event()
+        threading.Thread(target=self._flush_when_due, name="logs", daemon=True).start()
+        atexit.register(self.flush)
 
-    def msg(self, line: str) -> None:
+    def write(self, line: str, *, at_once: bool) -> None:
+        self._waiting.append(line)
+        if at_once:
+            self.flush()
+        elif not self._is_due.is_set():
+            self._is_due.set()
+
+    def flush(self) -> None:
         try:
             with self._lock:
-                self._stream.write(line + "\n")
-                self._stream.flush()
+                waiting, self._waiting = self._waiting, []
+                if waiting:
+                    self._stream.write("\n".join(waiting) + "\n")
+                    self._stream.flush()
         except (OSError, ValueError):
             # A full disk or a closed pipe behind the log must not fail the call that is being logged.
             return
 
-    debug = info = warning = error = critical = exception = fatal = warn = log = msg
+    def _flush_when_due(self) -> None:
+        while True:
+            self._is_due.wait()
+            time.sleep(FLUSH_SECONDS)
+            self._is_due.clear()
+            self.flush()
+
+
+class _Lines:
+    """What structlog writes through: whole lines, under a logger's name."""
+
+    def __init__(self, name: str, output: _Output) -> None:
+        self.name = name
+        self._output = output
+
+    def msg(self, line: str) -> None:
+        self._output.write(line, at_once=False)
+
+    def at_once(self, line: str) -> None:
+        self._output.write(line, at_once=True)
+
+    debug = info = log = msg
+    warning = error = critical = exception = fatal = warn = at_once
 
 
 def redact(_logger: object, _method: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
@@ -158,4 +224,6 @@ def _clean_text(text: str) -> str:
 
 
 def _json(event: Mapping[str, Any], **_: object) -> str:
-    return msgspec.json.encode(event, enc_hook=repr).decode()
+    # When, how bad and what come first, for those who read the lines as they are.
+    ordered = {"timestamp": event.get("timestamp"), "level": event.get("level"), "event": event.get("event")}
+    return _encoder.encode(ordered | dict(event)).decode()

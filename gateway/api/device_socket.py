@@ -48,7 +48,10 @@ _GOING_AWAY: Final = frames.Notice("going_away", "This gateway is shutting down;
 
 
 class DeviceSocket:
-    """One device's connection. `receive` and `send` are ASGI's, of a WebSocket that was accepted."""
+    """One device's connection. `receive` and `send` are ASGI's, of a WebSocket that was accepted.
+
+    `number` is its place among all connections of the deployment, 0 as long as the engine has not said.
+    """
 
     __slots__ = (
         "_api",
@@ -58,7 +61,6 @@ class DeviceSocket:
         "_greeted",
         "_identity",
         "_newest",
-        "_number",
         "_outbox",
         "_overdue",
         "_pending",
@@ -85,7 +87,6 @@ class DeviceSocket:
         self._greeted = asyncio.Event()
         self._closing: tuple[CloseCode, str] | None = None
         self._draining = False
-        self._number: int | None = None
         self._newest = 0
         self._expiry: asyncio.TimerHandle | None = None
         self._overdue: asyncio.TimerHandle | None = None
@@ -126,7 +127,7 @@ class DeviceSocket:
     def supersede(self, number: int) -> None:
         """Close if this is older than the device's connection of this number, or will turn out to be."""
         self._newest = max(self._newest, number)
-        if self._number is not None and self._number < self._newest:
+        if 0 < self.number < self._newest:
             self.close(*_REPLACED)
 
     def drain(self) -> None:
@@ -261,7 +262,6 @@ class DeviceSocket:
             self._welcome(self._api.service.server_time_ms(), None, [])
             return
         self.number = connected.number
-        self._number = connected.number
         self.supersede(self._newest)
         calls = rendering.pool_calls(connected.calls, self._identity)
         self._welcome(connected.server_time_ms, connected.remaining_seconds, calls)

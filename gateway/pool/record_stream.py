@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from redis.exceptions import RedisError
+
 from gateway.domain.calls import CallRecord, CycleOpened
+from gateway.domain.errors import EngineUnavailable
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
 from gateway.pool.packed import unpack_items, unpack_policy
@@ -24,6 +28,14 @@ class StreamEntry:
     first_number: int
 
 
+@contextmanager
+def _engine_unavailable() -> Iterator[None]:
+    try:
+        yield
+    except (RedisError, OSError) as failure:
+        raise EngineUnavailable from failure
+
+
 class RecordStream:
     """The records streams of all shards."""
 
@@ -35,7 +47,14 @@ class RecordStream:
         }
 
     async def read(self, positions: Mapping[int, str], limit: int) -> list[StreamEntry]:
-        """Entries behind each shard's position, oldest first in each, at most `limit` a shard. Raises RedisError."""
+        """Entries behind each shard's position, oldest first in each, at most `limit` a shard.
+
+        Raises EngineUnavailable.
+        """
+        with _engine_unavailable():
+            return await self._read(positions, limit)
+
+    async def _read(self, positions: Mapping[int, str], limit: int) -> list[StreamEntry]:
         entries: list[StreamEntry] = []
         for group in self._engine.split_shards(range(self._keys.shards)):
             streams = {
@@ -50,17 +69,22 @@ class RecordStream:
         return entries
 
     async def trim(self, positions: Mapping[int, str]) -> None:
-        """Delete entries up to and including these: only what SQL has committed. Raises RedisError."""
-        for shard, entry_id in positions.items():
-            milliseconds, sequence = entry_id.split("-")
-            await self._engine.client.xtrim(
-                self._keys.named(shard, "records")[0],
-                minid=f"{milliseconds}-{int(sequence) + 1}",
-                approximate=False,
-            )
+        """Delete entries up to and including these: only what SQL has committed. Raises EngineUnavailable."""
+        with _engine_unavailable():
+            for shard, entry_id in positions.items():
+                milliseconds, sequence = entry_id.split("-")
+                await self._engine.client.xtrim(
+                    self._keys.named(shard, "records")[0],
+                    minid=f"{milliseconds}-{int(sequence) + 1}",
+                    approximate=False,
+                )
 
     async def backlog(self) -> int:
-        """Entries that wait in all shards. Raises RedisError."""
+        """Entries that wait in all shards. Raises EngineUnavailable."""
+        with _engine_unavailable():
+            return await self._count()
+
+    async def _count(self) -> int:
         waiting = 0
         for group in self._engine.split_shards(range(self._keys.shards)):
             if self._engine.spans_shards:

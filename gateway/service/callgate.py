@@ -7,7 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import structlog
 from redis.exceptions import RedisError
@@ -47,6 +47,9 @@ from gateway.sessions.revocations import Revocation, Revocations
 from gateway.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+LATEST_MS: Final = 253_370_764_800_000
+"""The last instant that the simulated clock can be set to: 9999-01-01T00:00:00Z, a year before the calendar's end."""
 
 _NOT_ASKED = (EngineUnavailable, DatabaseUnavailable)
 
@@ -349,6 +352,8 @@ class Callgate:
         self._require_simulation()
         now = await self._pool.clock()
         target_ms = at_ms if at_ms is not None else now.now_ms + (advance_ms or 0)
+        if target_ms > LATEST_MS:
+            raise InvalidField(errors=[FieldError("advance_ms", "leads beyond the year 9999")])
         anywhere = target_ms < now.now_ms and not (await self._records.accounts.list_accounts(None, None, 1, 0))[0]
         if target_ms < now.now_ms and not anywhere:
             raise InvalidField(

@@ -45,21 +45,24 @@ async def open_callgate(settings: Settings) -> AsyncIterator[Callgate]:
     Raises StartRefused if the data was made under other settings, or is another gateway's.
     """
     async with AsyncExitStack() as stack:
-        url = settings.redis_url
-        if url is None:
-            url = (await stack.enter_async_context(EmbeddedEngine(settings.data_dir))).url
-        engine = connect(url)
+        embedded = None
+        if settings.redis_url is None:
+            embedded = await stack.enter_async_context(EmbeddedEngine(settings.data_dir))
+        engine = connect(embedded.url if embedded else str(settings.redis_url))
         stack.push_async_callback(engine.close)
         parts = _Parts(settings, engine)
         stack.push_async_callback(parts.records.close)
         async with asyncio.TaskGroup() as tasks:
-            running = tasks.create_task(parts.run())
+            running = [tasks.create_task(parts.run())]
+            if embedded is not None:
+                running.append(tasks.create_task(embedded.keep_running()))
             with anyio.move_on_after(PATIENCE_SECONDS):
                 await parts.reached.wait()
             try:
                 yield parts.service
             finally:
-                running.cancel()
+                for task in running:
+                    task.cancel()
                 with anyio.CancelScope(shield=True), anyio.move_on_after(PATIENCE_SECONDS):
                     await parts.leave()
 

@@ -23,15 +23,11 @@ class Connection(Protocol):
     def token_issued_at_ms(self) -> int:
         """When the token it now goes by was issued (real time)."""
 
-    @property
-    def number(self) -> int:
-        """Which of the deployment's connections it is, in their order; 0 until the engine has said."""
-
     def close(self, code: CloseCode, reason: str) -> None:
         """Send what is waiting, then close. Closing again changes nothing."""
 
     def supersede(self, number: int) -> None:
-        """Hear that a connection of the same device has this number: the greater one stays, the other closes."""
+        """Hear of a connection of the same device with this number: the one of the lower number closes."""
 
     def drain(self) -> None:
         """Say that the gateway is going away, and close once every request taken has its answer."""
@@ -68,12 +64,6 @@ class DeviceConnections:
         else:
             older.close(CloseCode.REPLACED, "the same device has connected again")
 
-    def close_replaced(self, caller: Caller, number: int) -> None:
-        """Close a device's connection if it is older than the one that the device has now, on another gateway."""
-        connection = self._accounts.get(caller.account, {}).get(caller)
-        if connection is not None and 0 < connection.number < number:
-            connection.close(CloseCode.REPLACED, "the same device has connected again")
-
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is gone. One that was replaced has been forgotten already."""
         account = connection.caller.account
@@ -88,9 +78,9 @@ class DeviceConnections:
             self._gone.set()
 
     def close_replaced(self, caller: Caller, number: int) -> None:
-        """Close the device's connection if it is older than the one of this number, which is another gateway's.
+        """Close a device's connection here if it is older than the one of this number on another gateway.
 
-        Numbers are given to connections by the deployment; a later one is greater.
+        The deployment numbers its connections; a later one has a greater number.
         """
         connection = self._accounts.get(caller.account, {}).get(caller)
         if connection is not None:

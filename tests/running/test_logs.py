@@ -21,10 +21,20 @@ def logging_put_back() -> Iterator[None]:
     root.handlers, root.level = handlers, level
 
 
-def lines(log_format: str = "json", level: str = "info") -> io.StringIO:
-    stream = io.StringIO()
-    configure_logging(log_format, level, stream)  # type: ignore[arg-type]
-    return stream
+class Lines(io.StringIO):
+    """A stream whose content is all that was logged, what still waits to be written included."""
+
+    def __init__(self, log_format: str, level: str) -> None:
+        super().__init__()
+        self._flush = configure_logging(log_format, level, self)  # type: ignore[arg-type]
+
+    def getvalue(self) -> str:
+        self._flush()
+        return super().getvalue()
+
+
+def lines(log_format: str = "json", level: str = "info") -> Lines:
+    return Lines(log_format, level)
 
 
 def test_an_event_is_one_json_object_a_line() -> None:
@@ -100,8 +110,9 @@ def test_a_stream_that_fails_does_not_fail_what_is_logged() -> None:
         def write(self, _: str) -> int:
             raise OSError(28, "No space left on device")
 
-    configure_logging("json", "info", Full())
+    flush = configure_logging("json", "info", Full())
     structlog.get_logger("gateway.test").info("lost")
+    flush()
 
 
 def test_console_is_for_terminals_only_unless_asked_for() -> None:

@@ -32,6 +32,8 @@ from gateway.domain.policy import (
     CountFrom,
 )
 
+EARLIEST_MS = 946_684_800_000
+"""2000-01-01T00:00:00Z: no clock is set back further; every cycle then begins at a positive instant."""
 LATEST_MS = 253_370_764_800_000
 """9999-01-01T00:00:00Z: no clock is set further, for the calendar of a cycle ends with that year."""
 MAX_SPEED = 100_000
@@ -146,7 +148,7 @@ class EndRequest(Struct, forbid_unknown_fields=True, frozen=True):
 class ClockMove(Struct, forbid_unknown_fields=True, frozen=True):
     """Moves the billing clock of a simulation to an instant or by a length, and sets its speed from there."""
 
-    at_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)] | UnsetType = UNSET
+    at_ms: Annotated[int, Meta(ge=EARLIEST_MS, le=LATEST_MS)] | UnsetType = UNSET
     advance_ms: Annotated[int, Meta(ge=0, le=LATEST_MS)] | UnsetType = UNSET
     speed: Annotated[int, Meta(ge=0, le=MAX_SPEED)] | UnsetType = UNSET
 

@@ -25,7 +25,8 @@ class FieldProblem(Struct, frozen=True):
 class Problem(Struct, frozen=True):
     """An error (RFC 9457) with a stable `code`.
 
-    `errors` comes with `invalid_field`, `limit` and `in_use` with `seat_limit` and `channel_limit`.
+    `errors` comes with `invalid_field`, `limit` and `in_use` with `seat_limit` and `channel_limit`, `field`
+    with `immutable_field`.
     """
 
     type: str
@@ -36,6 +37,7 @@ class Problem(Struct, frozen=True):
     errors: list[FieldProblem] | UnsetType = UNSET
     limit: int | UnsetType = UNSET
     in_use: int | UnsetType = UNSET
+    field: str | UnsetType = UNSET
 
 
 class Price(Struct, frozen=True):
