@@ -12,7 +12,7 @@ ADMISSIONS: Final = Counter(
 SETTLED_SECONDS: Final = Counter("callgate_settled_seconds", "Seconds billed by calls that ended here")
 CALLS_SETTLED: Final = Counter("callgate_calls_settled", "Calls that ended here", ("ended_by",))
 CALLS_IN_PROGRESS: Final = Gauge(
-    "callgate_calls_in_progress", "Calls started here that have not ended here", multiprocess_mode="livesum"
+    "callgate_calls_in_progress", "Calls in progress in all pools", multiprocess_mode="livemostrecent"
 )
 CONNECTIONS: Final = Gauge(
     "callgate_connections", "Open WebSocket connections", ("kind",), multiprocess_mode="livesum"

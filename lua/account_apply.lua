@@ -14,11 +14,11 @@
 -- @include shard
 -- @include billing
 -- @include call
+-- @include records
 -- @include pool
 -- @include live_use
 -- @include keys
 -- @include codes
--- @include records
 -- @include open_pool
 
 local shard_keys, keys = take_keys(SHARD_KEYS), take_keys(ACCOUNT_KEYS)
@@ -90,7 +90,7 @@ local function replace_members()
   call_variadic('SADD', keys[MEMBERS_KEY], members)
 end
 
-local m, items = open_shard(shard_keys[META_KEY]), {}
+local m, items = open_shard(shard_keys[META_KEY]), new_items()
 if not m then return { SHARD_MISSING, 0 } end
 
 local packed = call('GET', keys[POOL_KEY])
@@ -112,11 +112,11 @@ if is_newer then
   replace_members()
   p.version, p.changed = p.version + 1, true
   if p.made or p.plan ~= plan_before or p.allocated_seconds ~= allocated_before then
-    items[#items + 1] = cycle_item(account, p)
+    add_item(items, cycle_item(account, p))
   end
 end
 p.dirty = true
-bring_up(m, p, account, keys[ORDER_KEY], keys[PHASE_KEY], shard_keys[CALLS_KEY])
+bring_up(m, p, keys[ORDER_KEY], keys[PHASE_KEY], shard_keys[CALLS_KEY])
 call('ZADD', shard_keys[ALARMS_KEY], text(p.cycle_end_ms), account)
 close_pool(m, p, keys)
 append_items(m, shard_keys[RECORDS_KEY], items)

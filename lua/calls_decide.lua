@@ -3,31 +3,36 @@
 --
 -- KEYS   for each section: the shard's meta, calls, ended, overtaken, leases, devices, alarms, records;
 --        then for each of its accounts: pool, order, phase, members
--- ARGV   number of sections, call id memory (ms), lease (ms); for each section: its number of accounts; for each
---        account: its id, a letter for each operation, then the operations' arguments, a call's id first:
---          S  start: "<staff>/<device>\0", "<channel>\0<to>", "s/<staff>", "c/<channel>" ('' none)
---          D  the same, and its destination is invalid
---          E  emergency start: fresh id, "<staff>/<device>\0", "<channel>\0<to>", admitted at (ms; '' now)
+-- ARGV   number of sections, call id memory (ms), lease (ms); for each section: its number of accounts, its number of
+--        calls, and the calls ("<account>/<call id>") that its operations name, in their order; for each account: its
+--        id, a letter for each operation, the number of members that its starts name, each once ("s/<staff>",
+--        "c/<channel>"), and these; then the operations' arguments:
+--          S  start: "<staff>/<device>\0<channel>\0<to>", device's number, "s/<staff>"
+--          C  start from a channel: the same, and "c/<channel>"
+--          D  start to an invalid destination: the same as C, the channel '' for none
+--          E  emergency start, which names two calls, the second by its fresh id: "<staff>/<device>\0<channel>\0<to>",
+--             device's number, admitted at (ms; '' now)
 --          F  the same, of an account that SQL does not know (R30)
 --          A  answered: "<staff>/<device>\0" of the asker ('' the administrator), how long ago (ms)
---          X  end: the same
---          a x  the same as A and X, of an account that SQL does not know
+--          X  end, now: the asker
+--          Y  end: the same as A
+--          a x y  the same as A, X and Y, of an account that SQL does not know
 --        A section is one shard, and names no call twice: what comes later of the same call stands in a later section.
 -- Reply  a flat array; for each operation its code (lib/codes.lua), then
---          S D  admitted at, remaining seconds
+--          S C D  admitted at, remaining seconds
 --          E F  admitted at, remaining seconds, 1 if it goes by the fresh id
---          X x  admitted at, ended at, duration, billed seconds, ended by, revision, flags, remaining seconds
+--          X Y x y  the ended call's value (lib/call.lua), remaining seconds
 --        SHARD_MISSING, POOL_MISSING and CYCLES_MISSING answer all operations of an account alike: nothing was
 --        decided, and the gateway has to supply what is missing.
 -- Rules  R1-R10, R16, R17, R19, R20, R30
 -- @include shard
 -- @include billing
 -- @include call
+-- @include records
 -- @include pool
 -- @include live_use
 -- @include keys
 -- @include codes
--- @include records
 -- @include open_pool
 -- @include reply
 -- @include decide_settings
@@ -36,105 +41,95 @@
 -- @include start
 -- @include settle
 
-local ARGUMENTS = { S = 5, D = 5, E = 5, F = 5, A = 3, a = 3, X = 3, x = 3 }
+local ARGUMENTS = { S = 3, C = 4, D = 4, E = 3, F = 3, A = 2, a = 2, X = 1, x = 1, Y = 2, y = 2 }
+
+local START = 83 -- S
+local START_FROM_CHANNEL = 67 -- C
+local START_INVALID = 68 -- D
+local EMERGENCY = 69 -- E
+local EMERGENCY_WITHOUT_POOL = 70 -- F
+local END = 88 -- X
+local END_WITHOUT_POOL = 120 -- x
+local END_AGO = 89 -- Y
+local END_AGO_WITHOUT_POOL = 121 -- y
 
 local argument_at = 4
 
--- An operation's call is found at `call_at` of the section's fields, and of their values.
-local fields, blobs, call_at
+-- The section's calls: the one that is next, as an index of ARGV, and of the values.
+local call_at, values_read, value_at
 
-local OPERATIONS = {
-  S = function(a, w, i)
-    return start(a, w, ARGV[i], fields[call_at], blobs[call_at], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4],
-      true)
-  end,
-  D = function(a, w, i)
-    return start(a, w, ARGV[i], fields[call_at], blobs[call_at], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4],
-      false)
-  end,
-  E = function(a, w, i)
-    call_at = call_at + 1
-    return start_emergency(a, w, ARGV[i], fields[call_at - 1], blobs[call_at - 1], ARGV[i + 1], fields[call_at],
-      blobs[call_at], ARGV[i + 2], ARGV[i + 3], ARGV[i + 4])
-  end,
-  A = function(a, w, i)
-    return note_answer(a, w, ARGV[i], fields[call_at], blobs[call_at], ARGV[i + 1], tonumber(ARGV[i + 2]))
-  end,
-  X = function(a, w, i)
-    return end_call(a, w, ARGV[i], fields[call_at], blobs[call_at], ARGV[i + 1], tonumber(ARGV[i + 2]))
-  end,
-}
-OPERATIONS.F, OPERATIONS.a, OPERATIONS.x = OPERATIONS.E, OPERATIONS.A, OPERATIONS.X
+-- Carries out the operation of that letter, whose arguments stand at `i`.
+local function carry_out(a, letter, i)
+  local field, blob = ARGV[call_at], values_read[value_at]
+  call_at, value_at = call_at + 1, value_at + 1
+  if letter == START then
+    start(a, field, blob, ARGV[i], ARGV[i + 1], ARGV[i + 2], '', true)
+    return i + 3
+  elseif letter == END or letter == END_WITHOUT_POOL then
+    end_call(a, field, blob, ARGV[i], 0)
+    return i + 1
+  elseif letter == START_FROM_CHANNEL or letter == START_INVALID then
+    start(a, field, blob, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], letter == START_FROM_CHANNEL)
+    return i + 4
+  elseif letter == END_AGO or letter == END_AGO_WITHOUT_POOL then
+    end_call(a, field, blob, ARGV[i], tonumber(ARGV[i + 1]))
+    return i + 2
+  elseif letter == EMERGENCY or letter == EMERGENCY_WITHOUT_POOL then
+    start_emergency(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i], ARGV[i + 1], ARGV[i + 2])
+    call_at, value_at = call_at + 1, value_at + 1
+    return i + 3
+  end
+  note_answer(a, field, blob, ARGV[i], tonumber(ARGV[i + 1]))
+  return i + 2
+end
 
--- An account's part of ARGV, not carried out yet. Its calls' fields are appended to the section's; the members that it
--- names are gathered.
-local function read_group(account_keys)
-  local account, letters = ARGV[argument_at], ARGV[argument_at + 1]
-  local i, prefix, to, members = argument_at + 2, account .. '/', #fields, {}
-  local g = { account = account, letters = letters, at = i, first = to, keys = account_keys, members = members }
+-- Which of the `count` members named at `first` the account has.
+local function look_up_members(key, first, count)
+  local members = {}
+  if count == 0 then return members end
+  local found = call('SMISMEMBER', key, unpack(ARGV, first, first + count - 1))
+  for k = 1, count do members[ARGV[first + k - 1]] = found[k] == 1 end
+  return members
+end
+
+local function answer_undecided(letters, i, code)
   for k = 1, #letters do
     local letter = sub(letters, k, k)
-    to = to + 1
-    fields[to] = prefix .. ARGV[i]
-    if letter == 'S' or letter == 'D' then
-      members[ARGV[i + 3]], members[ARGV[i + 4]] = false, false
-    elseif letter == 'E' or letter == 'F' then
-      to = to + 1
-      fields[to] = prefix .. ARGV[i + 1]
-    end
-    i = i + ARGUMENTS[letter]
+    answer_nothing(letter, code)
+    local calls = ANSWERS[letter] == ANSWERS.E and 2 or 1
+    call_at, value_at, i = call_at + calls, value_at + calls, i + ARGUMENTS[letter]
   end
+  return i
+end
+
+-- One account's part, at `argument_at`. `m` is nil where the shard is missing.
+local function run_account(m, shard_keys)
+  local keys, account, letters = take_keys(ACCOUNT_KEYS), ARGV[argument_at], ARGV[argument_at + 1]
+  local members_named, i = tonumber(ARGV[argument_at + 2]), argument_at + 3
+  local operations_at = i + members_named
+  local p, missing = nil, SHARD_MISSING
+  if m then p, missing = open_pool(m, account, shard_keys, keys, items) end
+  if not p and (missing ~= POOL_MISSING or find(letters, '[SCDEAXY]')) then
+    argument_at = answer_undecided(letters, operations_at, missing)
+    return
+  end
+  local a = open_account(m, p, keys, look_up_members(keys[MEMBERS_KEY], i, members_named))
+  i = operations_at
+  for k = 1, #letters do i = carry_out(a, byte(letters, k), i) end
   argument_at = i
-  return g
-end
-
-local function answer_undecided(g, code)
-  for k = 1, #g.letters do answer_nothing(sub(g.letters, k, k), code) end
-end
-
--- Sets true the named members that the account has.
-local function look_up_members(key, members)
-  local names = {}
-  for name in pairs(members) do names[#names + 1] = name end
-  if #names == 0 then return end
-  local found = call('SMISMEMBER', key, unpack(names))
-  for k = 1, #names do members[names[k]] = found[k] == 1 end
-end
-
-local function run_group(m, shard_keys, g, w)
-  local p, missing = open_pool(m, g.account, shard_keys, g.keys, w.items)
-  if not p and (missing ~= POOL_MISSING or find(g.letters, '[SDEAX]')) then
-    return answer_undecided(g, missing)
-  end
-  local a = open_account(m, p, g.account, g.keys)
-  look_up_members(g.keys[MEMBERS_KEY], g.members)
-  a.members = g.members
-  local letters, i = g.letters, g.at
-  call_at = g.first
-  for k = 1, #letters do
-    local letter = sub(letters, k, k)
-    call_at = call_at + 1
-    OPERATIONS[letter](a, w, i)
-    i = i + ARGUMENTS[letter]
-  end
-  write_account(a)
-  if p then close_pool(m, p, g.keys) end
+  write_account(keys)
+  if p then close_pool(m, p, keys) end
 end
 
 local function run_section()
-  local keys, groups = take_keys(SHARD_KEYS), {}
-  local accounts = tonumber(ARGV[argument_at])
-  argument_at, fields = argument_at + 1, {}
-  for k = 1, accounts do groups[k] = read_group(take_keys(ACCOUNT_KEYS)) end
+  local keys, accounts, calls = take_keys(SHARD_KEYS), tonumber(ARGV[argument_at]), tonumber(ARGV[argument_at + 1])
   local m = open_shard(keys[META_KEY])
-  if not m then
-    for k = 1, accounts do answer_undecided(groups[k], SHARD_MISSING) end
-    return
-  end
-  blobs = call('HMGET', keys[CALLS_KEY], unpack(fields))
-  local w = new_writes(m, real_now_ms + lease_ms)
-  for k = 1, accounts do run_group(m, keys, groups[k], w) end
-  write_section(m, keys, w)
+  call_at, value_at = argument_at + 2, 1
+  argument_at = call_at + calls
+  if m then values_read = call('HMGET', keys[CALLS_KEY], unpack(ARGV, call_at, argument_at - 1)) end
+  for _ = 1, accounts do run_account(m, keys) end
+  if not m then return end
+  write_section(m, keys, lease_until_ms)
   if m.written then save_shard(m) end
 end
 

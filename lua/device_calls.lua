@@ -4,16 +4,19 @@
 -- ARGV   account, "<staff>/<device>", how many at most
 -- Reply  id and packed call of each
 -- @include shard
+-- @include billing
+-- @include call
 
-local prefix = ARGV[1] .. '/' .. ARGV[2] .. '\0'
--- 0xff is in no id: the range ends behind every member that has the prefix.
-local found = call('ZRANGEBYLEX', KEYS[2], '[' .. prefix, '[' .. prefix .. '\255', 'LIMIT', 0, tonumber(ARGV[3]))
-local reply = {}
-for i = 1, #found do
-  local id = string.sub(found[i], #prefix + 1)
-  local blob = call('HGET', KEYS[1], ARGV[1] .. '/' .. id)
-  if blob then
-    reply[#reply + 1] = id
+local prefix, device, limit = ARGV[1] .. '/', ARGV[2] .. '\0', tonumber(ARGV[3])
+-- The number by which `devices` sorts a device's calls: the first 48 bits of a hash (gateway/pool/keys.py). Another
+-- device may have the same one, so each call is asked whose it is.
+local number = text(tonumber(sub(redis.sha1hex(prefix .. ARGV[2]), 1, 12), 16))
+local fields, reply = call('ZRANGEBYSCORE', KEYS[2], number, number), {}
+for i = 1, #fields do
+  if #reply >= 2 * limit then break end
+  local blob = sub(fields[i], 1, #prefix) == prefix and call('HGET', KEYS[1], fields[i])
+  if blob and is_callers(blob, device) then
+    reply[#reply + 1] = sub(fields[i], #prefix + 1)
     reply[#reply + 1] = blob
   end
 end

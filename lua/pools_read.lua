@@ -12,11 +12,11 @@
 -- @include shard
 -- @include billing
 -- @include call
+-- @include records
 -- @include pool
 -- @include live_use
 -- @include keys
 -- @include codes
--- @include records
 -- @include open_pool
 
 local listed = tonumber(ARGV[2])
@@ -30,8 +30,8 @@ local function newest_calls(m, account, order_key, calls_key)
     { '(' .. text(UNANSWERED_BASE), '-inf' } }) do
     local found = call('ZREVRANGEBYSCORE', order_key, range[1], range[2], 'LIMIT', 0, listed)
     for i = 1, #found do
-      ids[#ids + 1] = found[i]
-      fields[#fields + 1] = account .. '/' .. found[i]
+      fields[#fields + 1] = found[i]
+      ids[#ids + 1] = string.sub(found[i], #account + 2)
     end
   end
   if #ids == 0 then return {} end
@@ -55,7 +55,7 @@ local function read_pool(m, account, shard_keys, keys, items)
   local policy = m.free_seconds .. '/' .. m.increment_seconds .. '/' .. m.hold_seconds .. '/' .. m.count_from
   local speed = m.clock_mode == CLOCK_SIMULATED and m.clock_speed or 1
   local found = { READ, m.now_ms, speed, policy, encode_pool(p), live_billed,
-    live_held_seconds(m, p, keys[ORDER_KEY], live_billed) }
+    live_held_seconds(m, p, p.counting, p.folded, keys[ORDER_KEY], live_billed) }
   if listed > 0 then
     local calls = newest_calls(m, account, keys[ORDER_KEY], shard_keys[CALLS_KEY])
     for i = 1, min(listed, #calls) do
@@ -70,7 +70,7 @@ local reply = {}
 for _ = 1, tonumber(ARGV[1]) do
   local shard_keys = take_keys(SHARD_KEYS)
   local accounts = tonumber(ARGV[at])
-  local m, items = open_shard(shard_keys[META_KEY]), {}
+  local m, items = open_shard(shard_keys[META_KEY]), new_items()
   for i = 1, accounts do
     local keys = take_keys(ACCOUNT_KEYS)
     if m then

@@ -22,7 +22,7 @@ from gateway.domain.errors import CallgateError, EngineUnavailable
 from gateway.pool.codes import UNDECIDED
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
-from gateway.pool.operations import Done, Operation, Reply
+from gateway.pool.operations import Done, Operation, Reply, section_arguments
 from gateway.pool.scripts import Argument, script
 
 log = structlog.get_logger(__name__)
@@ -127,7 +127,11 @@ class _Lane:
             operation.expire(now)
 
     def _all(self) -> list[Operation]:
-        return [*self._under_way, *self._waiting, *(each for parked in self._parked.values() for each in parked)]
+        return [
+            *self._under_way,
+            *self._waiting,
+            *(each for parked in self._parked.values() for each in parked),
+        ]
 
     def _take_batch(self) -> list[Operation]:
         batch: list[Operation] = []
@@ -159,13 +163,9 @@ class _Lane:
         arguments: list[Argument] = [str(len(sections)), *self._head]
         for shard, accounts in sections:
             keys.extend(self._keys.of_shard(shard))
-            arguments.append(str(len(accounts)))
-            for account, operations in accounts.items():
+            for account in accounts:
                 keys.extend(self._keys.of_account(account, shard))
-                arguments.append(account)
-                arguments.append("".join([operation.letter for operation in operations]))
-                for operation in operations:
-                    arguments.extend(operation.arguments)
+            arguments.extend(section_arguments(accounts))
         return keys, arguments
 
     def _deliver(self, sections: list[Section], reply: Reply) -> None:
@@ -227,10 +227,10 @@ def _sections(batch: Iterable[Operation], keys: KeySpace) -> list[Section]:
         if named is None:
             named = set()
             latest[account] = (0, named)
-        elif not named.isdisjoint(operation.call_ids):
+        elif not named.isdisjoint(operation.calls):
             number, named = number + 1, set()
             latest[account] = (number, named)
-        named.update(operation.call_ids)
+        named.update(operation.calls)
         if number == len(rounds):
             rounds.append({})
         accounts = rounds[number].setdefault(keys.shard_of(account), {})

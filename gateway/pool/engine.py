@@ -43,6 +43,16 @@ class Engine:
         """The same for bare shards."""
         return [list(shards)] if self.spans_shards else [[shard] for shard in shards]
 
+    async def run_all(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
+        """Send plain commands together, and answer their replies in order. Raises RedisError."""
+        if isinstance(self.client, RedisCluster):
+            return [await self.client.execute_command(*command) for command in commands]
+        pipeline = self.client.pipeline(transaction=False)
+        for command in commands:
+            pipeline.execute_command(*command)
+        replies: list[Any] = await pipeline.execute()
+        return replies
+
     async def close(self) -> None:
         """Close all connections."""
         await self.client.aclose()

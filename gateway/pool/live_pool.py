@@ -122,7 +122,9 @@ class LivePool:
     async def find_call(self, account: str, call_id: str) -> FoundCall | None:
         """A call in progress, or one that ended and is remembered. Raises EngineUnavailable."""
         shard = self._keys.shard_of(account)
-        found = await self._run("call_read", self._keys.named(shard, "meta", "calls"), [f"{account}/{call_id}"])
+        found = await self._run(
+            "call_read", self._keys.named(shard, "meta", "calls"), [f"{account}/{call_id}"]
+        )
         if not found:
             return None
         now_ms, packed_policy, packed = found
@@ -199,10 +201,8 @@ class LivePool:
 
     async def count_calls(self) -> int:
         """How many calls are in progress in all pools. Raises RedisError."""
-        client, count = self._engine.client, 0
-        for shard in range(self._keys.shards):
-            count += await client.zcard(self._keys.named(shard, "leases")[0])
-        return count
+        devices = [self._keys.named(shard, "devices")[0] for shard in range(self._keys.shards)]
+        return sum(await self._engine.run_all([("ZCARD", key) for key in devices]))
 
     async def move_clock(self, to_ms: int, speed: int, *, anywhere: bool = False) -> Clock:
         """Move the simulated clock; what falls due on the way happens, in order, before this returns.

@@ -5,8 +5,8 @@ The letters, their arguments and the widths of their answers are those of lua/ca
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final
 
 from gateway import metrics
 from gateway.domain.admission import RefusalReason
@@ -14,20 +14,26 @@ from gateway.domain.answers import Admitted, Answer, Noted, Refused, Settled
 from gateway.domain.asks import Answered, Ask, Asker, End, Start
 from gateway.domain.errors import CallgateError, CallUnknown, EngineUnavailable
 from gateway.pool.codes import ERRORS, REFUSALS, Code
-from gateway.pool.packed import ENDED_BY
+from gateway.pool.keys import device_number
+from gateway.pool.packed import ENDED_BY, unpack_end
 
 Done = Callable[[Answer | CallgateError], None]
 """Called on the event loop, once, with what became of an ask."""
 
-Reply = list[int]
+Reply = list[Any]
+"""Whole numbers, and the values of ended calls (bytes)."""
 
 DEADLINE_SECONDS: Final = 1.8
 """How long an ask may wait for the engine before it is answered with `engine_unavailable`."""
 EMERGENCY_DEADLINE_SECONDS: Final = 0.2
 """The same for an emergency call, which then passes without the engine (R30)."""
 
-ANSWER_WIDTHS: Final = {"S": 3, "D": 3, "E": 4, "F": 4, "A": 1, "a": 1, "X": 9, "x": 9}
-_WITHOUT_POOL: Final = {"E": "F", "A": "a", "X": "x"}
+ANSWER_WIDTHS: Final = {
+    **dict.fromkeys("SCDXYxy", 3),
+    **dict.fromkeys("EF", 4),
+    **dict.fromkeys("Aa", 1),
+}
+_WITHOUT_POOL: Final = {"E": "F", "A": "a", "X": "x", "Y": "y"}
 
 _admitted = metrics.ADMISSIONS.labels("admitted", "")
 _replayed = metrics.ADMISSIONS.labels("replayed", "")
@@ -46,38 +52,42 @@ def _asker(device: Asker | None) -> str:
 class Operation:
     """An ask under way. `done` becomes None when it was answered, by the engine or for lack of it."""
 
-    __slots__ = ("account", "arguments", "ask", "deadline", "done", "letter", "width")
+    __slots__ = ("account", "arguments", "ask", "calls", "deadline", "done", "letter", "members", "width")
 
     def __init__(self, ask: Ask, done: Done, now: float) -> None:
         self.ask = ask
         self.account = ask.account
         self.done: Done | None = done
         self.deadline = now + DEADLINE_SECONDS
+        # What goes to the script: the calls that this may read or write, the members that it names, and the rest.
+        self.calls: tuple[str, ...] = (f"{ask.account}/{ask.call_id}",)
+        self.members: tuple[str, ...] = ()
         self.arguments: tuple[str, ...]
         if isinstance(ask, Start):
-            device = _device(ask.staff, ask.device)
-            rest = f"{ask.channel or ''}\0{ask.to}"
+            payload = f"{_device(ask.staff, ask.device)}{ask.channel or ''}\0{ask.to}"
+            number = device_number(ask.account, ask.staff, ask.device)
             if ask.emergency:
                 self.deadline = now + EMERGENCY_DEADLINE_SECONDS
                 self.letter = "E"
                 told_at = "" if ask.admitted_at_ms is None else str(ask.admitted_at_ms)
-                self.arguments = (ask.call_id, ask.fresh_call_id, device, rest, told_at)
+                self.calls += (f"{ask.account}/{ask.fresh_call_id}",)
+                self.arguments = (payload, number, told_at)
             else:
-                self.letter = "S" if ask.destination_valid else "D"
-                channel = f"c/{ask.channel}" if ask.channel else ""
-                self.arguments = (ask.call_id, device, rest, f"s/{ask.staff}", channel)
+                self.members = (f"s/{ask.staff}", f"c/{ask.channel}") if ask.channel else (f"s/{ask.staff}",)
+                self.arguments = (payload, number, *self.members)
+                self.letter = "C" if ask.channel else "S"
+                if not ask.destination_valid:
+                    self.letter = "D"
+                    self.arguments += () if ask.channel else ("",)
         elif isinstance(ask, End):
-            self.letter = "X"
-            self.arguments = (ask.call_id, _asker(ask.device), str(ask.ended_ago_ms))
+            self.letter = "Y" if ask.ended_ago_ms else "X"
+            self.arguments = (_asker(ask.device),)
+            if ask.ended_ago_ms:
+                self.arguments += (str(ask.ended_ago_ms),)
         else:
             self.letter = "A"
-            self.arguments = (ask.call_id, _asker(ask.device), str(ask.answered_ago_ms))
+            self.arguments = (_asker(ask.device), str(ask.answered_ago_ms))
         self.width = ANSWER_WIDTHS[self.letter]
-
-    @property
-    def call_ids(self) -> tuple[str, ...]:
-        """The ids that this may read or write."""
-        return self.arguments[:2] if self.letter in "EF" else self.arguments[:1]
 
     def without_pool(self) -> bool:
         """The account is unknown to SQL: answer what that decides, or make this an operation without a pool.
@@ -87,7 +97,7 @@ class Operation:
         if self.letter in _WITHOUT_POOL:
             self.letter = _WITHOUT_POOL[self.letter]
             return True
-        if self.letter in "SD":
+        if self.letter in "SCD":
             self._answer(self._refusal(RefusalReason.ACCOUNT_UNKNOWN, 0))
         else:
             self.fail(CallUnknown())
@@ -131,7 +141,6 @@ class Operation:
             _replayed.inc()
         else:
             _admitted.inc()
-            metrics.CALLS_IN_PROGRESS.inc()
         call_id = ask.fresh_call_id if ask.emergency and reply[at + 3] else ask.call_id
         return Admitted(call_id, reply[at + 1], reply[at + 2], replayed, ask.emergency)
 
@@ -140,22 +149,38 @@ class Operation:
         return Refused(self.ask.call_id, reason, remaining_seconds)
 
     def _decode_end(self, ask: End, code: int, reply: Reply, at: int) -> Settled:
-        _, admitted_at, ended_at, duration, billed, ended_by, revision, flags, remaining = reply[at : at + 9]
+        end = unpack_end(reply[at + 1])
         replayed = code == Code.SETTLED_BEFORE
         if not replayed:
-            _settled[ENDED_BY[ended_by]].inc()
-            metrics.SETTLED_SECONDS.inc(billed)
-            metrics.CALLS_IN_PROGRESS.dec()
+            _settled[end.ended_by].inc()
+            metrics.SETTLED_SECONDS.inc(end.billed_seconds)
         return Settled(
             call_id=ask.call_id,
-            duration_ms=duration,
-            billed_seconds=billed,
-            counted=billed > 0,
-            ended_by=ENDED_BY[ended_by],
-            revision=revision,
+            duration_ms=end.duration_ms,
+            billed_seconds=end.billed_seconds,
+            counted=end.billed_seconds > 0,
+            ended_by=end.ended_by,
+            revision=end.revision,
             replayed=replayed,
-            remaining_seconds=remaining,
-            ended_at_ms=ended_at,
-            admitted_at_ms=admitted_at,
-            emergency=bool(flags & 1),
+            remaining_seconds=reply[at + 2],
+            ended_at_ms=end.ended_at_ms,
+            admitted_at_ms=end.admitted_at_ms,
+            emergency=end.emergency,
         )
+
+
+def section_arguments(accounts: Mapping[str, Iterable[Operation]]) -> list[str]:
+    """A section's part of the script's arguments: its accounts, each with its operations in their order."""
+    calls: list[str] = []
+    parts: list[str] = []
+    for account, operations in accounts.items():
+        letters: list[str] = []
+        members: dict[str, None] = {}
+        arguments: list[str] = []
+        for operation in operations:
+            letters.append(operation.letter)
+            calls += operation.calls
+            members.update(dict.fromkeys(operation.members))
+            arguments += operation.arguments
+        parts += (account, "".join(letters), str(len(members)), *members, *arguments)
+    return [str(len(accounts)), str(len(calls)), *calls, *parts]

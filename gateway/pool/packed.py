@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from struct import Struct
-from typing import Final
+from typing import Final, NamedTuple
 
 from gateway.domain.calls import CallInProgress, CallRecord, CycleOpened, EndedBy
 from gateway.domain.policy import CountFrom, Policy
@@ -18,8 +18,8 @@ ENDED: Final = b"E"
 OVERTAKEN: Final = b"T"
 _EMERGENCY_FLAG: Final = 1
 
-_IN_PROGRESS_HEAD: Final = Struct("<BBddd")
-_ENDED_HEAD: Final = Struct("<BBBHddddddd")
+_IN_PROGRESS_HEAD: Final = Struct("<BBdddd")
+_ENDED_HEAD: Final = Struct("<BBHHdddd")
 _POOL_HEAD: Final = Struct("<BBBddddddddddddddddIIBdIIIIdddII")
 _LENGTH: Final = Struct("<H")
 _CYCLE_TAIL: Final = Struct("<Bdddd")
@@ -45,18 +45,18 @@ def is_ended(packed: bytes) -> bool:
     return packed.startswith(ENDED)
 
 
-def _payload(packed: bytes, head: Struct) -> tuple[str, str, str | None, str]:
-    who, channel, to = packed[head.size :].decode().split("\0", 2)
+def _payload(packed: bytes, start: int) -> tuple[str, str, str | None, str]:
+    who, channel, to = packed[start:].decode().split("\0", 2)
     staff, device = who.split("/", 1)
     return staff, device, channel or None, to
 
 
-def unpack_call_in_progress(
-    account: str, call_id: str, packed: bytes, cycle_start_ms: int
-) -> CallInProgress:
+def unpack_call_in_progress(account: str, call_id: str, packed: bytes, cycle_start_ms: int) -> CallInProgress:
     """A call in progress from its value; `cycle_start_ms` is the running cycle's (R20)."""
-    _, flags, admitted_at_ms, answered_at_ms, call_cycle_start_ms = _IN_PROGRESS_HEAD.unpack_from(packed)
-    staff, device, channel, to = _payload(packed, _IN_PROGRESS_HEAD)
+    _, flags, admitted_at_ms, answered_at_ms, call_cycle_start_ms, _lease_until_ms = (
+        _IN_PROGRESS_HEAD.unpack_from(packed)
+    )
+    staff, device, channel, to = _payload(packed, _IN_PROGRESS_HEAD.size)
     emergency = bool(flags & _EMERGENCY_FLAG)
     return CallInProgress(
         account=account,
@@ -73,22 +73,47 @@ def unpack_call_in_progress(
     )
 
 
+class PackedEnd(NamedTuple):
+    """What the value of a call that has ended says, but who called whom."""
+
+    emergency: bool
+    admitted_at_ms: int
+    answered_at_ms: int | None
+    ended_at_ms: int
+    settled_at_ms: int
+    duration_ms: int
+    billed_seconds: int
+    ended_by: EndedBy
+    revision: int
+    cycle_start_ms: int
+
+
+def unpack_end(packed: bytes) -> PackedEnd:
+    """How a call ended, from its value."""
+    _, ended_by, revision, _, ended_at_ms, settled_at_ms, duration_ms, billed_seconds = (
+        _ENDED_HEAD.unpack_from(packed)
+    )
+    _, flags, admitted_at_ms, answered_at_ms, cycle_start_ms, _lease_until_ms = _IN_PROGRESS_HEAD.unpack_from(
+        packed, _ENDED_HEAD.size
+    )
+    return PackedEnd(
+        emergency=bool(flags & _EMERGENCY_FLAG),
+        admitted_at_ms=int(admitted_at_ms),
+        answered_at_ms=int(answered_at_ms) or None,
+        ended_at_ms=int(ended_at_ms),
+        settled_at_ms=int(settled_at_ms),
+        duration_ms=int(duration_ms),
+        billed_seconds=int(billed_seconds),
+        ended_by=ENDED_BY[ended_by],
+        revision=revision,
+        cycle_start_ms=int(cycle_start_ms),
+    )
+
+
 def unpack_record(account: str, call_id: str, packed: bytes, policy: Policy) -> CallRecord:
     """The record of a call that has ended, from its value."""
-    (
-        _,
-        flags,
-        ended_by,
-        revision,
-        admitted_at_ms,
-        answered_at_ms,
-        ended_at_ms,
-        settled_at_ms,
-        cycle_start_ms,
-        duration_ms,
-        billed_seconds,
-    ) = _ENDED_HEAD.unpack_from(packed)
-    staff, device, channel, to = _payload(packed, _ENDED_HEAD)
+    end = unpack_end(packed)
+    staff, device, channel, to = _payload(packed, _ENDED_HEAD.size + _IN_PROGRESS_HEAD.size)
     return CallRecord(
         account=account,
         call_id=call_id,
@@ -96,17 +121,17 @@ def unpack_record(account: str, call_id: str, packed: bytes, policy: Policy) -> 
         device=device,
         channel=channel,
         to=to,
-        admitted_at_ms=int(admitted_at_ms),
-        answered_at_ms=int(answered_at_ms) or None,
-        ended_at_ms=int(ended_at_ms),
-        settled_at_ms=int(settled_at_ms),
-        duration_ms=int(duration_ms),
-        billed_seconds=int(billed_seconds),
-        counted=billed_seconds > 0,
-        ended_by=ENDED_BY[ended_by],
-        emergency=bool(flags & _EMERGENCY_FLAG),
-        cycle_start_ms=int(cycle_start_ms),
-        revision=revision,
+        admitted_at_ms=end.admitted_at_ms,
+        answered_at_ms=end.answered_at_ms,
+        ended_at_ms=end.ended_at_ms,
+        settled_at_ms=end.settled_at_ms,
+        duration_ms=end.duration_ms,
+        billed_seconds=end.billed_seconds,
+        counted=end.billed_seconds > 0,
+        ended_by=end.ended_by,
+        emergency=end.emergency,
+        cycle_start_ms=end.cycle_start_ms,
+        revision=end.revision,
         policy=policy,
     )
 
@@ -126,8 +151,11 @@ def unpack_items(packed: bytes, policy: Policy) -> Iterator[CallRecord | CycleOp
         kind = packed[at : at + 1]
         at += 1
         if kind == b"R":
-            account, call_id = take().decode().split("/")
-            yield unpack_record(account, call_id, take(), policy)
+            start = packed.index(b"\0", at) + 1
+            account, call_id = packed[at : start - 1].decode().split("/")
+            follows = _ENDED_HEAD.unpack_from(packed, start)[3]
+            at = start + _ENDED_HEAD.size + follows
+            yield unpack_record(account, call_id, packed[start:at], policy)
         elif kind == b"C":
             account, plan = take().decode(), take().decode()
             has_plan, index, start_ms, end_ms, allocated = _CYCLE_TAIL.unpack_from(packed, at)
@@ -220,4 +248,3 @@ def unpack_pool(packed: bytes) -> PackedPool:
         plan=plan if has_plan else None,
         pending_plan=pending_plan if pending_from_ms else None,
     )
-

@@ -71,7 +71,10 @@ def _fold_constants(text: str) -> str:
     if not values:
         return text
     names = re.compile(r"\b(?:" + "|".join(values) + r")\b")
-    code = (line if line.startswith("--") else names.sub(lambda name: values[name[0]], line) for line in text.split("\n"))
+    code = (
+        line if line.startswith("--") else names.sub(lambda name: values[name[0]], line)
+        for line in text.split("\n")
+    )
     return "\n".join(code)
 
 

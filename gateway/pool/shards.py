@@ -109,9 +109,7 @@ class Shards:
     async def set_policy(self, policy: Policy) -> None:
         """Set the policy of all shards, at once on a single server. Raises RedisError."""
         for group in self._engine.split_shards(range(self._keys.shards)):
-            await script("policy_set").run(
-                self._engine.client, self._metas(group), _policy_arguments(policy)
-            )
+            await script("policy_set").run(self._engine.client, self._metas(group), _policy_arguments(policy))
         self._policy = policy
 
     async def clock(self) -> Clock:
@@ -128,7 +126,9 @@ class Shards:
         """Set the simulated clock of all shards. Raises InvalidField if that is back in time, RedisError."""
         for group in self._engine.split_shards(range(self._keys.shards)):
             code, *detail = await script("clock_move").run(
-                self._engine.client, self._metas(group), [str(at_ms), "", str(speed), "1" if anywhere else "0"]
+                self._engine.client,
+                self._metas(group),
+                [str(at_ms), "", str(speed), "1" if anywhere else "0"],
             )
             if code == Code.CLOCK_BACKWARDS:
                 raise InvalidField(

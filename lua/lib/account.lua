@@ -1,33 +1,34 @@
 -- One account under way in a batch, its pool in `a.p` (nil where there is none). What its calls bill and hold is
 -- counted once, as it was before the operations; they move it by exact amounts, as all happen at one instant.
 
-local function open_account(m, p, account, keys)
+--   left         allocated less used, below zero where it is overrun
+--   held_before  what the calls that were there before the batch hold beyond what they bill; false: not counted yet
+--   unheld       what is left that no one holds, when `held_before` is taken from it
+local function open_account(m, p, keys, members)
+  local live_billed = p and live_billed_seconds(m, p, keys[PHASE_KEY]) or 0
+  local left = p and p.allocated_seconds - p.settled_seconds - live_billed or 0
   return {
-    m = m, p = p, keys = keys, prefix = account .. '/', now_ms = m.now_ms, cycle_start_ms = p and p.cycle_start_ms or 0,
-    live_billed = p and live_billed_seconds(m, p, keys[PHASE_KEY]) or 0, live_change = 0, held_change = 0,
-    live_held = false, members = false, fresh_head = false,
+    m = m, p = p, keys = keys, members = members, now_ms = m.now_ms, cycle_start_ms = p and p.cycle_start_ms or 0,
+    live_billed = live_billed, left = left, unheld = left, held_before = false, fresh_head = false, fresh_score = false,
     -- The sums as the sorted sets have them: those are written only after the operations.
-    before = p and { counting = p.counting, folded = p.folded, cycle_start_ms = p.cycle_start_ms,
-      folded_to_ms = p.folded_to_ms },
-    order_in = {}, order_out = {}, phase_in = {}, phase_out = {},
+    counting_before = p and p.counting, folded_before = p and p.folded,
   }
 end
 
 -- R5.
 local function remaining(a)
-  local p = a.p
-  if not p then return 0 end
-  return max(0, p.allocated_seconds - p.settled_seconds - a.live_billed - a.live_change)
+  local left = a.left
+  return left > 0 and left or 0
 end
 
 -- R7, with bounds first: the exact sum of holds is counted only where they don't decide.
 local function is_held_up(a)
-  local m, p, before = a.m, a.p, a.before
-  local free = p.allocated_seconds - p.settled_seconds - a.held_change - a.live_billed
-  if free - m.hold_seconds * before.counting > 0 then return false end
-  if free - m.hold_seconds * (before.counting - before.folded) <= 0 then return true end
-  a.live_held = a.live_held or live_held_seconds(m, before, a.keys[ORDER_KEY], a.live_billed)
-  return free + a.live_billed - a.live_held <= 0
+  local m, p = a.m, a.p
+  if a.unheld - m.hold_seconds * a.counting_before > 0 then return false end
+  if a.unheld - m.hold_seconds * (a.counting_before - a.folded_before) <= 0 then return true end
+  a.held_before = a.held_before
+    or live_held_seconds(m, p, a.counting_before, a.folded_before, a.keys[ORDER_KEY], a.live_billed) - a.live_billed
+  return a.unheld - a.held_before <= 0
 end
 
 local function pool_changed(a)

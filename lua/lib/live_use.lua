@@ -26,29 +26,31 @@ local function fold(m, p, order_key, phase_key)
   local found = call('ZRANGEBYSCORE', order_key, text(p.folded_to_ms), '(' .. text(edge_ms), 'WITHSCORES')
   p.folded_to_ms = edge_ms
   if #found == 0 then return end
-  local phases, increment_ms = {}, m.increment_ms
+  local increment_ms, ticks, origin, tick, phase = m.increment_ms, 0, nil, nil, nil
+  -- From (call, origin, ...) to (phase, call, ...) in place. Calls of one origin stand side by side.
   for i = 1, #found, 2 do
-    local origin_ms = tonumber(found[i + 1])
-    p.folded_ticks = p.folded_ticks + floor(origin_ms / increment_ms)
-    phases[i], phases[i + 1] = text(origin_ms % increment_ms), found[i]
+    if found[i + 1] ~= origin then
+      origin = found[i + 1]
+      tick, phase = floor(origin / increment_ms), text(origin % increment_ms)
+    end
+    ticks = ticks + tick
+    found[i], found[i + 1] = phase, found[i]
   end
-  p.folded = p.folded + #found / 2
-  call_variadic('ZADD', phase_key, phases)
+  p.folded, p.folded_ticks = p.folded + #found / 2, p.folded_ticks + ticks
+  call_variadic('ZADD', phase_key, found)
   p.dirty = true
 end
 
 -- The sums were built under another policy: build them anew, once, at a cost that does grow with the calls.
-local function refold(m, p, account, order_key, phase_key, calls_key)
+local function refold(m, p, order_key, phase_key, calls_key)
   if p.count_from ~= m.count_from then
-    local ids = call('ZRANGE', order_key, 0, -1)
-    for first = 1, #ids, 1000 do
-      local fields, scores = {}, {}
-      for i = first, min(first + 999, #ids) do fields[#fields + 1] = account .. '/' .. ids[i] end
-      local blobs = call('HMGET', calls_key, unpack(fields))
-      for i = 1, #fields do
+    local fields = call('ZRANGE', order_key, 0, -1)
+    for first = 1, #fields, 1000 do
+      local blobs, scores = call('HMGET', calls_key, unpack(fields, first, min(first + 999, #fields))), {}
+      for i = 1, #blobs do
         local flags, admitted_at_ms, answered_at_ms = decode_in_progress(blobs[i])
         scores[2 * i - 1] = text(order_score(m, p, flags, admitted_at_ms, answered_at_ms))
-        scores[2 * i] = ids[first + i - 1]
+        scores[2 * i] = fields[first + i - 1]
       end
       call_variadic('ZADD', order_key, scores)
     end
@@ -60,11 +62,11 @@ local function refold(m, p, account, order_key, phase_key, calls_key)
 end
 
 -- Brings the sums up to `now`. After this, a call of this cycle is folded if its score is below `folded_to_ms`.
-local function bring_up(m, p, account, order_key, phase_key, calls_key)
+local function bring_up(m, p, order_key, phase_key, calls_key)
   if p.turned then call('UNLINK', phase_key) end
   if p.free_seconds ~= m.free_seconds or p.increment_seconds ~= m.increment_seconds
     or p.count_from ~= m.count_from then
-    refold(m, p, account, order_key, phase_key, calls_key)
+    refold(m, p, order_key, phase_key, calls_key)
   end
   fold(m, p, order_key, phase_key)
 end
@@ -79,12 +81,12 @@ end
 
 -- Sum of max(hold, billed) over the same calls, exactly (R7). Folded calls younger than the hold still hold it whole;
 -- what those bill is a sum of one ZCOUNT for each increment between the free length and the hold.
-local function live_held_seconds(m, p, order_key, live_billed)
-  local unfolded = p.counting - p.folded
+local function live_held_seconds(m, p, counting, folded, order_key, live_billed)
+  local unfolded = counting - folded
   local held = live_billed + m.hold_seconds * unfolded
   local increment_ms = m.increment_ms
   local hold_ticks = floor(m.hold_seconds / m.increment_seconds)
-  if p.folded == 0 or hold_ticks * increment_ms <= m.free_ms then return held end
+  if folded == 0 or hold_ticks * increment_ms <= m.free_ms then return held end
   local oldest = text(max(m.now_ms - hold_ticks * increment_ms, p.cycle_start_ms))
   local below_hold = call('ZCOUNT', order_key, oldest, '(' .. text(p.folded_to_ms))
   if below_hold == 0 then return held end

@@ -4,13 +4,13 @@
 local function open_pool(m, account, shard_keys, account_keys, items)
   local packed = call('GET', account_keys[POOL_KEY])
   if not packed then return nil, POOL_MISSING end
-  local p, turned = decode_pool(packed), {}
+  local p, turned = decode_pool(packed), new_items()
   if not turn_cycles(account, p, m.now_ms, turned) then return nil, CYCLES_MISSING end
   if p.turned then
     call('ZADD', shard_keys[ALARMS_KEY], text(p.cycle_end_ms), account)
-    for i = 1, #turned do items[#items + 1] = turned[i] end
+    for i = 1, #turned do add_item(items, turned[i]) end
   end
-  bring_up(m, p, account, account_keys[ORDER_KEY], account_keys[PHASE_KEY], shard_keys[CALLS_KEY])
+  bring_up(m, p, account_keys[ORDER_KEY], account_keys[PHASE_KEY], shard_keys[CALLS_KEY])
   return p
 end
 

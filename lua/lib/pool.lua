@@ -71,7 +71,7 @@ local function turn_cycles(account, p, now_ms, items)
     p.folded, p.folded_ticks, p.folded_to_ms = 0, 0, p.cycle_start_ms
     p.version = p.version + 1
     p.turned, p.changed = true, true
-    items[#items + 1] = cycle_item(account, p)
+    add_item(items, cycle_item(account, p))
   end
   return true
 end

@@ -1,14 +1,24 @@
 -- What SQL will be told: items gathered over a script, appended to the shard's stream in one entry (R26).
 
--- `field` is "<account>/<call id>".
-local function record_item(field, blob)
-  return pack('<BI2c0I2c0', 82, #field, field, #blob, blob) -- R
+local function new_items() return { count = 0 } end
+
+local function add_item(items, item)
+  items.count = items.count + 1
+  items[#items + 1] = item
+end
+
+-- An ended call's item is "R<account>/<call id>\0" and its value, which tells its own length: in parts, as all of
+-- these strings are there already.
+local function add_record(items, field, value)
+  local n = #items
+  items[n + 1], items[n + 2], items[n + 3], items[n + 4] = 'R', field, '\0', value
+  items.count = items.count + 1
 end
 
 -- `n` is the number of the entry's first item: items of a shard are numbered without a gap.
 local function append_items(m, records_key, items)
-  if #items == 0 then return end
+  if items.count == 0 then return end
   local policy = m.free_seconds .. '/' .. m.increment_seconds .. '/' .. m.hold_seconds .. '/' .. m.count_from
   call('XADD', records_key, '*', 'n', text(m.records + 1), 'p', policy, 'd', table.concat(items))
-  m.records = m.records + #items
+  m.records = m.records + items.count
 end

@@ -64,8 +64,9 @@ end
 -- Lua's `unpack` fails near 8,000 values; commands of many arguments go out in pieces of this many.
 local PIECE = 4000
 
-local function call_variadic(command, key, arguments)
-  local count = #arguments
+-- The first `count` arguments, all of them by default.
+local function call_variadic(command, key, arguments, count)
+  count = count or #arguments
   if count == 0 then return end
   for first = 1, count, PIECE do
     call(command, key, unpack(arguments, first, min(first + PIECE - 1, count)))

@@ -1,17 +1,15 @@
--- Starts: R6-R10 and R30. `device` is "<staff>/<device>\0", `rest` "<channel>\0<to>".
+-- Starts: R6-R10 and R30. `payload` is "<staff>/<device>\0<channel>\0<to>".
 
-local function admit(a, w, id, field, device, rest)
+local function admit(a, field, payload, device_number)
   local p, m = a.p, a.m
   if not a.fresh_head then
     -- All calls that a batch admits begin alike.
-    a.fresh_head = in_progress_head(0, a.now_ms, 0, a.cycle_start_ms)
+    a.fresh_head = in_progress_head(0, a.now_ms, 0, a.cycle_start_ms, lease_until_ms)
     a.fresh_score = text(order_score(m, p, 0, a.now_ms, 0))
   end
-  write_call(w, field, a.fresh_head .. device .. rest)
-  write_order(a, id, a.fresh_score)
-  write_lease(w, field, a.prefix .. device .. id)
+  write_start(field, a.fresh_head .. payload, a.fresh_score, device_number)
   p.calls, p.counting = p.calls + 1, p.counting + 1
-  a.held_change = a.held_change + m.hold_seconds
+  a.unheld = a.unheld - m.hold_seconds
   pool_changed(a)
 end
 
@@ -29,10 +27,10 @@ local function refusal(a, staff, channel, is_destination)
   return nil
 end
 
-local function start(a, w, id, field, blob, device, rest, staff, channel, is_destination)
+local function start(a, field, blob, payload, device_number, staff, channel, is_destination)
   if blob then
     if kind_of(blob) == IN_PROGRESS then
-      if payload_of(blob) ~= device .. rest then return answer_start(CALL_ID_CONFLICT, 0, 0) end
+      if payload_of(blob) ~= payload then return answer_start(CALL_ID_CONFLICT, 0, 0) end
       local _, admitted_at_ms = decode_in_progress(blob)
       return answer_start(REPLAYED, admitted_at_ms, remaining(a))
     end
@@ -40,15 +38,14 @@ local function start(a, w, id, field, blob, device, rest, staff, channel, is_des
   end
   local reason = refusal(a, staff, channel, is_destination)
   if reason then return answer_start(reason, 0, remaining(a)) end
-  admit(a, w, id, field, device, rest)
+  admit(a, field, payload, device_number)
   return answer_start(ADMITTED, a.now_ms, remaining(a))
 end
 
-local function admit_emergency(a, w, id, field, device, rest, admitted_at_ms)
+local function admit_emergency(a, field, payload, device_number, admitted_at_ms)
   local p = a.p
-  write_call(w, field, in_progress_head(EMERGENCY_FLAG, admitted_at_ms, 0, a.cycle_start_ms) .. device .. rest)
-  write_order(a, id, text(EMERGENCY_BASE + admitted_at_ms))
-  write_lease(w, field, a.prefix .. device .. id)
+  write_start(field, in_progress_head(EMERGENCY_FLAG, admitted_at_ms, 0, a.cycle_start_ms, lease_until_ms) .. payload,
+    text(EMERGENCY_BASE + admitted_at_ms), device_number)
   if p then p.emergencies = p.emergencies + 1 end
   pool_changed(a)
 end
@@ -57,29 +54,25 @@ end
 -- engine tells of it later, with the instant it was admitted at, perhaps after it ended, perhaps twice.
 local function told_before(blob, payload, told_at_ms)
   if not blob or kind_of(blob) == OVERTAKEN or payload_of(blob) ~= payload then return nil end
-  local flags, admitted_at_ms, _
-  if kind_of(blob) == IN_PROGRESS then
-    flags, admitted_at_ms = decode_in_progress(blob)
-  else
-    flags, _, _, admitted_at_ms = decode_ended(blob)
-    if admitted_at_ms ~= told_at_ms then return nil end
-  end
+  local is_ended = kind_of(blob) == ENDED
+  local flags, admitted_at_ms = decode_in_progress(blob, is_ended and ENDED_PROGRESS)
+  if is_ended and admitted_at_ms ~= told_at_ms then return nil end
   return flags == EMERGENCY_FLAG and admitted_at_ms or nil
 end
 
 -- R30: admitted whatever there is. Only an id that names another call makes it go by the fresh one.
-local function start_emergency(a, w, id, field, blob, fresh_id, fresh_field, fresh_blob, device, rest, told_at)
+local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload, device_number, told_at)
   local told_at_ms, is_fresh = tonumber(told_at), 0
-  local before_ms = told_before(blob, device .. rest, told_at_ms)
+  local before_ms = told_before(blob, payload, told_at_ms)
   if not before_ms and blob and is_remembered(blob, a.now_ms, memory_ms) then
-    id, field, is_fresh = fresh_id, fresh_field, 1
-    before_ms = told_before(fresh_blob, device .. rest, told_at_ms)
+    field, is_fresh = fresh_field, 1
+    before_ms = told_before(fresh_blob, payload, told_at_ms)
   end
   if before_ms then
     answer_start(REPLAYED, before_ms, remaining(a))
   else
     local admitted_at_ms = min(told_at_ms or a.now_ms, a.now_ms)
-    admit_emergency(a, w, id, field, device, rest, admitted_at_ms)
+    admit_emergency(a, field, payload, device_number, admitted_at_ms)
     answer_start(ADMITTED, admitted_at_ms, remaining(a))
   end
   return answer_code(is_fresh)

@@ -1,49 +1,92 @@
--- What a section's accounts write, gathered so that each key is written with as few commands as possible.
+-- What the operations write, gathered so that each key is written with as few commands as possible. What is gathered
+-- is kept in these locals, and not in tables of tables: they are met several times for every operation.
 
-local function new_writes(m, lease_until_ms)
-  return { now = text(m.now_ms), lease_until = text(lease_until_ms), calls = {}, leases = {}, devices = {}, ended = {},
-    gone = {}, overtaken = {}, items = {} }
+-- Of a section: arguments of HSET `calls`; arguments of ZADD and ZREM `devices`; calls that were given a lease, that
+-- ended, and that an end overtook; items of `records`.
+local values, valued = {}, 0
+local devices_in, devices_added = {}, 0
+local leased, leases_given = {}, 0
+local ended, calls_ended = {}, 0
+local overtaken, calls_overtaken = {}, 0
+local items = new_items()
+
+-- Of an account: arguments of ZADD and ZREM `order` and `phase`.
+local order_in, order_added = {}, 0
+local order_out, order_removed = {}, 0
+local phase_in, phase_added = {}, 0
+local phase_out, phase_removed = {}, 0
+
+local function write_call(field, value)
+  values[valued + 1], values[valued + 2] = field, value
+  valued = valued + 2
 end
 
--- A call's value.
-local function write_call(w, field, blob)
-  local calls = w.calls
-  local n = #calls
-  calls[n + 1], calls[n + 2] = field, blob
+-- A call begins: its value, its place in `order`, its lease (R12) and its place in `devices`.
+local function write_start(field, value, score, device_number)
+  write_call(field, value)
+  order_in[order_added + 1], order_in[order_added + 2] = score, field
+  order_added = order_added + 2
+  devices_in[devices_added + 1], devices_in[devices_added + 2] = device_number, field
+  devices_added = devices_added + 2
+  leases_given = leases_given + 1
+  leased[leases_given] = field
 end
 
--- A call's place in `order`.
-local function write_order(a, id, score)
-  local order_in = a.order_in
-  local n = #order_in
-  order_in[n + 1], order_in[n + 2] = score, id
+-- A call ends: its value, its record, and its places in the indexes.
+local function write_end(field, value)
+  write_call(field, value)
+  add_record(items, field, value)
+  order_removed, calls_ended = order_removed + 1, calls_ended + 1
+  order_out[order_removed], ended[calls_ended] = field, field
 end
 
--- The lease of a call that begins, written whole by the script that admits it (R12), and its place in `devices`.
-local function write_lease(w, field, device_member)
-  local leases, devices = w.leases, w.devices
-  local n = #leases
-  leases[n + 1], leases[n + 2] = w.lease_until, field
-  devices[n + 1], devices[n + 2] = '0', device_member
+-- An end came before its start.
+local function write_overtaken(field, value)
+  write_call(field, value)
+  calls_overtaken = calls_overtaken + 1
+  overtaken[calls_overtaken] = field
 end
 
-local function write_account(a)
-  local keys = a.keys
-  call_variadic('ZADD', keys[ORDER_KEY], a.order_in)
-  call_variadic('ZREM', keys[ORDER_KEY], a.order_out)
-  call_variadic('ZADD', keys[PHASE_KEY], a.phase_in)
-  call_variadic('ZREM', keys[PHASE_KEY], a.phase_out)
+local function write_order(field, score)
+  order_in[order_added + 1], order_in[order_added + 2] = score, field
+  order_added = order_added + 2
 end
 
--- `ended` and `overtaken` take one entry for each script: the instant, then all fields.
-local function write_section(m, keys, w)
-  call_variadic('HSET', keys[CALLS_KEY], w.calls)
-  call_variadic('ZADD', keys[LEASES_KEY], w.leases)
-  call_variadic('ZADD', keys[DEVICES_KEY], w.devices)
-  call_variadic('ZREM', keys[LEASES_KEY], w.ended)
-  call_variadic('ZREM', keys[DEVICES_KEY], w.gone)
-  if #w.ended > 0 then call('RPUSH', keys[ENDED_KEY], w.now .. ' ' .. table.concat(w.ended, ' ')) end
-  if #w.overtaken > 0 then call('RPUSH', keys[OVERTAKEN_KEY], w.now .. ' ' .. table.concat(w.overtaken, ' ')) end
-  append_items(m, keys[RECORDS_KEY], w.items)
-  if #w.calls > 0 then m.written = true end
+local function write_phase(field, phase)
+  phase_in[phase_added + 1], phase_in[phase_added + 2] = phase, field
+  phase_added = phase_added + 2
+end
+
+local function remove_phase(field)
+  phase_removed = phase_removed + 1
+  phase_out[phase_removed] = field
+end
+
+-- What begins and ends in one batch is added first, and leaves nothing behind.
+local function write_account(keys)
+  call_variadic('ZADD', keys[ORDER_KEY], order_in, order_added)
+  call_variadic('ZREM', keys[ORDER_KEY], order_out, order_removed)
+  call_variadic('ZADD', keys[PHASE_KEY], phase_in, phase_added)
+  call_variadic('ZREM', keys[PHASE_KEY], phase_out, phase_removed)
+  order_added, order_removed, phase_added, phase_removed = 0, 0, 0, 0
+end
+
+-- `leases`, `ended` and `overtaken` take one entry for each script, which names all the calls: the first by the
+-- instant at which the leases end, the others behind the instant of now.
+local function write_section(m, keys, lease_until_ms)
+  call_variadic('HSET', keys[CALLS_KEY], values, valued)
+  call_variadic('ZADD', keys[DEVICES_KEY], devices_in, devices_added)
+  call_variadic('ZREM', keys[DEVICES_KEY], ended, calls_ended)
+  if leases_given > 0 then
+    call('ZADD', keys[LEASES_KEY], text(lease_until_ms), table.concat(leased, ' ', 1, leases_given))
+  end
+  if calls_ended > 0 then
+    call('RPUSH', keys[ENDED_KEY], text(m.now_ms) .. ' ' .. table.concat(ended, ' ', 1, calls_ended))
+  end
+  if calls_overtaken > 0 then
+    call('RPUSH', keys[OVERTAKEN_KEY], text(m.now_ms) .. ' ' .. table.concat(overtaken, ' ', 1, calls_overtaken))
+  end
+  append_items(m, keys[RECORDS_KEY], items)
+  if valued > 0 then m.written = true end
+  valued, devices_added, leases_given, calls_ended, calls_overtaken, items = 0, 0, 0, 0, 0, new_items()
 end

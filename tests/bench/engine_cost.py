@@ -1,15 +1,17 @@
 """What one start or end costs the engine, by how many calls are in progress in its pool.
 
-Batches of 64 (32 starts, 32 ends of calls taken at random, with record, lease place, device place and publishing) go to
-one pool that stays at its size, under a clock that moves so that calls last three minutes on average: a steady mixture
-of young and old. Beside it, in the same run, a pipelined script that does one HGET, one HSET and one XADD.
+Batches of 64 (32 starts, 32 ends of calls taken at random, with record, lease, device place and publishing) go to one
+pool that stays at its size, under a clock that moves so that calls last three minutes on average: a steady mixture of
+young and old; and to 64 pools of ten calls each, one operation a pool. Beside it, in the same run, a pipelined script
+that does one HGET, one HSET and one XADD. All of it twice: with nothing kept, and as the embedded engine is run, with
+every write appended and synced before it is answered.
 CPU time is the engine's main thread's, on the CPU, in ns from the kernel's schedstat.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -19,15 +21,16 @@ from redis import Redis
 
 from gateway.domain.asks import AccountConfig, Ask, End, Start
 from gateway.domain.plans import Plan
-from gateway.domain.policy import Policy
+from gateway.embedded import valkey_binary
 from gateway.pool.accounts import _arguments as account_arguments
 from gateway.pool.keys import KeySpace
-from gateway.pool.operations import Operation
+from gateway.pool.operations import Operation, section_arguments
 from gateway.pool.scripts import script
 from tests.support.engines import EngineServer
 
 BATCH: Final = 64
-SIZES: Final = (100, 1_000, 10_000)
+SIZES: Final = ((1, 100), (1, 1_000), (1, 10_000), (64, 10))
+"""Pools, and calls in progress in each."""
 AVERAGE_CALL_MS: Final = 180_000
 START_MS: Final = 1_795_392_000_000
 ACCOUNT: Final = "acme"
@@ -60,29 +63,35 @@ class Cost:
 
 
 class PoolLoad:
-    """One pool with a given number of calls in progress, driven straight through the scripts."""
+    """Pools with a given number of calls in progress each, driven straight through the scripts."""
 
-    def __init__(self, client: Redis, calls: int) -> None:
+    def __init__(self, client: Redis, calls: int, pools: int = 1) -> None:
         self._client = client
         self._keys = KeySpace(1)
         self._random = random.Random(7)
         self._now_ms = START_MS
         self._made = 0
-        self._going: list[str] = []
+        self._accounts = [ACCOUNT, *(f"{ACCOUNT}-{number}" for number in range(1, pools))]
+        self._going: dict[str, list[str]] = {account: [] for account in self._accounts}
+        self._calls = calls
         policy = ["30", "1", "60", "0"]
         metas = [self._keys.of_shard(0)[0]]
         self._run("shards_open", metas, ["1", *policy, "1", str(START_MS)])
         plan = Plan("big", "Big", 1_000_000_000, 10, 10)
-        config = AccountConfig(
-            ACCOUNT, 1, "active", date(2026, 11, 23), "UTC", plan, staff=frozenset({"ana"})
-        )
-        self._run("account_apply", self._account_keys(), account_arguments(config, -2, 4))
-        self._fill(calls)
+        for account in self._accounts:
+            config = AccountConfig(
+                account, 1, "active", date(2026, 11, 23), "UTC", plan, staff=frozenset({"ana"})
+            )
+            self._run("account_apply", self._keys_of([account]), account_arguments(config, -2, 4))
+        self._fill()
 
-    def _account_keys(self) -> list[str]:
-        return [*self._keys.of_shard(0), *self._keys.of_account(ACCOUNT, 0)]
+    def _keys_of(self, accounts: Iterable[str]) -> list[str]:
+        keys = list(self._keys.of_shard(0))
+        for account in accounts:
+            keys += self._keys.of_account(account, 0)
+        return keys
 
-    def _run(self, name: str, keys: list[str], arguments: list[Any]) -> Any:
+    def _run(self, name: str, keys: list[str], arguments: Sequence[Any]) -> Any:
         one = script(name)
         if name not in _loaded.setdefault(id(self._client), set()):
             self._client.script_load(one.source)
@@ -93,40 +102,46 @@ class PoolLoad:
         self._now_ms += by_ms
         self._run("clock_move", [self._keys.of_shard(0)[0]], [str(self._now_ms), "", "0", "0"])
 
-    def _start(self) -> Ask:
+    def _start(self, account: str) -> Ask:
         self._made += 1
         call_id = f"call-{self._made:08d}"
-        self._going.append(call_id)
-        return Start(ACCOUNT, "ana", f"desk-{self._made % 100}", call_id, "+14155550100")
+        self._going[account].append(call_id)
+        return Start(account, "ana", f"desk-{self._made % 100}", call_id, "+14155550100")
 
-    def _end(self) -> Ask:
-        at = self._random.randrange(len(self._going))
-        self._going[at], self._going[-1] = self._going[-1], self._going[at]
-        return End(ACCOUNT, self._going.pop(), None)
+    def _end(self, account: str) -> Ask:
+        going = self._going[account]
+        at = self._random.randrange(len(going))
+        going[at], going[-1] = going[-1], going[at]
+        return End(account, going.pop(), None)
 
-    def _fill(self, calls: int) -> None:
+    def _fill(self) -> None:
         # Spread over two average lengths, so that most are old when the load begins.
-        while len(self._going) < calls:
-            count = min(BATCH, calls - len(self._going))
-            self.decide([self._start() for _ in range(count)])
-            self._move_clock(max(1, 2 * AVERAGE_CALL_MS * count // calls))
+        for first in range(0, self._calls, BATCH):
+            count = min(BATCH, self._calls - first)
+            for account in self._accounts:
+                self.decide([self._start(account) for _ in range(count)])
+            self._move_clock(max(1, 2 * AVERAGE_CALL_MS * count // self._calls))
 
     def decide(self, asks: list[Ask]) -> None:
         """One script call."""
-        operations = [Operation(ask, lambda answer: None, 0) for ask in asks]
-        arguments: list[Any] = ["1", "172800000", "15000", "1", ACCOUNT, "".join(o.letter for o in operations)]
-        for operation in operations:
-            arguments.extend(operation.arguments)
-        reply = self._run("calls_decide", self._account_keys(), arguments)
+        accounts: dict[str, list[Operation]] = {}
+        for ask in asks:
+            accounts.setdefault(ask.account, []).append(Operation(ask, lambda answer: None, 0))
+        arguments = ["1", "172800000", "15000", *section_arguments(accounts)]
+        reply = self._run("calls_decide", self._keys_of(accounts), arguments)
         assert reply[0] in (1, 4), reply[:9]
 
     def one_batch(self, cpu: Callable[[], float]) -> float:
         """Half starts, half ends, in mixed order; answers the CPU time they took, in us."""
-        calls = len(self._going)
+        calls = self._calls * len(self._accounts)
         self._move_clock(max(1, AVERAGE_CALL_MS * (BATCH // 2) // calls))
+        pairs = BATCH // 2
+        named = self._random.sample(self._accounts, BATCH) if len(self._accounts) >= BATCH else []
+        ending = sorted(named, key=lambda account: -len(self._going[account]))[:pairs] or self._accounts * pairs
+        starting = [account for account in named if account not in ending] or self._accounts * pairs
         # Ends first drawn: one that ends a call of its own batch would be a section of its own.
-        ends = [self._end() for _ in range(BATCH // 2)]
-        asks = [ask for end in ends for ask in (self._start(), end)]
+        ends = [self._end(account) for account in ending]
+        asks = [ask for account, end in zip(starting, ends, strict=True) for ask in (self._start(account), end)]
         before = cpu()
         self.decide(asks)
         return cpu() - before
@@ -140,11 +155,11 @@ def commands_run(client: Redis) -> int:
     return sum(each["calls"] for each in client.info("commandstats").values())
 
 
-def measure_pool(server: EngineServer, calls: int, batches: int) -> Cost:
-    """One pool of that many calls in progress."""
+def measure_pools(server: EngineServer, calls: int, pools: int, batches: int) -> Cost:
+    """So many pools, of that many calls in progress each."""
     server.flush()
     _loaded.clear()
-    load = PoolLoad(server.client, calls)
+    load = PoolLoad(server.client, calls, pools)
     cpu = CpuClock(server.process.pid)
     for _ in range(batches // 4):
         load.one_batch(cpu.read_us)
@@ -179,26 +194,32 @@ def measure_trivial(server: EngineServer, batches: int) -> Cost:
     return Cost(total / batches / BATCH, 3)
 
 
-def run(batches: int = 400) -> None:
-    """Print the table."""
-    from gateway.embedded import valkey_binary
-
-    server = EngineServer(valkey_binary())
+def measure(*, persistent: bool, batches: int) -> None:
+    """Print one table."""
+    server = EngineServer(valkey_binary(), persistent=persistent)
     server.start()
     try:
         trivial = [measure_trivial(server, batches).cpu_us]
         rows = []
-        for calls in SIZES:
-            rows.append((calls, measure_pool(server, calls, batches)))
+        for pools, calls in SIZES:
+            rows.append((pools, calls, measure_pools(server, calls, pools, batches)))
             trivial.append(measure_trivial(server, batches).cpu_us)
         base = sorted(trivial)[len(trivial) // 2]
+        print("every write appended and synced" if persistent else "nothing kept")
         print(f"pipelined HGET+HSET+XADD script, 64 deep: {base:.2f} us CPU each "
               f"(from {min(trivial):.2f} to {max(trivial):.2f} over the run)")
-        print("calls in the pool   CPU us/operation   ratio   commands/operation")
-        for calls, cost in rows:
-            print(f"{calls:>17,}   {cost.cpu_us:>16.2f}   {cost.cpu_us / base:>5.2f}   {cost.commands:>18.2f}")
+        print("pools   calls in each   CPU us/operation   ratio   commands/operation")
+        for pools, calls, cost in rows:
+            print(f"{pools:>5}   {calls:>13,}   {cost.cpu_us:>16.2f}   {cost.cpu_us / base:>5.2f}   "
+                  f"{cost.commands:>18.2f}")
     finally:
-        server.stop()
+        server.discard()
+
+
+def run(batches: int = 400) -> None:
+    """Print both tables."""
+    for persistent in (False, True):
+        measure(persistent=persistent, batches=batches)
 
 
 if __name__ == "__main__":

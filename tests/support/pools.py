@@ -3,35 +3,105 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import date
 
-from gateway.domain.answers import PoolView, Settled, settled_before
-from gateway.domain.asks import AccountConfig, AccountStatus, End
+from gateway.domain.answers import Answer, PoolView, Settled, settled_before
+from gateway.domain.asks import AccountConfig, AccountStatus, Ask, End
 from gateway.domain.calls import CallRecord, CycleOpened
-from gateway.domain.errors import CallUnknown
+from gateway.domain.cycles import Cycle
+from gateway.domain.errors import CallgateError, CallUnknown
 from gateway.domain.plans import AppliesFrom, Plan, plan_change
 from gateway.domain.policy import Policy
-from gateway.pool.engine import connect
-from gateway.pool.live_pool import LivePool
+from gateway.pool.engine import Engine, connect
+from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
+from gateway.pool.live_pool import MS_AN_HOUR, LivePool
+from gateway.pool.scripts import script
+from gateway.pool.shards import Shards
+
+SWEPT_AT_ONCE = 100_000
 
 
 class LiveAccounts:
     """Accounts whose pools live in an engine. What SQL would keep of them is kept here."""
 
-    def __init__(self) -> None:
+    def __init__(
+        self, engine: Engine, policy: Policy, *, simulate: bool, call_id_memory_hours: int, shards: int
+    ) -> None:
+        self.engine = engine
+        self.keys = KeySpace(shards)
         self.configs: dict[str, AccountConfig] = {}
-        self.pool: LivePool
+        self.loads: list[str] = []
+        """The accounts that SQL was asked for, in order."""
+        self.database_failure: CallgateError | None = None
+        """Raised to whoever asks SQL."""
+        self.database_answers = asyncio.Event()
+        """Whoever asks SQL waits for this."""
+        self.database_answers.set()
+        self._memory_ms = call_id_memory_hours * MS_AN_HOUR
+        self._shards = Shards(engine, self.keys, policy, simulate=simulate)
+        self.pool = LivePool(
+            engine,
+            self.load,
+            policy,
+            simulate=simulate,
+            call_id_memory_hours=call_id_memory_hours,
+            shards=shards,
+        )
+
+    # SQL
 
     async def load(self, account: str) -> AccountConfig | None:
-        """What SQL knows of an account."""
-        return self.configs.get(account)
+        """What SQL knows of an account, once it has saved all records."""
+        self.loads.append(account)
+        await self.database_answers.wait()
+        if self.database_failure is not None:
+            raise self.database_failure
+        config = self.configs.get(account)
+        if config is None:
+            return None
+        of_account = [item for item in await self.recorded() if item.account == account]
+        opened = [item for item in of_account if isinstance(item, CycleOpened)]
+        if not opened:
+            return config
+        cycle = Cycle(opened[-1].cycle_index, opened[-1].cycle_start_ms, opened[-1].cycle_end_ms)
+        billed = [
+            item.billed_seconds
+            for item in of_account
+            if isinstance(item, CallRecord) and item.cycle_start_ms == cycle.start_ms
+        ]
+        return replace(config, running_cycle=cycle, settled_seconds=sum(billed))
+
+    async def recorded(self) -> list[CallRecord | CycleOpened]:
+        """All that was sent to SQL, in the order of each shard."""
+        return [item for entry in await self.pool.records.read({}, 100_000) for item in entry.items]
+
+    # Time
 
     async def at(self, now_ms: int) -> None:
-        """Let it be so late."""
+        """Let it be so late; what falls due on the way happens."""
         await self.pool.move_clock(now_ms, 0, anywhere=not self.configs)
+
+    async def at_once(self, now_ms: int) -> None:
+        """Let it be so late all at once, as if no gateway had been there to see to what fell due."""
+        await self._shards.set_clock(now_ms, 0)
+
+    async def forget_old_calls(self) -> int:
+        """Sweep all shards, as every gateway does now and then. Answers how many calls were forgotten."""
+        keys = [
+            key
+            for shard in range(self.keys.shards)
+            for key in self.keys.named(shard, "meta", "calls", "ended", "overtaken")
+        ]
+        return int(
+            await script("calls_forget").run(
+                self.engine.client, keys, [str(self._memory_ms), str(SWEPT_AT_ONCE)]
+            )
+        )
+
+    # Accounts
 
     async def make(
         self,
@@ -44,21 +114,20 @@ class LiveAccounts:
         channels: frozenset[str] = frozenset(),
     ) -> PoolView:
         """Make an account and its pool."""
-        return await self._put(
-            AccountConfig(
-                account=account,
-                revision=1,
-                status="active",
-                billing_date=billing_date,
-                time_zone=time_zone,
-                plan=plan,
-                staff=staff,
-                channels=channels,
-            )
+        self.configs[account] = AccountConfig(
+            account=account,
+            revision=1,
+            status="active",
+            billing_date=billing_date,
+            time_zone=time_zone,
+            plan=plan,
+            staff=staff,
+            channels=channels,
         )
+        return await self.pool.apply(self.configs[account])
 
     async def change_plan(self, account: str, plan: Plan) -> AppliesFrom:
-        """R21-R23."""
+        """R21-R23. Raises SeatLimit or ChannelLimit."""
         cycle = (await self.pool.read(account)).cycle
         config = self._with_plan_in_force(self.configs[account], cycle.start_ms)
         change = plan_change(
@@ -71,7 +140,6 @@ class LiveAccounts:
         await self._put(
             replace(
                 config,
-                revision=config.revision + 1,
                 plan=change.plan,
                 pending_plan=change.pending,
                 pending_from_ms=cycle.end_ms if change.pending else None,
@@ -83,9 +151,7 @@ class LiveAccounts:
         """R23."""
         cycle = (await self.pool.read(account)).cycle
         config = self._with_plan_in_force(self.configs[account], cycle.start_ms)
-        await self._put(
-            replace(config, revision=config.revision + 1, pending_plan=None, pending_from_ms=None)
-        )
+        await self._put(replace(config, pending_plan=None, pending_from_ms=None))
 
     async def change(
         self,
@@ -101,7 +167,6 @@ class LiveAccounts:
         return await self._put(
             replace(
                 config,
-                revision=config.revision + 1,
                 status=status or config.status,
                 time_zone=time_zone or config.time_zone,
                 staff=config.staff if staff is None else staff,
@@ -109,22 +174,34 @@ class LiveAccounts:
             )
         )
 
+    # Asks
+
+    async def ask_all(self, asks: Iterable[Ask]) -> list[Answer | CallgateError]:
+        """Submit all asks at once and answer with what became of each, in their order."""
+        answers: list[asyncio.Future[Answer | CallgateError]] = []
+        for ask in asks:
+            answers.append(asyncio.get_running_loop().create_future())
+            self.pool.submit(ask, answers[-1].set_result)
+        return [await answer for answer in answers]
+
     async def end(self, ask: End) -> Settled:
         """End a call; a settlement that Redis has forgotten comes from the records (R17)."""
         try:
             answer = await self.pool.ask(ask)
         except CallUnknown:
-            view = await self.pool.read(ask.account)
-            for item in reversed(await self.recorded()):
-                if isinstance(item, CallRecord) and (item.account, item.call_id) == (ask.account, ask.call_id):
-                    return settled_before(item, view.remaining_seconds)
-            raise
+            answer = await self.settled_before(ask)
         assert isinstance(answer, Settled)
         return answer
 
-    async def recorded(self) -> list[CallRecord | CycleOpened]:
-        """All that was sent to SQL, in the order of each shard."""
-        return [item for entry in await self.pool.records.read({}, 10_000) for item in entry.items]
+    async def settled_before(self, ask: End) -> Settled:
+        """The settlement that the records have of a call. Raises CallUnknown for no call of that device."""
+        view = await self.pool.read(ask.account)
+        for item in reversed(await self.recorded()):
+            if isinstance(item, CallRecord) and (item.account, item.call_id) == (ask.account, ask.call_id):
+                if ask.device not in (None, (item.staff, item.device)):
+                    break
+                return settled_before(item, view.remaining_seconds)
+        raise CallUnknown
 
     @staticmethod
     def _with_plan_in_force(config: AccountConfig, cycle_start_ms: int) -> AccountConfig:
@@ -133,26 +210,34 @@ class LiveAccounts:
         return replace(config, plan=config.pending_plan, pending_plan=None, pending_from_ms=None)
 
     async def _put(self, config: AccountConfig) -> PoolView:
-        self.configs[config.account] = config
-        return await self.pool.apply(config)
+        if config == self.configs[config.account]:
+            return await self.pool.read(config.account)
+        self.configs[config.account] = replace(config, revision=config.revision + 1)
+        return await self.pool.apply(self.configs[config.account])
 
 
 @asynccontextmanager
 async def live_accounts(
-    engine_url: str, policy: Policy, *, simulate: bool = True, call_id_memory_hours: int = 48
+    engine_url: str,
+    policy: Policy,
+    *,
+    simulate: bool = True,
+    call_id_memory_hours: int = 48,
+    shards: int = DEFAULT_SHARDS,
 ) -> AsyncIterator[LiveAccounts]:
-    """Pools in an empty engine, under a clock that stands still."""
-    accounts = LiveAccounts()
+    """Pools in an engine, under a clock that stands still."""
     engine = connect(engine_url)
-    accounts.pool = LivePool(
-        engine, accounts.load, policy, simulate=simulate, call_id_memory_hours=call_id_memory_hours
+    accounts = LiveAccounts(
+        engine, policy, simulate=simulate, call_id_memory_hours=call_id_memory_hours, shards=shards
     )
-    await accounts.pool.open()
-    running = asyncio.create_task(accounts.pool.run())
     try:
-        yield accounts
+        await accounts.pool.open()
+        running = asyncio.create_task(accounts.pool.run())
+        try:
+            yield accounts
+        finally:
+            running.cancel()
+            with suppress(asyncio.CancelledError):
+                await running
     finally:
-        running.cancel()
-        with suppress(asyncio.CancelledError):
-            await running
         await engine.close()
