@@ -1,7 +1,7 @@
 -- Makes an account's pool, or brings it in line with what SQL says of the account: status, plan and pending plan,
 -- limits, members, the boundaries of its coming cycles. Told twice, or late, it changes nothing.
 --
--- KEYS   of the account's shard: meta, calls, ended, overtaken, leases, devices, alarms, records;
+-- KEYS   of the account's shard: meta, calls, ended, overtaken, leases, alarms, records;
 --        of the account: pool, order, phase, members
 -- ARGV   account, revision, status (0 active, 1 suspended); has a plan (0, 1), plan, allocated seconds, most concurrent
 --        calls (-1: no limit), seats limit, channels limit; the same five of the pending plan, and the instant from

@@ -1,17 +1,17 @@
 -- Decides a batch of what devices say of their calls: starts, answers and ends, of any number of accounts, in the
 -- order sent for each account, all at one instant of the shard's clock.
 --
--- KEYS   for each section: the shard's meta, calls, ended, overtaken, leases, devices, alarms, records;
+-- KEYS   for each section: the shard's meta, calls, ended, overtaken, leases, alarms, records;
 --        then for each of its accounts: pool, order, phase, members
 -- ARGV   number of sections, call id memory (ms), lease (ms); for each section: its number of accounts, its number of
 --        calls, and the calls ("<account>/<call id>") that its operations name, in their order; for each account: its
 --        id, a letter for each operation, the number of members that its starts name, each once ("s/<staff>",
 --        "c/<channel>"), and these; then the operations' arguments:
---          S  start: "<staff>/<device>\0<channel>\0<to>", device's number, "s/<staff>"
+--          S  start: "<staff>/<device>\0<channel>\0<to>", "s/<staff>"
 --          C  start from a channel: the same, and "c/<channel>"
 --          D  start to an invalid destination: the same as C, the channel '' for none
 --          E  emergency start, which names two calls, the second by its fresh id: "<staff>/<device>\0<channel>\0<to>",
---             device's number, admitted at (ms; '' now)
+--             admitted at (ms; '' now)
 --          F  the same, of an account that SQL does not know (R30)
 --          A  answered: "<staff>/<device>\0" of the asker ('' the administrator), how long ago (ms)
 --          X  end, now: the asker
@@ -41,7 +41,7 @@
 -- @include start
 -- @include settle
 
-local ARGUMENTS = { S = 3, C = 4, D = 4, E = 3, F = 3, A = 2, a = 2, X = 1, x = 1, Y = 2, y = 2 }
+local ARGUMENTS = { S = 2, C = 3, D = 3, E = 2, F = 2, A = 2, a = 2, X = 1, x = 1, Y = 2, y = 2 }
 
 local START = 83 -- S
 local START_FROM_CHANNEL = 67 -- C
@@ -63,21 +63,21 @@ local function carry_out(a, letter, i)
   local field, blob = ARGV[call_at], values_read[value_at]
   call_at, value_at = call_at + 1, value_at + 1
   if letter == START then
-    start(a, field, blob, ARGV[i], ARGV[i + 1], ARGV[i + 2], '', true)
-    return i + 3
+    start(a, field, blob, ARGV[i], ARGV[i + 1], '', true)
+    return i + 2
   elseif letter == END or letter == END_WITHOUT_POOL then
     end_call(a, field, blob, ARGV[i], 0)
     return i + 1
   elseif letter == START_FROM_CHANNEL or letter == START_INVALID then
-    start(a, field, blob, ARGV[i], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], letter == START_FROM_CHANNEL)
-    return i + 4
+    start(a, field, blob, ARGV[i], ARGV[i + 1], ARGV[i + 2], letter == START_FROM_CHANNEL)
+    return i + 3
   elseif letter == END_AGO or letter == END_AGO_WITHOUT_POOL then
     end_call(a, field, blob, ARGV[i], tonumber(ARGV[i + 1]))
     return i + 2
   elseif letter == EMERGENCY or letter == EMERGENCY_WITHOUT_POOL then
-    start_emergency(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i], ARGV[i + 1], ARGV[i + 2])
+    start_emergency(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i], ARGV[i + 1])
     call_at, value_at = call_at + 1, value_at + 1
-    return i + 3
+    return i + 2
   end
   note_answer(a, field, blob, ARGV[i], tonumber(ARGV[i + 1]))
   return i + 2

@@ -1,8 +1,9 @@
--- Reads a shard's billing clock.
+-- Reads a shard's billing clock, and how many calls are in progress in it.
 --
 -- KEYS   meta of each shard asked for
 -- ARGV   none
--- Reply  an array for each shard: now (ms), speed (1 for a real clock), 1 if simulated; empty where it was never built
+-- Reply  an array for each shard: now (ms), speed (1 for a real clock), 1 if simulated, calls in progress; empty where it was
+--        never built
 -- @include shard
 
 local reply = {}
@@ -10,7 +11,7 @@ for i = 1, #KEYS do
   local m = open_shard(KEYS[i])
   if m then
     local is_simulated = m.clock_mode == CLOCK_SIMULATED
-    reply[i] = { m.now_ms, is_simulated and m.clock_speed or 1, is_simulated and 1 or 0 }
+    reply[i] = { m.now_ms, is_simulated and m.clock_speed or 1, is_simulated and 1 or 0, m.in_progress }
   else
     reply[i] = {}
   end

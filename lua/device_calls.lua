@@ -1,23 +1,38 @@
--- Lists the calls in progress of one device.
+-- Looks through an account's calls in progress for those of some devices, a piece of them at a time.
 --
--- KEYS   calls, devices
--- ARGV   account, "<staff>/<device>", how many at most
--- Reply  id and packed call of each
+-- KEYS   calls, order
+-- ARGV   where the piece begins (a score of `order`, "(" before it excludes it), how many calls to look at; then the
+--        devices, "<staff>/<device>\0" each
+-- Reply  where the next piece begins ('' this was the last), then field and value of each call that is theirs
 -- @include shard
 -- @include billing
 -- @include call
 
-local prefix, device, limit = ARGV[1] .. '/', ARGV[2] .. '\0', tonumber(ARGV[3])
--- The number by which `devices` sorts a device's calls: the first 48 bits of a hash (gateway/pool/keys.py). Another
--- device may have the same one, so each call is asked whose it is.
-local number = text(tonumber(sub(redis.sha1hex(prefix .. ARGV[2]), 1, 12), 16))
-local fields, reply = call('ZRANGEBYSCORE', KEYS[2], number, number), {}
-for i = 1, #fields do
-  if #reply >= 2 * limit then break end
-  local blob = sub(fields[i], 1, #prefix) == prefix and call('HGET', KEYS[1], fields[i])
-  if blob and is_callers(blob, device) then
-    reply[#reply + 1] = sub(fields[i], #prefix + 1)
-    reply[#reply + 1] = blob
+local from, limit, wanted = ARGV[1], tonumber(ARGV[2]), {}
+for i = 3, #ARGV do wanted[ARGV[i]] = true end
+
+local found = call('ZRANGEBYSCORE', KEYS[2], from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
+local fields, following = {}, ''
+for i = 1, #found, 2 do fields[#fields + 1] = found[i] end
+if #fields == limit then
+  -- Calls of one instant must not be torn apart, as the next piece begins behind it.
+  local last = found[#found]
+  while #found > 0 and found[#found] == last do
+    found[#found], found[#found - 1], fields[#fields] = nil, nil, nil
+  end
+  local together = call('ZRANGEBYSCORE', KEYS[2], last, last)
+  for i = 1, #together do fields[#fields + 1] = together[i] end
+  following = '(' .. last
+end
+
+local reply = { following }
+for first = 1, #fields, PIECE do
+  local blobs = call('HMGET', KEYS[1], unpack(fields, first, min(first + PIECE - 1, #fields)))
+  for i = 1, #blobs do
+    if wanted[device_of(blobs[i])] then
+      reply[#reply + 1] = fields[first + i - 1]
+      reply[#reply + 1] = blobs[i]
+    end
   end
 end
 return reply

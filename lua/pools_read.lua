@@ -1,6 +1,6 @@
 -- Reads pools as they are now, cycles turned and sums exact; it is also how a pool resets with nobody calling.
 --
--- KEYS   for each shard: meta, calls, ended, overtaken, leases, devices, alarms, records;
+-- KEYS   for each shard: meta, calls, ended, overtaken, leases, alarms, records;
 --        then for each of its accounts: pool, order, phase, members
 -- ARGV   number of shards, how many calls to list for each pool (0 to 100); for each shard: its number of accounts,
 --        then their ids

@@ -18,7 +18,7 @@ for i = 1, #KEYS do
       key = KEYS[i], epoch = epoch, seq = 0, records = 0, free_seconds = tonumber(ARGV[2]),
       increment_seconds = tonumber(ARGV[3]), hold_seconds = tonumber(ARGV[4]), count_from = tonumber(ARGV[5]),
       clock_mode = clock_mode, clock_base_ms = tonumber(ARGV[7]) or real_now_ms, clock_real_ms = real_now_ms,
-      clock_speed = 0, latest_ms = 0,
+      clock_speed = 0, latest_ms = 0, in_progress = 0,
     }
     m.now_ms = shard_now_ms(m)
     save_shard(m)

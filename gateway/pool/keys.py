@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-from hashlib import sha1
 from typing import Final
 from zlib import crc32
 
 DEFAULT_SHARDS: Final = 256
-SHARD_KEYS: Final = ("meta", "calls", "ended", "overtaken", "leases", "devices", "alarms", "records")
+SHARD_KEYS: Final = ("meta", "calls", "ended", "overtaken", "leases", "alarms", "records")
 ACCOUNT_KEYS: Final = ("pool", "order", "phase", "members")
 DEPLOYMENT_KEY: Final = "cg:deployment"
-
-
-@lru_cache(maxsize=65_536)
-def device_number(account: str, staff: str, device: str) -> str:
-    """The score of a device's calls in `devices`: 48 bits of a hash, as lua/device_calls.lua makes it too."""
-    digest = sha1(f"{account}/{staff}/{device}".encode(), usedforsecurity=False).digest()
-    return str(int.from_bytes(digest[:6]))
 
 
 class KeySpace:

@@ -21,6 +21,7 @@ from gateway.pool.accounts import Accounts, Loader
 from gateway.pool.alarms import Alarms
 from gateway.pool.batcher import Batcher
 from gateway.pool.codes import UNDECIDED
+from gateway.pool.device_calls import DeviceCalls
 from gateway.pool.engine import Engine
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.operations import Done
@@ -43,7 +44,6 @@ READ_AT_ONCE: Final = 200
 FORGET_SECONDS: Final = 10.0
 FORGET_AT_ONCE: Final = 1000
 FEW_COMING_CYCLES: Final = 2
-MOST_CALLS_OF_A_DEVICE: Final = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,7 @@ class LivePool:
         self._batcher = Batcher(
             engine, self._keys, self._accounts, memory_ms=self._memory_ms, lease_ms=lease_seconds * 1000
         )
+        self._device_calls = DeviceCalls(engine, self._keys)
         self.records = RecordStream(engine, self._keys)
 
     async def open(self, policy: Policy | None = None, *, replace_policy: bool = False) -> None:
@@ -140,17 +141,7 @@ class LivePool:
 
     async def calls_of_device(self, account: str, staff: str, device: str) -> list[CallInProgress]:
         """A device's calls in progress. Raises EngineUnavailable."""
-        shard = self._keys.shard_of(account)
-        found = await self._run(
-            "device_calls",
-            self._keys.named(shard, "calls", "devices"),
-            [account, f"{staff}/{device}", str(MOST_CALLS_OF_A_DEVICE)],
-        )
-        return [
-            unpack_call_in_progress(account, call_id.decode(), packed, 0)
-            for call_id, packed in zip(found[::2], found[1::2], strict=True)
-            if is_in_progress(packed)
-        ]
+        return await self._device_calls.of(account, staff, device)
 
     async def oldest_calls(self, accounts: Iterable[str]) -> dict[str, int | None]:
         """When each account's oldest call in progress was admitted, at the latest (ms; R27). Raises EngineUnavailable."""
@@ -201,8 +192,7 @@ class LivePool:
 
     async def count_calls(self) -> int:
         """How many calls are in progress in all pools. Raises RedisError."""
-        devices = [self._keys.named(shard, "devices")[0] for shard in range(self._keys.shards)]
-        return sum(await self._engine.run_all([("ZCARD", key) for key in devices]))
+        return await self._shards.count_calls()
 
     async def move_clock(self, to_ms: int, speed: int, *, anywhere: bool = False) -> Clock:
         """Move the simulated clock; what falls due on the way happens, in order, before this returns.

@@ -14,7 +14,6 @@ from gateway.domain.answers import Admitted, Answer, Noted, Refused, Settled
 from gateway.domain.asks import Answered, Ask, Asker, End, Start
 from gateway.domain.errors import CallgateError, CallUnknown, EngineUnavailable
 from gateway.pool.codes import ERRORS, REFUSALS, Code
-from gateway.pool.keys import device_number
 from gateway.pool.packed import ENDED_BY, unpack_end
 
 Done = Callable[[Answer | CallgateError], None]
@@ -65,16 +64,15 @@ class Operation:
         self.arguments: tuple[str, ...]
         if isinstance(ask, Start):
             payload = f"{_device(ask.staff, ask.device)}{ask.channel or ''}\0{ask.to}"
-            number = device_number(ask.account, ask.staff, ask.device)
             if ask.emergency:
                 self.deadline = now + EMERGENCY_DEADLINE_SECONDS
                 self.letter = "E"
                 told_at = "" if ask.admitted_at_ms is None else str(ask.admitted_at_ms)
                 self.calls += (f"{ask.account}/{ask.fresh_call_id}",)
-                self.arguments = (payload, number, told_at)
+                self.arguments = (payload, told_at)
             else:
                 self.members = (f"s/{ask.staff}", f"c/{ask.channel}") if ask.channel else (f"s/{ask.staff}",)
-                self.arguments = (payload, number, *self.members)
+                self.arguments = (payload, *self.members)
                 self.letter = "C" if ask.channel else "S"
                 if not ask.destination_valid:
                     self.letter = "D"

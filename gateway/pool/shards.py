@@ -122,6 +122,14 @@ class Shards:
             raise EngineUnavailable
         return self.saw(Clock(found[0], found[1]))
 
+    async def count_calls(self) -> int:
+        """How many calls are in progress in all shards. Raises RedisError."""
+        count = 0
+        for group in self._engine.split_shards(range(self._keys.shards)):
+            found = await script("clock_read").run(self._engine.client, self._metas(group))
+            count += sum(each[3] for each in found if each)
+        return count
+
     async def set_clock(self, at_ms: int, speed: int, *, anywhere: bool = False) -> Clock:
         """Set the simulated clock of all shards. Raises InvalidField if that is back in time, RedisError."""
         for group in self._engine.split_shards(range(self._keys.shards)):

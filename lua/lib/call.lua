@@ -57,6 +57,11 @@ local function payload_of(blob)
   return sub(blob, kind_of(blob) == IN_PROGRESS and IN_PROGRESS_PAYLOAD or ENDED_PAYLOAD)
 end
 
+-- "<staff>/<device>\0" of a call in progress.
+local function device_of(blob)
+  return sub(blob, IN_PROGRESS_PAYLOAD, find(blob, '\0', IN_PROGRESS_PAYLOAD, true))
+end
+
 -- May this asker, "<staff>/<device>\0", speak for the call? The administrator, '', may for every call.
 local function is_callers(blob, device)
   if device == '' then return true end

@@ -1,14 +1,13 @@
 -- Where a shard's and an account's keys stand in KEYS; gateway/pool/keys.py lays them out in the same order.
 
-local SHARD_KEYS = 8
+local SHARD_KEYS = 7
 local META_KEY = 1
 local CALLS_KEY = 2
 local ENDED_KEY = 3
 local OVERTAKEN_KEY = 4
 local LEASES_KEY = 5
-local DEVICES_KEY = 6
-local ALARMS_KEY = 7
-local RECORDS_KEY = 8
+local ALARMS_KEY = 6
+local RECORDS_KEY = 7
 
 local ACCOUNT_KEYS = 4
 local POOL_KEY = 1

@@ -3,7 +3,7 @@
 local call, floor, ceil, max, min = redis.call, math.floor, math.ceil, math.max, math.min
 local pack, unpack_struct = struct.pack, struct.unpack
 
-local META = '<BddddI4I4I4BBddd'
+local META = '<BddddI4I4I4BBdddd'
 local META_LAYOUT = 1
 local COUNT_FROM_ADMISSION = 0
 local COUNT_FROM_ANSWER = 1
@@ -16,10 +16,10 @@ local real_now_ms = server_time[1] * 1000 + floor(server_time[2] / 1000)
 local function decode_meta(packed)
   local m = { key = false, now_ms = 0, written = false, epoch = 0, seq = 0, latest_ms = 0, records = 0,
     free_seconds = 0, increment_seconds = 0, hold_seconds = 0, count_from = 0, clock_mode = 0, clock_base_ms = 0,
-    clock_real_ms = 0, clock_speed = 0, free_ms = 0, increment_ms = 0 }
+    clock_real_ms = 0, clock_speed = 0, in_progress = 0, free_ms = 0, increment_ms = 0 }
   local layout
   layout, m.epoch, m.seq, m.latest_ms, m.records, m.free_seconds, m.increment_seconds, m.hold_seconds,
-    m.count_from, m.clock_mode, m.clock_base_ms, m.clock_real_ms, m.clock_speed = unpack_struct(META, packed)
+    m.count_from, m.clock_mode, m.clock_base_ms, m.clock_real_ms, m.clock_speed, m.in_progress = unpack_struct(META, packed)
   assert(layout == META_LAYOUT, 'CALLGATE meta has another layout')
   m.free_ms, m.increment_ms = m.free_seconds * 1000, m.increment_seconds * 1000
   return m
@@ -27,7 +27,7 @@ end
 
 local function encode_meta(m)
   return pack(META, META_LAYOUT, m.epoch, m.seq, m.latest_ms, m.records, m.free_seconds, m.increment_seconds,
-    m.hold_seconds, m.count_from, m.clock_mode, m.clock_base_ms, m.clock_real_ms, m.clock_speed)
+    m.hold_seconds, m.count_from, m.clock_mode, m.clock_base_ms, m.clock_real_ms, m.clock_speed, m.in_progress)
 end
 
 -- Where the simulated clock stands at this real instant.

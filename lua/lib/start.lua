@@ -1,13 +1,13 @@
 -- Starts: R6-R10 and R30. `payload` is "<staff>/<device>\0<channel>\0<to>".
 
-local function admit(a, field, payload, device_number)
+local function admit(a, field, payload)
   local p, m = a.p, a.m
   if not a.fresh_head then
     -- All calls that a batch admits begin alike.
     a.fresh_head = in_progress_head(0, a.now_ms, 0, a.cycle_start_ms, lease_until_ms)
     a.fresh_score = text(order_score(m, p, 0, a.now_ms, 0))
   end
-  write_start(field, a.fresh_head .. payload, a.fresh_score, device_number)
+  write_start(field, a.fresh_head .. payload, a.fresh_score)
   p.calls, p.counting = p.calls + 1, p.counting + 1
   a.unheld = a.unheld - m.hold_seconds
   pool_changed(a)
@@ -27,7 +27,7 @@ local function refusal(a, staff, channel, is_destination)
   return nil
 end
 
-local function start(a, field, blob, payload, device_number, staff, channel, is_destination)
+local function start(a, field, blob, payload, staff, channel, is_destination)
   if blob then
     if kind_of(blob) == IN_PROGRESS then
       if payload_of(blob) ~= payload then return answer_start(CALL_ID_CONFLICT, 0, 0) end
@@ -38,14 +38,14 @@ local function start(a, field, blob, payload, device_number, staff, channel, is_
   end
   local reason = refusal(a, staff, channel, is_destination)
   if reason then return answer_start(reason, 0, remaining(a)) end
-  admit(a, field, payload, device_number)
+  admit(a, field, payload)
   return answer_start(ADMITTED, a.now_ms, remaining(a))
 end
 
-local function admit_emergency(a, field, payload, device_number, admitted_at_ms)
+local function admit_emergency(a, field, payload, admitted_at_ms)
   local p = a.p
   write_start(field, in_progress_head(EMERGENCY_FLAG, admitted_at_ms, 0, a.cycle_start_ms, lease_until_ms) .. payload,
-    text(EMERGENCY_BASE + admitted_at_ms), device_number)
+    text(EMERGENCY_BASE + admitted_at_ms))
   if p then p.emergencies = p.emergencies + 1 end
   pool_changed(a)
 end
@@ -61,7 +61,7 @@ local function told_before(blob, payload, told_at_ms)
 end
 
 -- R30: admitted whatever there is. Only an id that names another call makes it go by the fresh one.
-local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload, device_number, told_at)
+local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload, told_at)
   local told_at_ms, is_fresh = tonumber(told_at), 0
   local before_ms = told_before(blob, payload, told_at_ms)
   if not before_ms and blob and is_remembered(blob, a.now_ms, memory_ms) then
@@ -72,7 +72,7 @@ local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload,
     answer_start(REPLAYED, before_ms, remaining(a))
   else
     local admitted_at_ms = min(told_at_ms or a.now_ms, a.now_ms)
-    admit_emergency(a, field, payload, device_number, admitted_at_ms)
+    admit_emergency(a, field, payload, admitted_at_ms)
     answer_start(ADMITTED, admitted_at_ms, remaining(a))
   end
   return answer_code(is_fresh)

@@ -1,10 +1,9 @@
 -- What the operations write, gathered so that each key is written with as few commands as possible. What is gathered
 -- is kept in these locals, and not in tables of tables: they are met several times for every operation.
 
--- Of a section: arguments of HSET `calls`; arguments of ZADD and ZREM `devices`; calls that were given a lease, that
--- ended, and that an end overtook; items of `records`.
+-- Of a section: arguments of HSET `calls`; calls that were given a lease, that ended, and that an end overtook; items
+-- of `records`.
 local values, valued = {}, 0
-local devices_in, devices_added = {}, 0
 local leased, leases_given = {}, 0
 local ended, calls_ended = {}, 0
 local overtaken, calls_overtaken = {}, 0
@@ -21,13 +20,11 @@ local function write_call(field, value)
   valued = valued + 2
 end
 
--- A call begins: its value, its place in `order`, its lease (R12) and its place in `devices`.
-local function write_start(field, value, score, device_number)
+-- A call begins: its value, its place in `order` and its lease (R12).
+local function write_start(field, value, score)
   write_call(field, value)
   order_in[order_added + 1], order_in[order_added + 2] = score, field
   order_added = order_added + 2
-  devices_in[devices_added + 1], devices_in[devices_added + 2] = device_number, field
-  devices_added = devices_added + 2
   leases_given = leases_given + 1
   leased[leases_given] = field
 end
@@ -75,8 +72,6 @@ end
 -- instant at which the leases end, the others behind the instant of now.
 local function write_section(m, keys, lease_until_ms)
   call_variadic('HSET', keys[CALLS_KEY], values, valued)
-  call_variadic('ZADD', keys[DEVICES_KEY], devices_in, devices_added)
-  call_variadic('ZREM', keys[DEVICES_KEY], ended, calls_ended)
   if leases_given > 0 then
     call('ZADD', keys[LEASES_KEY], text(lease_until_ms), table.concat(leased, ' ', 1, leases_given))
   end
@@ -88,5 +83,6 @@ local function write_section(m, keys, lease_until_ms)
   end
   append_items(m, keys[RECORDS_KEY], items)
   if valued > 0 then m.written = true end
-  valued, devices_added, leases_given, calls_ended, calls_overtaken, items = 0, 0, 0, 0, 0, new_items()
+  m.in_progress = m.in_progress + leases_given - calls_ended
+  valued, leases_given, calls_ended, calls_overtaken, items = 0, 0, 0, 0, new_items()
 end

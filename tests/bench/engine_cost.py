@@ -29,6 +29,8 @@ from gateway.pool.scripts import script
 from tests.support.engines import EngineServer
 
 BATCH: Final = 64
+DEPTHS: Final = (16, 64)
+"""How deep the script beside it is pipelined."""
 SIZES: Final = ((1, 100), (1, 1_000), (1, 10_000), (64, 10))
 """Pools, and calls in progress in each."""
 AVERAGE_CALL_MS: Final = 180_000
@@ -137,11 +139,15 @@ class PoolLoad:
         self._move_clock(max(1, AVERAGE_CALL_MS * (BATCH // 2) // calls))
         pairs = BATCH // 2
         named = self._random.sample(self._accounts, BATCH) if len(self._accounts) >= BATCH else []
-        ending = sorted(named, key=lambda account: -len(self._going[account]))[:pairs] or self._accounts * pairs
+        ending = (
+            sorted(named, key=lambda account: -len(self._going[account]))[:pairs] or self._accounts * pairs
+        )
         starting = [account for account in named if account not in ending] or self._accounts * pairs
         # Ends first drawn: one that ends a call of its own batch would be a section of its own.
         ends = [self._end(account) for account in ending]
-        asks = [ask for account, end in zip(starting, ends, strict=True) for ask in (self._start(account), end)]
+        asks = [
+            ask for account, end in zip(starting, ends, strict=True) for ask in (self._start(account), end)
+        ]
         before = cpu()
         self.decide(asks)
         return cpu() - before
@@ -173,47 +179,52 @@ def measure_pools(server: EngineServer, calls: int, pools: int, batches: int) ->
     return Cost(total / batches / BATCH, commands / counted / BATCH)
 
 
-def measure_trivial(server: EngineServer, batches: int) -> Cost:
-    """The pipelined script of three commands, 64 at a time."""
+def measure_trivial(server: EngineServer, batches: int, depth: int) -> float:
+    """CPU time (us) of the script of three commands, so many of it pipelined; its value is as long as a call's."""
     server.flush()
     client = server.client
     sha = client.script_load(TRIVIAL)
     cpu = CpuClock(server.process.pid)
-    payload = "x" * 100
+    payload = "x" * 130
     total = 0.0
-    for batch in range(batches + batches // 4):
+    warm_up = batches // 4
+    for batch in range(batches + warm_up):
         pipeline = client.pipeline(transaction=False)
-        for at in range(BATCH):
-            pipeline.execute_command(
-                "EVALSHA", sha, 2, "{t}:h", "{t}:s", f"acme/call-{(batch * BATCH + at) % 1000:08d}", payload
-            )
+        for at in range(depth):
+            call = f"acme/call-{(batch * depth + at) % 1000:08d}"
+            pipeline.execute_command("EVALSHA", sha, 2, "{t}:h", "{t}:s", call, payload)
         before = cpu.read_us()
         pipeline.execute()
-        if batch >= batches // 4:
+        if batch >= warm_up:
             total += cpu.read_us() - before
-    return Cost(total / batches / BATCH, 3)
+    return total / batches / depth
 
 
 def measure(*, persistent: bool, batches: int) -> None:
     """Print one table."""
     server = EngineServer(valkey_binary(), persistent=persistent)
     server.start()
+    trivial: dict[int, list[float]] = {depth: [] for depth in DEPTHS}
+    rows = []
     try:
-        trivial = [measure_trivial(server, batches).cpu_us]
-        rows = []
         for pools, calls in SIZES:
+            for depth, found in trivial.items():
+                found.append(measure_trivial(server, batches, depth))
             rows.append((pools, calls, measure_pools(server, calls, pools, batches)))
-            trivial.append(measure_trivial(server, batches).cpu_us)
-        base = sorted(trivial)[len(trivial) // 2]
-        print("every write appended and synced" if persistent else "nothing kept")
-        print(f"pipelined HGET+HSET+XADD script, 64 deep: {base:.2f} us CPU each "
-              f"(from {min(trivial):.2f} to {max(trivial):.2f} over the run)")
-        print("pools   calls in each   CPU us/operation   ratio   commands/operation")
-        for pools, calls, cost in rows:
-            print(f"{pools:>5}   {calls:>13,}   {cost.cpu_us:>16.2f}   {cost.cpu_us / base:>5.2f}   "
-                  f"{cost.commands:>18.2f}")
     finally:
         server.discard()
+    bases = {depth: sorted(found)[len(found) // 2] for depth, found in trivial.items()}
+    print("every write appended and synced, as the embedded engine does" if persistent else "nothing kept")
+    for depth, base in bases.items():
+        print(
+            f"  pipelined HGET+HSET+XADD script, {depth} deep: {base:.2f} us CPU each "
+            f"(from {min(trivial[depth]):.2f} to {max(trivial[depth]):.2f} over the run)"
+        )
+    ratios = "".join(f"{f'ratio to {depth} deep':>18}" for depth in DEPTHS)
+    print(f"{'pools':>7}{'calls in each':>15}{'CPU us/operation':>18}{ratios}{'commands/operation':>20}")
+    for pools, calls, cost in rows:
+        ratios = "".join(f"{cost.cpu_us / base:>18.2f}" for base in bases.values())
+        print(f"{pools:>7}{calls:>15,}{cost.cpu_us:>18.2f}{ratios}{cost.commands:>20.2f}")
 
 
 def run(batches: int = 400) -> None:

@@ -1,0 +1,76 @@
+"""Which calls in progress are a device's: asked when it connects, and found by looking through its account's.
+
+No index of this is kept, which every start and end would have to pay for. One look through an account's calls serves
+all devices that asked before it began: a gateway whose devices come back all at once still looks through them only
+once after another.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+from redis.exceptions import RedisError
+
+from gateway.domain.calls import CallInProgress
+from gateway.domain.errors import CallgateError, EngineUnavailable
+from gateway.pool.engine import Engine
+from gateway.pool.keys import KeySpace
+from gateway.pool.packed import unpack_call_in_progress
+from gateway.pool.scripts import script
+
+CALLS_AT_ONCE: Final = 1000
+"""How many calls one script call looks at: others must not wait for a large account."""
+
+_Asked = dict[tuple[str, str], asyncio.Future[list[CallInProgress]]]
+
+
+class DeviceCalls:
+    """Finds devices' calls in progress."""
+
+    def __init__(self, engine: Engine, keys: KeySpace) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._asked: dict[str, _Asked] = {}
+        self._looking: dict[str, asyncio.Task[None]] = {}
+
+    async def of(self, account: str, staff: str, device: str) -> list[CallInProgress]:
+        """A device's calls in progress, as they were at some moment since this was called. Raises EngineUnavailable."""
+        asked = self._asked.setdefault(account, {})
+        found = asked.get((staff, device))
+        if found is None:
+            found = asked[staff, device] = asyncio.get_running_loop().create_future()
+        if account not in self._looking:
+            self._looking[account] = asyncio.get_running_loop().create_task(self._look(account))
+        return await asyncio.shield(found)
+
+    async def _look(self, account: str) -> None:
+        while asked := self._asked.pop(account, None):
+            error: CallgateError | None = None
+            calls: dict[tuple[str, str], list[CallInProgress]] = {who: [] for who in asked}
+            try:
+                await self._look_through(account, calls)
+            except (RedisError, OSError):
+                error = EngineUnavailable()
+            for who, future in asked.items():
+                if error is not None:
+                    future.set_exception(error)
+                    future.exception()  # whoever asked may be gone
+                else:
+                    future.set_result(calls[who])
+        del self._looking[account]
+
+    async def _look_through(self, account: str, calls: dict[tuple[str, str], list[CallInProgress]]) -> None:
+        shard = self._keys.shard_of(account)
+        keys = [*self._keys.named(shard, "calls"), self._keys.of_account(account, shard)[1]]
+        devices = [f"{staff}/{device}\0" for staff, device in calls]
+        following = "-inf"
+        while following:
+            reply = await script("device_calls").run(
+                self._engine.client, keys, [following, str(CALLS_AT_ONCE), *devices]
+            )
+            following = reply[0].decode()
+            for field, packed in zip(reply[1::2], reply[2::2], strict=True):
+                call_id = field.decode().partition("/")[2]
+                call = unpack_call_in_progress(account, call_id, packed, 0)
+                calls[call.staff, call.device].append(call)
