@@ -7,13 +7,13 @@
 --        calls, and the calls ("<account>/<call id>") that its operations name, in their order; for each account: its
 --        id, a letter for each operation, the number of members that its starts name, each once ("s/<staff>",
 --        "c/<channel>"), and these; then the operations' arguments:
---          S  start: "<staff>/<device>\0<channel>\0<to>", "s/<staff>"
+--          S  start: "<staff>/<device>|<channel>|<to>", "s/<staff>"
 --          C  start from a channel: the same, and "c/<channel>"
 --          D  start to an invalid destination: the same as C, the channel '' for none
---          E  emergency start, which names two calls, the second by its fresh id: "<staff>/<device>\0<channel>\0<to>",
+--          E  emergency start, which names two calls, the second by its fresh id: "<staff>/<device>|<channel>|<to>",
 --             admitted at (ms; '' now)
 --          F  the same, of an account that SQL does not know (R30)
---          A  answered: "<staff>/<device>\0" of the asker ('' the administrator), how long ago (ms)
+--          A  answered: "<staff>/<device>|" of the asker ('' the administrator), how long ago (ms)
 --          X  end, now: the asker
 --          Y  end: the same as A
 --          a x y  the same as A, X and Y, of an account that SQL does not know

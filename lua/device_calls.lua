@@ -2,7 +2,7 @@
 --
 -- KEYS   calls, order
 -- ARGV   where the piece begins (a score of `order`, "(" before it excludes it), how many calls to look at; then the
---        devices, "<staff>/<device>\0" each
+--        devices, "<staff>/<device>|" each
 -- Reply  where the next piece begins ('' this was the last), then field and value of each call that is theirs
 -- @include shard
 -- @include billing

@@ -63,7 +63,7 @@ class DeviceCalls:
     async def _look_through(self, account: str, calls: dict[tuple[str, str], list[CallInProgress]]) -> None:
         shard = self._keys.shard_of(account)
         keys = [*self._keys.named(shard, "calls"), self._keys.of_account(account, shard)[1]]
-        devices = [f"{staff}/{device}\0" for staff, device in calls]
+        devices = [f"{staff}/{device}|" for staff, device in calls]
         following = "-inf"
         while following:
             reply = await script("device_calls").run(

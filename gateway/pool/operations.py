@@ -41,7 +41,7 @@ _settled = {ended_by: metrics.CALLS_SETTLED.labels(ended_by) for ended_by in END
 
 
 def _device(staff: str, device: str) -> str:
-    return f"{staff}/{device}\0"
+    return f"{staff}/{device}|"
 
 
 def _asker(device: Asker | None) -> str:
@@ -63,7 +63,7 @@ class Operation:
         self.members: tuple[str, ...] = ()
         self.arguments: tuple[str, ...]
         if isinstance(ask, Start):
-            payload = f"{_device(ask.staff, ask.device)}{ask.channel or ''}\0{ask.to}"
+            payload = f"{_device(ask.staff, ask.device)}{ask.channel or ''}|{ask.to}"
             if ask.emergency:
                 self.deadline = now + EMERGENCY_DEADLINE_SECONDS
                 self.letter = "E"

@@ -46,7 +46,7 @@ def is_ended(packed: bytes) -> bool:
 
 
 def _payload(packed: bytes, start: int) -> tuple[str, str, str | None, str]:
-    who, channel, to = packed[start:].decode().split("\0", 2)
+    who, channel, to = packed[start:].decode().split("|", 2)
     staff, device = who.split("/", 1)
     return staff, device, channel or None, to
 

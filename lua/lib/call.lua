@@ -9,7 +9,7 @@ local EMERGENCY_FLAG = 1
 local ENDED_BY_HANGUP = 1
 
 -- A call in progress: kind, flags, admitted at, answered at (0 not yet), start of its cycle, end of its lease (real
--- time; R12); then who calls whom, "<staff>/<device>\0<channel>\0<to>".
+-- time; R12); then who calls whom, "<staff>/<device>|<channel>|<to>".
 local IN_PROGRESS_HEAD = '<BBdddd'
 local IN_PROGRESS_PAYLOAD = 35
 -- One that ended: kind, ended by, revision, length of what follows this head, ended at, settled at, duration, billed
@@ -57,12 +57,12 @@ local function payload_of(blob)
   return sub(blob, kind_of(blob) == IN_PROGRESS and IN_PROGRESS_PAYLOAD or ENDED_PAYLOAD)
 end
 
--- "<staff>/<device>\0" of a call in progress.
+-- "<staff>/<device>|" of a call in progress.
 local function device_of(blob)
-  return sub(blob, IN_PROGRESS_PAYLOAD, find(blob, '\0', IN_PROGRESS_PAYLOAD, true))
+  return sub(blob, IN_PROGRESS_PAYLOAD, find(blob, '|', IN_PROGRESS_PAYLOAD, true))
 end
 
--- May this asker, "<staff>/<device>\0", speak for the call? The administrator, '', may for every call.
+-- May this asker, "<staff>/<device>|", speak for the call? The administrator, '', may for every call.
 local function is_callers(blob, device)
   if device == '' then return true end
   local first = kind_of(blob) == IN_PROGRESS and IN_PROGRESS_PAYLOAD or ENDED_PAYLOAD

@@ -1,4 +1,4 @@
--- Starts: R6-R10 and R30. `payload` is "<staff>/<device>\0<channel>\0<to>".
+-- Starts: R6-R10 and R30. `payload` is "<staff>/<device>|<channel>|<to>".
 
 local function admit(a, field, payload)
   local p, m = a.p, a.m

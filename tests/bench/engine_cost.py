@@ -31,7 +31,7 @@ from tests.support.engines import EngineServer
 BATCH: Final = 64
 DEPTHS: Final = (16, 64)
 """How deep the script beside it is pipelined."""
-SIZES: Final = ((1, 100), (1, 1_000), (1, 10_000), (64, 10))
+SIZES: Final = ((1, 100), (1, 1_000), (1, 10_000), (1, 100_000), (64, 10))
 """Pools, and calls in progress in each."""
 AVERAGE_CALL_MS: Final = 180_000
 START_MS: Final = 1_795_392_000_000
@@ -69,6 +69,7 @@ class PoolLoad:
 
     def __init__(self, client: Redis, calls: int, pools: int = 1) -> None:
         self._client = client
+        self._loaded: set[str] = set()
         self._keys = KeySpace(1)
         self._random = random.Random(7)
         self._now_ms = START_MS
@@ -95,12 +96,13 @@ class PoolLoad:
 
     def _run(self, name: str, keys: list[str], arguments: Sequence[Any]) -> Any:
         one = script(name)
-        if name not in _loaded.setdefault(id(self._client), set()):
+        if name not in self._loaded:
             self._client.script_load(one.source)
-            _loaded[id(self._client)].add(name)
-        return self._client.execute_command("EVALSHA", one.sha, len(keys), *keys, *arguments)
+            self._loaded.add(name)
+        return self._client.evalsha(one.sha, len(keys), *keys, *arguments)
 
-    def _move_clock(self, by_ms: int) -> None:
+    def move_clock(self, by_ms: int) -> None:
+        """Let so much time pass."""
         self._now_ms += by_ms
         self._run("clock_move", [self._keys.of_shard(0)[0]], [str(self._now_ms), "", "0", "0"])
 
@@ -122,7 +124,7 @@ class PoolLoad:
             count = min(BATCH, self._calls - first)
             for account in self._accounts:
                 self.decide([self._start(account) for _ in range(count)])
-            self._move_clock(max(1, 2 * AVERAGE_CALL_MS * count // self._calls))
+            self.move_clock(max(1, 2 * AVERAGE_CALL_MS * count // self._calls))
 
     def decide(self, asks: list[Ask]) -> None:
         """One script call."""
@@ -133,10 +135,28 @@ class PoolLoad:
         reply = self._run("calls_decide", self._keys_of(accounts), arguments)
         assert reply[0] in (1, 4), reply[:9]
 
+    def start_command(self, call_id: str) -> tuple[str, list[str], list[str]]:
+        """The digest, keys and arguments of a script call that starts one call."""
+        operation = Operation(Start(ACCOUNT, "ana", "desk", call_id, "+14155550100"), lambda answer: None, 0)
+        arguments = ["1", "172800000", "15000", *section_arguments({ACCOUNT: [operation]})]
+        return script("calls_decide").sha, self._keys_of([ACCOUNT]), arguments
+
+    @property
+    def order_key(self) -> str:
+        """The set of the first pool's calls in progress."""
+        return self._keys.of_account(ACCOUNT, 0)[1]
+
     def one_batch(self, cpu: Callable[[], float]) -> float:
-        """Half starts, half ends, in mixed order; answers the CPU time they took, in us."""
+        """Half starts, half ends, in mixed order, a while after the last; answers the CPU time they took, in us."""
         calls = self._calls * len(self._accounts)
-        self._move_clock(max(1, AVERAGE_CALL_MS * (BATCH // 2) // calls))
+        self.move_clock(max(1, AVERAGE_CALL_MS * (BATCH // 2) // calls))
+        asks = self.next_batch()
+        before = cpu()
+        self.decide(asks)
+        return cpu() - before
+
+    def next_batch(self) -> list[Ask]:
+        """Half starts, half ends of calls that were there before."""
         pairs = BATCH // 2
         named = self._random.sample(self._accounts, BATCH) if len(self._accounts) >= BATCH else []
         ending = (
@@ -145,15 +165,9 @@ class PoolLoad:
         starting = [account for account in named if account not in ending] or self._accounts * pairs
         # Ends first drawn: one that ends a call of its own batch would be a section of its own.
         ends = [self._end(account) for account in ending]
-        asks = [
+        return [
             ask for account, end in zip(starting, ends, strict=True) for ask in (self._start(account), end)
         ]
-        before = cpu()
-        self.decide(asks)
-        return cpu() - before
-
-
-_loaded: dict[int, set[str]] = {}
 
 
 def commands_run(client: Redis) -> int:
@@ -164,7 +178,6 @@ def commands_run(client: Redis) -> int:
 def measure_pools(server: EngineServer, calls: int, pools: int, batches: int) -> Cost:
     """So many pools, of that many calls in progress each."""
     server.flush()
-    _loaded.clear()
     load = PoolLoad(server.client, calls, pools)
     cpu = CpuClock(server.process.pid)
     for _ in range(batches // 4):
@@ -192,7 +205,7 @@ def measure_trivial(server: EngineServer, batches: int, depth: int) -> float:
         pipeline = client.pipeline(transaction=False)
         for at in range(depth):
             call = f"acme/call-{(batch * depth + at) % 1000:08d}"
-            pipeline.execute_command("EVALSHA", sha, 2, "{t}:h", "{t}:s", call, payload)
+            pipeline.evalsha(sha, 2, "{t}:h", "{t}:s", call, payload)
         before = cpu.read_us()
         pipeline.execute()
         if batch >= warm_up:
