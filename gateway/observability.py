@@ -124,7 +124,8 @@ class _Stamp:
 class _Output:
     """A stream that is written to in pieces: a line for each call would otherwise be a system call for each.
 
-    What is waiting goes out every `FLUSH_SECONDS`, before a warning or worse at once, and when the process ends.
+    What is waiting goes out every `FLUSH_SECONDS`, before a warning or worse at once, and when the process
+    ends.
     """
 
     def __init__(self, stream: TextIO) -> None:

@@ -1,3 +1,8 @@
 """What every test directory can use."""
 
-pytest_plugins = ["tests.support.peers", "tests.support.engines", "tests.support.gateways"]
+pytest_plugins = [
+    "tests.support.peers",
+    "tests.support.engines",
+    "tests.support.gateways",
+    "tests.support.postgres",
+]

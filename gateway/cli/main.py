@@ -10,6 +10,17 @@ from gateway.domain.errors import SettingsError, StartRefused
 
 COMMANDS: Final = {
     "serve": "gateway.cli.serve:serve",
+    "demo": "gateway.cli.demo:demo",
+    "plan": "gateway.cli.plans:plan",
+    "account": "gateway.cli.accounts:account",
+    "staff": "gateway.cli.members:staff",
+    "channel": "gateway.cli.members:channel",
+    "token": "gateway.cli.tokens:token",
+    "call": "gateway.cli.call:call",
+    "watch": "gateway.cli.watch:watch",
+    "policy": "gateway.cli.policy:policy",
+    "clock": "gateway.cli.clock:clock",
+    "check": "gateway.cli.check:check",
 }
 """Each subcommand and where it is. They are imported when asked for: `callgate token` needs no server."""
 

@@ -19,8 +19,8 @@ MAX_CALLS_SHOWN: Final = 100
 class Admitted:
     """A call may be placed (R7); `replayed` if that was said before (R9).
 
-    `remaining_seconds` is the running cycle's, None where the engine was not asked. The `call_id` differs from the asked one only where an
-    emergency's id was taken (R30).
+    `remaining_seconds` is the running cycle's, None where the engine was not asked. The `call_id` differs
+    from the asked one only where an emergency's id was taken (R30).
     """
 
     call_id: str

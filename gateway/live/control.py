@@ -1,7 +1,7 @@
 """What one gateway tells all others at once: a device connected there, tokens were revoked.
 
-It only makes things prompt. What must not be missed stands in SQL or Redis as well: a message is sent once, and a
-gateway that is not listening just then never gets it.
+It only makes things prompt. What must not be missed stands in SQL or Redis as well: a message is sent once,
+and a gateway that is not listening just then never gets it.
 """
 
 from __future__ import annotations

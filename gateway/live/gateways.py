@@ -42,7 +42,10 @@ class Gateways:
         await self.client.hdel(KEY, gateway)
 
     async def alive(self, now_ms: int) -> list[Heartbeat]:
-        """The gateways that are alive at this real instant; those long gone are forgotten. Raises RedisError."""
+        """The gateways that are alive at this real instant;
+
+        those long gone are forgotten. Raises RedisError.
+        """
         found = [_decoder.decode(each) for each in (await self.client.hgetall(KEY)).values()]
         gone = [each.gateway for each in found if now_ms - each.at_ms > 60 * ALIVE_SECONDS * 1000]
         if gone:

@@ -1,4 +1,4 @@
-"""Accounts in the engine: pools made and brought in line with SQL, shards built, what a script missed supplied."""
+"""Accounts in the engine: pools made and brought in line with SQL, what a script missed supplied."""
 
 from __future__ import annotations
 
@@ -50,9 +50,9 @@ class Accounts:
         return True
 
     async def apply(self, config: AccountConfig) -> int:
-        """Make the account's pool or bring it up to `config`; an older revision changes nothing. Answers its version.
+        """Make the account's pool or bring it up to `config`; an older revision changes nothing.
 
-        Raises EngineUnavailable, RedisError.
+        Answers the pool's version. Raises EngineUnavailable, RedisError.
         """
         now_ms = (await self._shards.clock()).now_ms
         current = index_at(config.billing_date, config.time_zone, now_ms)

@@ -28,7 +28,10 @@ Fire = Callable[[Iterable[str]], Awaitable[None]]
 
 
 class Alarms:
-    """Sees to every account at the instant at which something is due for it. Any number of gateways may do so."""
+    """Sees to every account at the instant at which something is due for it.
+
+    Any number of gateways may do so.
+    """
 
     def __init__(self, engine: Engine, keys: KeySpace, shards: Shards, fire: Fire) -> None:
         self._engine = engine
@@ -51,7 +54,10 @@ class Alarms:
             await asyncio.sleep(max(wait, SHORTEST_WAIT_SECONDS))
 
     async def fire_due(self) -> tuple[Clock, int]:
-        """See to all that is due now. Answers the clock, and the next instant at which something is (0 none)."""
+        """See to all that is due now.
+
+        Answers the clock, and the next instant at which something is (0 none).
+        """
         while True:
             clock, next_ms, due = await self._find_due()
             if not due:

@@ -1,8 +1,8 @@
-"""Asks of many devices, carried out together: one script call decides whatever came while the last was under way.
+"""Asks of many devices, carried out together: one script call for all that came while the last ran.
 
-Asks of one account go by one lane, and a lane has one script call under way, so they are carried out in the order
-they were submitted (R6). Every ask is idempotent by its call id (R9, R17): where the engine gave no usable reply, the
-same asks are put again until their time is up.
+Asks of one account go by one lane, and a lane has one script call under way, so they are carried out in the
+order they were submitted (R6). Every ask is idempotent by its call id (R9, R17): where the engine gave no
+usable reply, the same asks are put again until their time is up.
 """
 
 from __future__ import annotations
@@ -216,8 +216,8 @@ class _Lane:
 def _sections(batch: Iterable[Operation], keys: KeySpace) -> list[Section]:
     """Operations by shard and account, each account's in their order, and no call twice in a section.
 
-    What is said again of a call within the batch stands in a later section, with all that its account says after it:
-    the script finds there what the earlier section has written.
+    What is said again of a call within the batch stands in a later section, with all that its account says
+    after it: the script finds there what the earlier section has written.
     """
     rounds: list[dict[int, dict[str, list[Operation]]]] = []
     latest: dict[str, tuple[int, set[str]]] = {}

@@ -1,8 +1,8 @@
 """Which calls in progress are a device's: asked when it connects, and found by looking through its account's.
 
-No index of this is kept, which every start and end would have to pay for. One look through an account's calls serves
-all devices that asked before it began: a gateway whose devices come back all at once still looks through them only
-once after another.
+No index of this is kept, which every start and end would have to pay for. One look through an account's calls
+serves all devices that asked before it began: a gateway whose devices come back all at once still looks
+through them only once after another.
 """
 
 from __future__ import annotations
@@ -35,7 +35,10 @@ class DeviceCalls:
         self._looking: dict[str, asyncio.Task[None]] = {}
 
     async def of(self, account: str, staff: str, device: str) -> list[CallInProgress]:
-        """A device's calls in progress, as they were at some moment since this was called. Raises EngineUnavailable."""
+        """A device's calls in progress, as they were at some moment since this was called.
+
+        Raises EngineUnavailable.
+        """
         asked = self._asked.setdefault(account, {})
         found = asked.get((staff, device))
         if found is None:

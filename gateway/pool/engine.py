@@ -25,13 +25,19 @@ CONNECTIONS: Final = 16
 
 @dataclass(frozen=True, slots=True)
 class Engine:
-    """A client, and whether one script call may touch several shards (not in a Cluster: each has its own slot)."""
+    """A client, and whether one script call may touch several shards (not in a Cluster:
+
+    each has its own slot).
+    """
 
     client: Client
     spans_shards: bool
 
     def split(self, sections: Sequence[tuple[int, T]]) -> list[list[tuple[int, T]]]:
-        """What one script call may serve, of (shard, ...) pairs: all at once, or one shard's, in their order."""
+        """What one script call may serve, of (shard, ...) pairs:
+
+        all at once, or one shard's, in their order.
+        """
         if self.spans_shards:
             return [list(sections)]
         by_shard: dict[int, list[tuple[int, T]]] = {}
@@ -59,11 +65,12 @@ class Engine:
 
 
 def connect(url: str) -> Engine:
-    """An engine by its URL: redis://, rediss://, unix://, redis+cluster://, redis+sentinel:// (nothing is sent yet).
+    """An engine by its URL: redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://.
 
-    The client never repeats a command by itself: a script whose reply was lost may have run, and it is the caller
-    who knows how to ask again with the same call id. RESP2, as in RESP3 a connection that the server closed fails the
-    next command. Raises SettingsError for a URL that it can't read.
+    Nothing is sent yet.
+    The client never repeats a command by itself: a script whose reply was lost may have run, and it is the
+    caller who knows how to ask again with the same call id. RESP2, as in RESP3 a connection that the server
+    closed fails the next command. Raises SettingsError for a URL that it can't read.
     """
     parts = urlsplit(url)
     if parts.scheme in ("redis", "rediss", "unix"):

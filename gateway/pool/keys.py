@@ -14,8 +14,8 @@ DEPLOYMENT_KEY: Final = "cg:deployment"
 class KeySpace:
     """Names of all keys of a deployment with so many shards.
 
-    All keys of a shard carry its hash tag, so that one script can serve several accounts of a shard, in a Cluster
-    too. The number of shards is fixed for the life of the data.
+    All keys of a shard carry its hash tag, so that one script can serve several accounts of a shard, in a
+    Cluster too. The number of shards is fixed for the life of the data.
     """
 
     def __init__(self, shards: int = DEFAULT_SHARDS) -> None:

@@ -83,8 +83,9 @@ class LivePool:
         self.records = RecordStream(engine, self._keys)
 
     async def open(self, policy: Policy | None = None, *, replace_policy: bool = False) -> None:
-        """Build the shards, or check those that are there; `policy` may take the place of the one given at first.
+        """Build the shards, or check those that are there.
 
+        `policy` may take the place of the one given at first.
         With `replace_policy` another policy of the shards is no reason to refuse: it is about to be replaced.
         Raises StartRefused (the data was made under other settings), EngineUnavailable.
         """
@@ -103,11 +104,17 @@ class LivePool:
     # Calls
 
     def submit(self, ask: Ask, done: Done) -> None:
-        """Ask; returns at once. `done` is called once, on this loop; asks of an account keep their order (R6)."""
+        """Ask;
+
+        returns at once. `done` is called once, on this loop; asks of an account keep their order (R6).
+        """
         self._batcher.submit(ask, done)
 
     async def ask(self, ask: Ask) -> Answer:
-        """Ask and wait for the answer. Raises CallgateError: CallIdUsed, CallUnknown, EngineUnavailable, ..."""
+        """Ask and wait for the answer.
+
+        Raises CallgateError: CallIdUsed, CallUnknown, EngineUnavailable, ...
+        """
         future: asyncio.Future[Answer | CallgateError] = asyncio.get_running_loop().create_future()
 
         def done(answer: Answer | CallgateError) -> None:
@@ -144,7 +151,10 @@ class LivePool:
         return await self._device_calls.of(account, staff, device)
 
     async def oldest_calls(self, accounts: Iterable[str]) -> dict[str, int | None]:
-        """When each account's oldest call in progress was admitted, at the latest (ms; R27). Raises EngineUnavailable."""
+        """When each account's oldest call in progress was admitted, at the latest (ms;
+
+        R27). Raises EngineUnavailable.
+        """
         oldest: dict[str, int | None] = {}
         by_shard: dict[int, list[str]] = {}
         for account in accounts:
@@ -159,11 +169,17 @@ class LivePool:
     # Pools
 
     async def read(self, account: str) -> PoolView:
-        """An account's pool as it is now. Raises NotFound (SQL says so), EngineUnavailable, DatabaseUnavailable."""
+        """An account's pool as it is now.
+
+        Raises NotFound (SQL says so), EngineUnavailable, DatabaseUnavailable.
+        """
         return (await self._read([account], MAX_CALLS_SHOWN, must_exist=True))[account]
 
     async def read_many(self, accounts: Iterable[str]) -> dict[str, PoolView]:
-        """Pools without their calls; accounts that SQL does not know are left out. Raises EngineUnavailable."""
+        """Pools without their calls;
+
+        accounts that SQL does not know are left out. Raises EngineUnavailable.
+        """
         return await self._read(list(accounts), 0, must_exist=False)
 
     async def apply(self, config: AccountConfig) -> PoolView:

@@ -1,6 +1,7 @@
 """One ask on its way through a batch: its letter and arguments for the script, and its answer from the reply.
 
-The letters, their arguments and the widths of their answers are those of lua/calls_decide.lua and lua/lib/reply.lua.
+The letters, their arguments and the widths of their answers are those of lua/calls_decide.lua and
+lua/lib/reply.lua.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Any, Final
 from gateway import metrics
 from gateway.domain.admission import RefusalReason
 from gateway.domain.answers import Admitted, Answer, Noted, Refused, Settled
-from gateway.domain.asks import Answered, Ask, Asker, End, Start
+from gateway.domain.asks import Ask, Asker, End, Start
 from gateway.domain.errors import CallgateError, CallUnknown, EngineUnavailable
 from gateway.pool.codes import ERRORS, REFUSALS, Code
 from gateway.pool.packed import ENDED_BY, unpack_end
@@ -58,7 +59,8 @@ class Operation:
         self.account = ask.account
         self.done: Done | None = done
         self.deadline = now + DEADLINE_SECONDS
-        # What goes to the script: the calls that this may read or write, the members that it names, and the rest.
+        # What goes to the script: the calls that this may read or write, the members that it names, and the
+        # rest.
         self.calls: tuple[str, ...] = (f"{ask.account}/{ask.call_id}",)
         self.members: tuple[str, ...] = ()
         self.arguments: tuple[str, ...]
@@ -90,7 +92,8 @@ class Operation:
     def without_pool(self) -> bool:
         """The account is unknown to SQL: answer what that decides, or make this an operation without a pool.
 
-        Emergencies are admitted all the same (R30), answered and ended. Tells whether there is something left to ask.
+        Emergencies are admitted all the same (R30), answered and ended. Tells whether there is something left
+        to ask.
         """
         if self.letter in _WITHOUT_POOL:
             self.letter = _WITHOUT_POOL[self.letter]

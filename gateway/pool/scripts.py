@@ -63,8 +63,8 @@ def assemble(name: str, folder: Traversable | None = None) -> str:
 def _fold_constants(text: str) -> str:
     """Put the values of `local NAME = value` lines in the place of the names.
 
-    Lua 5.1 has no constants, and a script's functions are made anew at each call, each looking for every local that
-    it uses among all of them: with a hundred constants that cost more than deciding a call.
+    Lua 5.1 has no constants, and a script's functions are made anew at each call, each looking for every
+    local that it uses among all of them: with a hundred constants that cost more than deciding a call.
     """
     values = dict(_CONSTANT.findall(text))
     text = _CONSTANT.sub("", text)

@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass
 from typing import Final
 
-from gateway.domain.errors import EngineUnavailable, InvalidField, FieldError, StartRefused
+from gateway.domain.errors import EngineUnavailable, FieldError, InvalidField, StartRefused
 from gateway.domain.policy import Policy
 from gateway.pool.codes import Code
 from gateway.pool.engine import Engine
@@ -20,7 +20,10 @@ _SIMULATED: Final = 1
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The billing clock: the instant it shows, and how many of its seconds pass in a real one (0: it stands)."""
+    """The billing clock:
+
+    the instant it shows, and how many of its seconds pass in a real one (0: it stands).
+    """
 
     now_ms: int
     speed: int
@@ -47,8 +50,8 @@ class Shards:
 
         `policy` takes the place of the one given at first. With `replace_policy` shards may have another.
 
-        Raises StartRefused if the data has another policy, another number of shards, or another kind of clock, and
-        RedisError if the engine can't be reached.
+        Raises StartRefused if the data has another policy, another number of shards, or another kind of
+        clock, and RedisError if the engine can't be reached.
         """
         self._policy = policy or self._policy
         client = self._engine.client
@@ -60,14 +63,14 @@ class Shards:
             if mode != (_SIMULATED if self._simulate else _REAL):
                 made, start = ("with", "with") if mode == _SIMULATED else ("without", "without")
                 raise StartRefused(
-                    f"The data was made {made} --simulate and can only be used {start} it: its instants are not "
-                    f"{'real' if mode == _SIMULATED else 'simulated'} ones."
+                    f"The data was made {made} --simulate and can only be used {start} it: "
+                    f"its instants are not {'real' if mode == _SIMULATED else 'simulated'} ones."
                 )
             if _policy(kept_policy) != self._policy and not replace_policy:
                 raise StartRefused(
-                    f"The data is kept under the policy {_describe(_policy(kept_policy))}, but the settings say "
-                    f"{_describe(self._policy)}. Set the same one, or change the data's with `callgate policy set` "
-                    "on a running gateway."
+                    f"The data is kept under the policy {_describe(_policy(kept_policy))}, "
+                    f"but the settings say {_describe(self._policy)}. Set the same one, "
+                    "or change the data's with `callgate policy set` on a running gateway."
                 )
 
     async def build(self) -> list[list[int]]:
@@ -78,7 +81,8 @@ class Shards:
         for group in self._engine.split_shards(range(self._keys.shards)):
             if epoch is None:
                 epoch = await self._server_ms()
-                # In a Cluster shards are built one by one: a simulated clock must start at one instant for all.
+                # In a Cluster shards are built one by one: a simulated clock must start at one instant for
+                # all.
                 clock_base = epoch
             reply = await script("shards_open").run(
                 self._engine.client,
@@ -152,7 +156,10 @@ class Shards:
         return clock
 
     def estimated_now_ms(self) -> int:
-        """What the clock shows by now, reckoned from when it was last seen; the host's time if it never was."""
+        """What the clock shows by now, reckoned from when it was last seen;
+
+        the host's time if it never was.
+        """
         if self._seen is None:
             return time.time_ns() // 1_000_000
         return self._seen.now_ms + int((time.monotonic() - self._seen_at) * 1000) * self._seen.speed
@@ -177,6 +184,6 @@ def _policy_arguments(policy: Policy) -> list[Argument]:
 
 def _describe(policy: Policy) -> str:
     return (
-        f"free {policy.free_seconds} s, increment {policy.increment_seconds} s, hold {policy.hold_seconds} s, "
-        f"counted from {policy.count_from}"
+        f"free {policy.free_seconds} s, increment {policy.increment_seconds} s, "
+        f"hold {policy.hold_seconds} s, counted from {policy.count_from}"
     )

@@ -46,8 +46,9 @@ async def _config(
         found = await account_at(connection, account, now_ms)
     except NotFound:
         return None
+    running = await _cycle_of(connection, found, now_ms)
     if cycle_start_ms is None:
-        cycle_start_ms = (await _cycle_of(connection, found, now_ms)).start_ms
+        cycle_start_ms = running.start_ms
     plans = await plans_by_id(connection, [found.plan, found.pending_plan])
     return AccountConfig(
         account=account,
@@ -62,6 +63,7 @@ async def _config(
         channels=frozenset(
             await connection.scalars(select(channels.c.channel).where(channels.c.account == account))
         ),
+        running_cycle=running,
         settled_seconds=await _settled_seconds(connection, account, cycle_start_ms),
     )
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
 
@@ -39,8 +39,9 @@ BUSY_SECONDS: Final = 10
 """How long SQLite waits for another process that is writing."""
 
 POOL_SIZE: Final = 10
+RECYCLE_SECONDS: Final = 300
 ATTEMPTS: Final = 5
-"""How often a transaction is tried that another one beside it undid (deadlock)."""
+"""How often a transaction is tried of which nothing came: a deadlock, or a connection dead from before."""
 
 _POSTGRES_SESSION: Final = {
     "application_name": "callgate",
@@ -60,6 +61,12 @@ _SQLITE_SESSION: Final = (
     "PRAGMA wal_autocheckpoint = 16000",  # pages: by default the recorder would mostly be checkpointing
 )
 _WRITES: Final = "callgate_writes"
+_POOL: Final[Mapping[str, Any]] = {
+    "pool_size": POOL_SIZE,
+    "max_overflow": 0,
+    "pool_timeout": BUSY_SECONDS,
+    "pool_use_lifo": True,  # the connection used last has what it read in its cache
+}
 
 
 class Database:
@@ -98,10 +105,22 @@ class Database:
         self._under_way: set[asyncio.Task[Any]] = set()
 
     async def connect(self) -> None:
-        """See that the database can be asked."""
-        if self._path is not None:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-        await self.ping()
+        """See that the database can be asked; an SQLite file is made, for its owner only.
+
+        Raises SettingsError for an address that is none.
+        """
+        try:
+            if self._path is not None:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                self._path.touch(mode=0o600)
+            await self.ping()
+        except OSError as error:
+            raise DatabaseUnavailable from error
+        except (ValueError, sqlalchemy.exc.InterfaceError) as error:
+            wrong = failures.wrong_address(error)
+            if wrong is None:
+                raise
+            raise SettingsError(f"database_url: {wrong}") from error
 
     async def ping(self) -> None:
         """Ask the database for nothing."""
@@ -137,7 +156,8 @@ class Database:
     ) -> T:
         """Run `work(connection, …)` in one transaction: all of it is saved, or none if it raises.
 
-        It may be run again, if a transaction beside it was in its way.
+        It may be run again where nothing came of it: another transaction was in its way, or the connection
+        turned out to be dead.
         """
         return await self._in_own_task(self._write(lambda c: work(c, *args, **kwargs)))
 
@@ -170,18 +190,24 @@ class Database:
                 return await self._transaction(self._writing, work)
         return await self._transaction(self._writing, work)
 
-    async def _transaction(
-        self, engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]], attempts: int = ATTEMPTS
-    ) -> T:
-        try:
-            async with engine.connect() as connection, connection.begin():
-                return await work(connection)
-        except Exception as error:
-            if attempts > 1 and failures.try_again(error):
-                return await self._transaction(engine, work, attempts - 1)
-            if failures.unavailable(error):
-                raise DatabaseUnavailable from error
-            raise
+    async def _transaction(self, engine: AsyncEngine, work: Callable[[AsyncConnection], Awaitable[T]]) -> T:
+        for attempt in range(1, ATTEMPTS + 1):
+            worked = False
+            try:
+                async with engine.connect() as connection, connection.begin():
+                    result = await work(connection)
+                    worked = True
+                return result
+            except Exception as error:
+                # A connection of the pool may be older than the server, which was started anew. But what
+                # became of a commit whose answer was lost, nobody knows.
+                nothing_done = failures.try_again(error) or (failures.lost(error) and not worked)
+                if nothing_done and attempt < ATTEMPTS:
+                    continue
+                if failures.unavailable(error):
+                    raise DatabaseUnavailable from error
+                raise
+        raise AssertionError("unreachable")
 
     async def _migrate(self) -> None:
         if self.kind == "sqlite":
@@ -200,8 +226,7 @@ class Database:
                 sqlalchemy.URL.create("sqlite+aiosqlite", database=str(self._path)),
                 # isolation_level None: the driver begins no transactions of its own, `_begin` does.
                 connect_args={"timeout": BUSY_SECONDS, "isolation_level": None},
-                pool_size=POOL_SIZE,
-                max_overflow=0,
+                **_POOL,
             )
             event.listen(engine.sync_engine, "connect", _prepare_sqlite)
             event.listen(engine.sync_engine, "begin", _begin)
@@ -210,15 +235,12 @@ class Database:
         async def connect(*_: object, **__: object) -> asyncpg.Connection:
             return await asyncpg.connect(self._dsn, **self._connect_options(command_seconds))
 
+        # Recycled, so that none stays with a server that is no longer the primary.
         options: dict[str, Any] = (
-            {"poolclass": NullPool}
-            if command_seconds is None
-            else {"pool_size": POOL_SIZE, "max_overflow": 0, "pool_timeout": CONNECT_SECONDS}
+            {"poolclass": NullPool} if command_seconds is None else {**_POOL, "pool_recycle": RECYCLE_SECONDS}
         )
         # asyncpg, not SQLAlchemy, reads the address: all that libpq knows (sslmode, several hosts) works.
-        return create_async_engine(
-            "postgresql+asyncpg://", async_creator=connect, pool_pre_ping=True, **options
-        )
+        return create_async_engine("postgresql+asyncpg://", async_creator=connect, **options)
 
     def _connect_options(self, command_seconds: int | None = COMMAND_SECONDS) -> dict[str, Any]:
         return {

@@ -46,7 +46,14 @@ def unavailable(error: BaseException) -> bool:
         code = _sqlite_code(each)
         if code is not None:
             return code not in (*_REFUSED_SQLITE_CODES, *_BROKEN_SQLITE_CODES)
-    return any(_lost(each) for each in _causes(error))
+    return lost(error) or any(
+        isinstance(each, OSError | EOFError | sqlalchemy.exc.TimeoutError) for each in _causes(error)
+    )
+
+
+def lost(error: BaseException) -> bool:
+    """Tell whether a connection that was there turned out to be dead."""
+    return any(_closed(each) for each in _causes(error))
 
 
 def refused(error: BaseException) -> bool:
@@ -59,6 +66,15 @@ def refused(error: BaseException) -> bool:
         if code is not None:
             return code in _REFUSED_SQLITE_CODES
     return not unavailable(error) and any(_unencodable(each) for each in _causes(error))
+
+
+def wrong_address(error: BaseException) -> str | None:
+    """Return what is wrong with the address that the driver was given, None if that isn't the matter."""
+    for each in _causes(error):
+        # Of a port that is no number, urllib complains.
+        if isinstance(each, asyncpg.exceptions.ClientConfigurationError) or type(each) is ValueError:
+            return str(each)
+    return None
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -77,13 +93,13 @@ def _sqlite_code(error: BaseException) -> int | None:
     return None if code is None else code & 0xFF  # the low byte is the primary code
 
 
-def _lost(error: BaseException) -> bool:
+def _closed(error: BaseException) -> bool:
     if isinstance(error, sqlalchemy.exc.DBAPIError):
         return error.connection_invalidated
     if isinstance(error, asyncpg.InterfaceError | sqlite3.ProgrammingError | ValueError):
         # "connection is closed", "Cannot operate on a closed database", …
         return "clos" in str(error) or "no active connection" in str(error)
-    return isinstance(error, OSError | EOFError | sqlalchemy.exc.TimeoutError)
+    return isinstance(error, asyncpg.PostgresConnectionError)
 
 
 def _unencodable(error: BaseException) -> bool:

@@ -7,11 +7,12 @@ come out the same: a record's key is its call; a higher revision replaces a lowe
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -27,6 +28,9 @@ START: Final = "0-0"
 
 TRIES: Final = 3
 """How often the database is given an item, before it goes to the dead letters."""
+
+BREATHE: Final = 200
+"""After how many entries everything else that the gateway does has its turn."""
 
 
 class StreamEntry(Protocol):
@@ -61,13 +65,12 @@ class Saved:
     dead_letters: list[tuple[int, str, int]]
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     """One row to save, and where in the stream it comes from."""
 
     row: tuple[Any, ...]
     entry: StreamEntry
-    index: int
+    place: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +139,9 @@ async def save_entries(
     saved = await _lock_positions(connection, shards)
     moved = {shard for shard in shards if saved[shard] != read_from.get(shard, START)}
     batch = _Batch()
-    for entry in entries:
+    for nth, entry in enumerate(entries):
+        if nth % BREATHE == 0:
+            await asyncio.sleep(0)
         if entry.shard in moved and _order(entry.entry_id) <= _order(saved[entry.shard]):
             continue  # another recorder was first
         batch.add(entry)
@@ -192,7 +197,7 @@ async def _save(
             ]
         if tries < TRIES:
             return await _save(connection, inserting, items, tries + 1)
-        return [_Rejected(items[0].entry, items[0].index, f"{type(error).__name__}: {error}")]
+        return [_Rejected(items[0].entry, items[0].place, f"{type(error).__name__}: {error}")]
     return []
 
 

@@ -1,4 +1,7 @@
-"""Changes of plans, accounts and members: SQL decides and keeps them, the live pool follows before the answer."""
+"""Changes of plans, accounts and members:
+
+SQL decides and keeps them, the live pool follows before the answer.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +21,8 @@ CAUGHT_UP_AT_ONCE = 100
 class Administration:
     """Carries out what the operator asks. All of it raises EngineUnavailable and DatabaseUnavailable.
 
-    A change is answered when SQL and the pool both have it. One that reached only SQL is finished by whichever
-    gateway comes first to `catch_up`.
+    A change is answered when SQL and the pool both have it. One that reached only SQL is finished by
+    whichever gateway comes first to `catch_up`.
     """
 
     def __init__(self, records: Records, pool: LivePool, recorder: Recorder) -> None:

@@ -49,7 +49,10 @@ from gateway.settings import Settings
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 LATEST_MS: Final = 253_370_764_800_000
-"""The last instant that the simulated clock can be set to: 9999-01-01T00:00:00Z, a year before the calendar's end."""
+"""The last instant that the simulated clock can be set to:
+
+9999-01-01T00:00:00Z, a year before the calendar's end.
+"""
 
 _NOT_ASKED = (EngineUnavailable, DatabaseUnavailable)
 
@@ -58,7 +61,8 @@ _NOT_ASKED = (EngineUnavailable, DatabaseUnavailable)
 class DeviceConnected:
     """What a device is welcomed with: the clock, what is left, and its calls in progress.
 
-    `number` tells this connection from the device's others, on whatever gateway: a later one has a greater number.
+    `number` tells this connection from the device's others, on whatever gateway: a later one has a greater
+    number.
     """
 
     server_time_ms: int
@@ -82,7 +86,10 @@ class AccountListItem:
 
 @dataclass(frozen=True, slots=True)
 class GatewayStatus:
-    """A gateway that is alive: its connections, and the calls of which it has taken the start and not the end."""
+    """A gateway that is alive:
+
+    its connections, and the calls of which it has taken the start and not the end.
+    """
 
     gateway: str
     connections: int
@@ -109,7 +116,10 @@ class Status:
 
 
 class Callgate:
-    """A gateway. All of it raises CallgateError: EngineUnavailable, DatabaseUnavailable, and what each method names."""
+    """A gateway.
+
+    All of it raises CallgateError: EngineUnavailable, DatabaseUnavailable, and what each method names.
+    """
 
     def __init__(
         self,
@@ -138,19 +148,18 @@ class Callgate:
     # Calls
 
     def submit(self, ask: Ask, done: Done) -> None:
-        """Ask; returns at once. `done` is called once, on this loop; asks of an account keep their order (R6).
+        """Ask; returns at once. `done` is called once, on this loop; asks of an account keep their order
+        (R6).
 
-        An emergency call is answered within 300 ms whatever is down (R30). An end of a call that Redis has forgotten
-        is answered from SQL (R17).
+        An emergency call is answered within 300 ms whatever is down (R30). An end of a call that Redis has
+        forgotten is answered from SQL (R17).
         """
         if isinstance(ask, Start):
             self._pool.submit(ask, partial(self._journalled, ask, done) if ask.emergency else done)
         elif self.journal.holds(ask.account, ask.call_id):
             self._look_up(self._note_in_journal(ask, done))
-        elif isinstance(ask, End):
-            self._pool.submit(ask, partial(self._remembered, ask, done))
         else:
-            self._pool.submit(ask, done)
+            self._pool.submit(ask, partial(self._remembered, ask, done))
 
     async def ask(self, ask: Ask) -> Answer:
         """Ask and wait for the answer."""
@@ -306,7 +315,10 @@ class Callgate:
     async def list_statements(
         self, account: str, after: str | None, limit: int
     ) -> tuple[list[Statement], str | None, int]:
-        """A page of statements, newest first, where the next one begins, and as of when they are. Raises NotFound."""
+        """A page of statements, newest first, where the next one begins, and as of when they are.
+
+        Raises NotFound.
+        """
         await self.get_account(account)
         as_of_ms = await self._recorder.as_of_ms()
         statements, following = await self._records.statements.list_statements(account, after, limit)
@@ -324,7 +336,10 @@ class Callgate:
     # Tokens
 
     async def revoke_tokens(self, account: str, staff: str | None, device: str | None) -> None:
-        """Refuse tokens issued until now, here at once and on all gateways as soon as they hear. Raises NotFound."""
+        """Refuse tokens issued until now, here at once and on all gateways as soon as they hear.
+
+        Raises NotFound.
+        """
         saved = await self._records.revocations.revoke(account, staff, device, time.time_ns() // 1_000_000)
         self.revocations.add(Revocation(saved.account, saved.staff, saved.device, saved.until_ms))
         try:
@@ -354,12 +369,20 @@ class Callgate:
         target_ms = at_ms if at_ms is not None else now.now_ms + (advance_ms or 0)
         if target_ms > LATEST_MS:
             raise InvalidField(errors=[FieldError("advance_ms", "leads beyond the year 9999")])
-        anywhere = target_ms < now.now_ms and not (await self._records.accounts.list_accounts(None, None, 1, 0))[0]
+        anywhere = (
+            target_ms < now.now_ms and not (await self._records.accounts.list_accounts(None, None, 1, 0))[0]
+        )
         if target_ms < now.now_ms and not anywhere:
             raise InvalidField(
-                errors=[FieldError("at_ms", f"is before {now.now_ms}, which the clock shows; it only moves forward")]
+                errors=[
+                    FieldError(
+                        "at_ms", f"is before {now.now_ms}, which the clock shows; it only moves forward"
+                    )
+                ]
             )
-        clock = await self._pool.move_clock(target_ms, now.speed if speed is None else speed, anywhere=anywhere)
+        clock = await self._pool.move_clock(
+            target_ms, now.speed if speed is None else speed, anywhere=anywhere
+        )
         await self.close_statements()
         return clock
 
@@ -398,8 +421,10 @@ class Callgate:
         health, warnings = self.health(), list(self._monitor.warnings)
         gateways: list[GatewayStatus] = []
         try:
-            for beat in await self._gateways.alive(time.time_ns() // 1_000_000):
-                gateways.append(GatewayStatus(beat.gateway, beat.connections, beat.calls_in_progress))
+            gateways = [
+                GatewayStatus(beat.gateway, beat.connections, beat.calls_in_progress)
+                for beat in await self._gateways.alive(time.time_ns() // 1_000_000)
+            ]
         except (RedisError, OSError):
             warnings.append("The engine cannot be asked which gateways are alive.")
         recorder = self._recorder.status()
@@ -429,9 +454,18 @@ class Callgate:
         else:
             done(answer)
 
-    def _remembered(self, ask: End, done: Done, answer: Answer | CallgateError) -> None:
-        if isinstance(answer, CallUnknown):
-            self._look_up(self._settlement_from_sql(ask, done))
+    def _remembered(self, ask: Answered | End, done: Done, answer: Answer | CallgateError) -> None:
+        if isinstance(answer, (CallUnknown, EngineUnavailable)):
+            self._look_up(self._recall(ask, done, answer))
+        else:
+            done(answer)
+
+    async def _recall(self, ask: Answered | End, done: Done, answer: CallgateError) -> None:
+        """What the engine does not know may be an emergency of another worker's journal, or in SQL."""
+        if await self._is_in_journal(ask):
+            await self._note_in_journal(ask, done)
+        elif isinstance(ask, End) and isinstance(answer, CallUnknown):
+            await self._settlement_from_sql(ask, done)
         else:
             done(answer)
 
@@ -445,17 +479,31 @@ class Callgate:
             answer: Answer | CallgateError = await self.journal.admit(ask)
         except OSError as failure:
             # Admitted all the same (R30): a record is not worth a life.
-            log.exception("emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure))
+            log.exception(
+                "emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
+            )
             answer = Admitted(ask.call_id, self.server_time_ms(), None, replayed=False, emergency=True)
         done(answer)
 
+    async def _is_in_journal(self, ask: Answered | End) -> bool:
+        try:
+            return await self.journal.recall(ask.account, ask.call_id)
+        except OSError as failure:
+            log.exception("emergency.not_read", account=ask.account, call_id=ask.call_id, error=str(failure))
+            return self.journal.holds(ask.account, ask.call_id)
+
     async def _note_in_journal(self, ask: Answered | End, done: Done) -> None:
+        if not await self._is_in_journal(ask):
+            self._pool.submit(ask, done)  # the engine has just been told of it
+            return
         try:
             answer: Answer | CallgateError = await self.journal.note(ask)
         except CallgateError as error:
             answer = error
         except OSError as failure:
-            log.exception("emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure))
+            log.exception(
+                "emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
+            )
             answer = EngineUnavailable()
         done(answer)
 

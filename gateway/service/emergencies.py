@@ -1,8 +1,10 @@
-"""Emergency calls without the engine (R30): kept in the data directory, and told to the engine when it is back.
+"""Emergency calls without the engine (R30): kept in the data directory, and told to the engine when it is
+back.
 
-Each process has a journal of its own, a line for each thing that happened. A journal left behind by a process that
-died is taken over by another of the same data directory. Telling twice is telling once: the engine knows an emergency
-call by its id and the instant it was admitted at.
+Each process has a journal of its own, a line for each thing that happened. A journal left behind by a process
+that died is taken over by another of the same data directory, and a call that one worker has admitted can be
+ended at another, which copies what was written of it. Telling twice is telling once: the engine knows an
+emergency call by its id and the instant it was admitted at.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ import structlog
 from gateway import metrics
 from gateway.domain.answers import Admitted, Answer, Noted, Settled
 from gateway.domain.asks import Answered, Ask, End, Start
-from gateway.domain.errors import CallgateError, CallUnknown
+from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailable, EngineUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -65,7 +67,11 @@ class EmergencyJournal:
         return (account, call_id) in self._calls
 
     async def admit(self, ask: Start) -> Admitted:
-        """Admit an emergency call, and return once it is safely written down. Raises OSError if it can't be."""
+        """Admit an emergency call, and return once it is safely written down.
+
+        Raises OSError if it can't be.
+        """
+        await self.recall(ask.account, ask.call_id)
         known = self._calls.get((ask.account, ask.call_id))
         if known is None:
             entry = Entry(
@@ -85,7 +91,7 @@ class EmergencyJournal:
         return Admitted(ask.call_id, entry.at_ms, None, replayed=known is not None, emergency=True)
 
     async def note(self, ask: Answered | End) -> Noted | Settled:
-        """Write down an answer or an end of a call that the journal has. Raises CallUnknown, OSError."""
+        """Write down an answer or an end of a call that the journal holds. Raises CallUnknown, OSError."""
         entries = self._calls[ask.account, ask.call_id]
         start = entries[0]
         if ask.device is not None and ask.device != (start.staff, start.device):
@@ -95,7 +101,8 @@ class EmergencyJournal:
         told = next((entry for entry in entries if entry.what == what), None)
         at_ms = max(start.at_ms, self._now_ms() - ago_ms) if told is None else told.at_ms
         if told is None:
-            await self._write(Entry(what=what, account=ask.account, call_id=ask.call_id, at_ms=at_ms))
+            noted = Entry(what=what, account=ask.account, call_id=ask.call_id, at_ms=at_ms)
+            await self._write(noted, of=start)
         if what == "answered":
             return Noted(ask.call_id)
         return Settled(
@@ -112,9 +119,24 @@ class EmergencyJournal:
             emergency=True,
         )
 
+    async def recall(self, account: str, call_id: str) -> bool:
+        """Tell whether this journal holds a call;
+
+        what others' have of it beyond that is copied. Raises OSError.
+        """
+        if self._journals_of_others():
+            found = await asyncio.to_thread(self._find_elsewhere, account, call_id)
+            have = {entry.what for entry in self._calls.get((account, call_id), ())}
+            await self._write(*(entry for what, entry in found.items() if what not in have))
+        return self.holds(account, call_id)
+
+    async def adopt(self) -> None:
+        """Go on from the journals of processes of this data directory that are gone."""
+        await asyncio.to_thread(self._adopt)
+        self._waiting.set()
+
     async def run(self) -> None:
         """Tell the engine of what the journal has, as soon as it can be asked, until cancelled."""
-        await asyncio.to_thread(self._adopt)
         while True:
             if not self._calls:
                 self._waiting.clear()
@@ -131,10 +153,9 @@ class EmergencyJournal:
         start = entries[0]
         try:
             while told < len(entries):
-                answer = await self._ask(self._ask_of(entries[told], start, call_id))
-                call_id = answer.call_id
+                call_id = await self._tell_one(entries[told], start, call_id)
                 told += 1
-        except CallgateError as failure:
+        except (EngineUnavailable, DatabaseUnavailable) as failure:
             log.warning("emergency.not_told_yet", account=key[0], call_id=key[1], code=failure.code)
             return
         async with self._writing:
@@ -144,6 +165,23 @@ class EmergencyJournal:
             metrics.EMERGENCY_JOURNAL.set(len(self._calls))
             await asyncio.to_thread(self._rewrite)
         log.info("emergency.told", account=key[0], call_id=call_id)
+
+    async def _tell_one(self, entry: Entry, start: Entry, call_id: str) -> str:
+        """Tell of one thing that happened to a call, and return the id that the call goes by."""
+        try:
+            return (await self._ask(self._ask_of(entry, start, call_id))).call_id
+        except (EngineUnavailable, DatabaseUnavailable):
+            raise
+        except CallgateError as refusal:
+            # It was told of already by another worker, in another order; asking again would change nothing.
+            log.warning(
+                "emergency.refused",
+                account=start.account,
+                call_id=call_id,
+                what=entry.what,
+                code=refusal.code,
+            )
+            return call_id
 
     def _ask_of(self, entry: Entry, start: Entry, call_id: str) -> Ask:
         ago_ms = max(0, self._now_ms() - entry.at_ms)
@@ -163,10 +201,13 @@ class EmergencyJournal:
             admitted_at_ms=start.at_ms,
         )
 
-    async def _write(self, entry: Entry) -> None:
+    async def _write(self, *entries: Entry, of: Entry | None = None) -> None:
         async with self._writing:
-            await asyncio.to_thread(self._append, entry)
-            self._calls.setdefault((entry.account, entry.call_id), []).append(entry)
+            if of is not None and not self.holds(of.account, of.call_id):
+                entries = (of, *entries)  # all so far has just been told; its start is told again with this
+            for entry in entries:
+                await asyncio.to_thread(self._append, entry)
+                self._calls.setdefault((entry.account, entry.call_id), []).append(entry)
             metrics.EMERGENCY_JOURNAL.set(len(self._calls))
         self._waiting.set()
 
@@ -201,11 +242,27 @@ class EmergencyJournal:
         os.close(self._file)
         self._file = file
 
+    def _journals_of_others(self) -> list[Path]:
+        return sorted(path for path in self._folder.glob("*.jsonl") if path != self._path)
+
+    def _find_elsewhere(self, account: str, call_id: str) -> dict[str, Entry]:
+        found: dict[str, Entry] = {}
+        for path in self._journals_of_others():
+            try:
+                entries = _entries(path.read_bytes())
+            except FileNotFoundError:  # all of it has just been told
+                continue
+            for entry in entries:
+                if (entry.account, entry.call_id) == (account, call_id):
+                    found.setdefault(entry.what, entry)
+        # What is left after its start was told is of no use.
+        return {
+            what: found[what] for what in ("start", "answered", "end") if what in found and "start" in found
+        }
+
     def _adopt(self) -> None:
         """Take over journals of processes that are gone: theirs are not locked any more."""
-        if not self._folder.is_dir():
-            return
-        for path in sorted(self._folder.glob("*.jsonl")):
+        for path in self._journals_of_others():
             file = os.open(path, os.O_RDONLY)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,4 +280,11 @@ class EmergencyJournal:
 
 def _entries(content: bytes) -> list[Entry]:
     """All whole lines: of the last one the process may have written only a part, and answered nobody."""
-    return [_decoder.decode(line) for line in content.split(b"\n")[:-1]]
+    entries = []
+    for line in content.split(b"\n")[:-1]:
+        try:
+            entries.append(_decoder.decode(line))
+        except msgspec.DecodeError as failure:
+            # Without the others' records, and without a gateway, nobody would be better off.
+            log.error("emergency.unreadable", error=str(failure))
+    return entries

@@ -1,4 +1,4 @@
-"""Whether the engine and the database can be asked, watched all the time so that nobody has to wait to know."""
+"""Whether engine and database can be asked: watched all the time, so that nobody has to wait to know."""
 
 from __future__ import annotations
 
@@ -21,7 +21,10 @@ PartHealth = Literal["ok", "down"]
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`ready` is False while starting and draining; with a part away later it stays True (contract, /readyz)."""
+    """`ready` is False while starting and draining;
+
+    with a part away later it stays True (contract, /readyz).
+    """
 
     ready: bool
     status: Literal["ok", "degraded", "starting", "draining"]

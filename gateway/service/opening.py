@@ -113,6 +113,8 @@ class _Parts:
         """Reach engine and database, then do what a gateway does beside answering."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._pool.run())
+            # Calls that were admitted without the engine can be ended without it, also after a restart.
+            await self.service.journal.adopt()
             await self._reach()
             self._monitor.started()
             self.reached.set()
@@ -132,7 +134,9 @@ class _Parts:
                 await self._check_data()
                 await self._upkeep.load_revocations()
             except (EngineUnavailable, DatabaseUnavailable) as failure:
-                log.warning("gateway.waits", code=failure.code, because=str(failure.__cause__ or failure)[:200])
+                log.warning(
+                    "gateway.waits", code=failure.code, because=str(failure.__cause__ or failure)[:200]
+                )
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return

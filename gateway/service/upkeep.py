@@ -83,7 +83,9 @@ class Upkeep:
             try:
                 await work()
             except (CallgateError, RedisError, OSError) as failure:
-                log.warning("upkeep.failed", work=getattr(work, "__name__", "?"), error=type(failure).__name__)
+                log.warning(
+                    "upkeep.failed", work=getattr(work, "__name__", "?"), error=type(failure).__name__
+                )
 
     async def _close_statements(self) -> None:
         # One gateway is enough, and the one that records has the least to wait for.

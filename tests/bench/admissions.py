@@ -1,8 +1,9 @@
-"""Admissions a second of one gateway over WebSocket, against the bare script as fast as redis-benchmark can ask.
+"""Admissions a second of one gateway over WebSocket, against the bare script as fast as redis-benchmark can
+ask.
 
-redis-benchmark sends the gateway's own script with one start in each call, pipelined 16 deep on 4 connections, to the
-same kind of engine; each start is of a fresh call. The gateway's figure holds its whole way: WebSocket, decoding,
-batching, the script, the answer.
+redis-benchmark sends the gateway's own script with one start in each call, pipelined 16 deep on 4
+connections, to the same kind of engine; each start is of a fresh call. The gateway's figure holds its whole
+way: WebSocket, decoding, batching, the script, the answer.
 """
 
 from __future__ import annotations
@@ -51,8 +52,9 @@ def run() -> None:
         rows = [(in_flight, load(url, tokens, in_flight=in_flight)) for in_flight in (1, 4)]
     for in_flight, found in rows:
         print(
-            f"gateway, 64 devices, {in_flight} in flight each: {found['messages'] / 2 / found['seconds']:,.0f} admissions "
-            f"(and as many ends) a second; p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms"
+            f"gateway, 64 devices, {in_flight} in flight each: "
+            f"{found['messages'] / 2 / found['seconds']:,.0f} admissions (and as many ends) a second; "
+            f"p50 {found['p50_ms']:.1f} ms, p99 {found['p99_ms']:.1f} ms"
         )
     if shutil.which("redis-benchmark") is None:
         print("redis-benchmark is not installed (Debian: redis-tools): nothing to compare with")

@@ -1,4 +1,7 @@
-"""A bare WebSocket echo of Starlette under the gateway's own server settings: what a message costs at least."""
+"""A bare WebSocket echo of Starlette under the gateway's own server settings:
+
+what a message costs at least.
+"""
 
 from __future__ import annotations
 

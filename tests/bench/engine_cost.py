@@ -1,11 +1,11 @@
 """What one start or end costs the engine, by how many calls are in progress in its pool.
 
-Batches of 64 (32 starts, 32 ends of calls taken at random, with record, lease, device place and publishing) go to one
-pool that stays at its size, under a clock that moves so that calls last three minutes on average: a steady mixture of
-young and old; and to 64 pools of ten calls each, one operation a pool. Beside it, in the same run, a pipelined script
-that does one HGET, one HSET and one XADD. All of it twice: with nothing kept, and as the embedded engine is run, with
-every write appended and synced before it is answered.
-CPU time is the engine's main thread's, on the CPU, in ns from the kernel's schedstat.
+Batches of 64 (32 starts, 32 ends of calls taken at random, with record, lease, device place and publishing)
+go to one pool that stays at its size, under a clock that moves so that calls last three minutes on average: a
+steady mixture of young and old; and to 64 pools of ten calls each, one operation a pool. Beside it, in the
+same run, a pipelined script that does one HGET, one HSET and one XADD. All of it twice: with nothing kept,
+and as the embedded engine is run, with every write appended and synced before it is answered. CPU time is the
+engine's main thread's, on the CPU, in ns from the kernel's schedstat.
 """
 
 from __future__ import annotations
@@ -147,7 +147,10 @@ class PoolLoad:
         return self._keys.of_account(ACCOUNT, 0)[1]
 
     def one_batch(self, cpu: Callable[[], float]) -> float:
-        """Half starts, half ends, in mixed order, a while after the last; answers the CPU time they took, in us."""
+        """Half starts, half ends, in mixed order, a while after the last;
+
+        answers the CPU time they took, in us.
+        """
         calls = self._calls * len(self._accounts)
         self.move_clock(max(1, AVERAGE_CALL_MS * (BATCH // 2) // calls))
         asks = self.next_batch()
@@ -193,7 +196,10 @@ def measure_pools(server: EngineServer, calls: int, pools: int, batches: int) ->
 
 
 def measure_trivial(server: EngineServer, batches: int, depth: int) -> float:
-    """CPU time (us) of the script of three commands, so many of it pipelined; its value is as long as a call's."""
+    """CPU time (us) of the script of three commands, so many of it pipelined;
+
+    its value is as long as a call's.
+    """
     server.flush()
     client = server.client
     sha = client.script_load(TRIVIAL)

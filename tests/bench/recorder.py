@@ -1,7 +1,8 @@
 """Whether the recorder keeps up: so many calls are started and ended at full speed, and recorded meanwhile.
 
-One process does both, as a gateway does: it puts starts and ends to the live pool as fast as that answers, and its
-recorder moves the records to SQL. Lag is how long the oldest record waits for SQL, seen once a second.
+One process does both, as a gateway does: it puts starts and ends to the live pool as fast as that answers,
+and its recorder moves the records to SQL. Lag is how long the oldest record waits for SQL, seen once a
+second.
 """
 
 from __future__ import annotations
@@ -119,8 +120,8 @@ async def run_load(engine_url: str, where: str | Path, calls: int, *, record: bo
     if record:
         lags_ms.sort()
         what += (
-            f", all in SQL {recorded_in - settled_in:.2f} s later; lag median {lags_ms[len(lags_ms) // 2]} ms, "
-            f"largest {lags_ms[-1]} ms"
+            f", all in SQL {recorded_in - settled_in:.2f} s later; "
+            f"lag median {lags_ms[len(lags_ms) // 2]} ms, largest {lags_ms[-1]} ms"
         )
     print(what)
 

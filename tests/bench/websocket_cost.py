@@ -1,8 +1,8 @@
 """What a message of a device costs the gateway, against a bare echo under the same server settings.
 
-64 sockets with 4 calls in flight each: a start, and its end as soon as it is admitted. The echo gets frames of the same
-size from the same load. CPU time is the server process's alone (user and system, from /proc); the engine is another
-process.
+64 sockets with 4 calls in flight each: a start, and its end as soon as it is admitted. The echo gets frames
+of the same size from the same load. CPU time is the server process's alone (user and system, from /proc); the
+engine is another process.
 """
 
 from __future__ import annotations
@@ -109,9 +109,8 @@ def measure_echo() -> dict[str, Any]:
 def run() -> None:
     """Print the figures of one run."""
     echo = measure_echo()
-    rows = [("bare echo", echo)]
-    for level in ("info", "warning"):
-        rows.append((f"gateway, log level {level}", measure_gateway(level)))
+    gateways = ((f"gateway, log level {level}", measure_gateway(level)) for level in ("info", "warning"))
+    rows = [("bare echo", echo), *gateways]
     print(f"{'':<28}{'CPU us/message':>15}{'ratio':>7}{'messages/s':>12}{'p50 ms':>8}{'p99 ms':>8}")
     for name, found in rows:
         print(

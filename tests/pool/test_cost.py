@@ -1,4 +1,7 @@
-"""What a call costs does not grow with the calls in progress in its pool (design: cost that does not grow)."""
+"""What a call costs does not grow with the calls in progress in its pool (design:
+
+cost that does not grow).
+"""
 
 from __future__ import annotations
 

@@ -125,11 +125,6 @@ class MemoryStream:
         """Have an entry again that was trimmed, as after a failover."""
         self._shards[entry.shard] = sorted([*self._shards[entry.shard], entry], key=_order)
 
-    def forget(self) -> None:
-        """Lose everything, the last id too: the next entry's is lower than those before."""
-        self._shards.clear()
-        self._next_id = 0
-
     async def now_ms(self) -> int:
         """Tell the time."""
         self._check()

@@ -150,9 +150,10 @@ class GatewayProcess:
 
     def end(self) -> None:
         """End it whatever state it is in: in order if it can, else by SIGKILL."""
-        if self._process is None or self._process.poll() is not None:
+        if self._process is None:
             return
-        self.process.send_signal(signal.SIGCONT)
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGCONT)
         try:
             self.stop()
         except subprocess.TimeoutExpired:

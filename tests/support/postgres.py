@@ -21,6 +21,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -86,11 +87,15 @@ class PostgresServer:
         self.stop()
         shutil.rmtree(self.directory)
 
-    def create_database(self) -> str:
-        """Make an empty database and return its address."""
+    def create_database(self, like: str = "template0") -> str:
+        """Make a database like the one of that name, by default an empty one, and return its name."""
         name = f"callgate_{next(self._numbers)}"
-        self._run("createdb", "-h", str(self.directory), "-U", USER, "-T", "template0", name)
-        return self.url(name)
+        self._run("createdb", "-h", str(self.directory), "-U", USER, "-T", like, name)
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database, whoever is still connected to it."""
+        self._run("dropdb", "-h", str(self.directory), "-U", USER, "--force", name)
 
     def url(self, database: str = USER) -> str:
         """Return a database's address."""
@@ -101,7 +106,7 @@ class PostgresServer:
         if self._process.poll() is not None:
             log = (self.directory / "log").read_text(errors="replace")
             raise RuntimeError(f"postgres ended with {self._process.returncode}:\n{log[-2000:]}")
-        ready = [self._programs / "pg_isready", "-q", "-h", self.directory, "-U", USER]
+        ready = [str(self._programs / "pg_isready"), "-q", "-h", str(self.directory), "-U", USER]
         return subprocess.run(ready, check=False).returncode == 0
 
     def _run(self, program: str, *arguments: str) -> None:
@@ -116,7 +121,7 @@ class PostgresServer:
         if done.returncode != 0:
             raise RuntimeError(f"{program} failed: {done.stderr or done.stdout}")
 
-    def _as_owner(self) -> dict[str, object]:
+    def _as_owner(self) -> dict[str, Any]:
         if self._owner is None:
             return {}
         return {"user": self._owner, "group": pwd.getpwnam(self._owner).pw_gid, "extra_groups": []}
@@ -158,4 +163,4 @@ def postgres_server() -> Iterator[PostgresServer]:
 @pytest.fixture
 def make_postgres(postgres_server: PostgresServer) -> Callable[[], str]:
     """A factory for empty databases, as `postgresql://` addresses."""
-    return postgres_server.create_database
+    return lambda: postgres_server.url(postgres_server.create_database())

@@ -1,0 +1,148 @@
+"""Keeping a device connected: connecting, connecting again, and knowing when not to."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from ssl import SSLContext
+from typing import Final
+
+import anyio
+
+from gateway.client import errors, frames
+from gateway.client.addresses import Address
+from gateway.client.backoff import Backoff
+from gateway.client.connection import Closed, Connection, HandshakeRefused, open_connection
+from gateway.client.requests import Requests
+from gateway.client.timing import Timing
+from gateway.client.tokens import Tokens
+from gateway.domain.errors import CallgateError, Forbidden
+
+log: Final = logging.getLogger("gateway.client")
+
+_TOKEN_ENDED: Final = 4401
+_STAFF_REMOVED: Final = 4403
+_REPLACED: Final = 4409
+_TRY_LATER: Final = frozenset({408, 425, 429})
+
+
+class Link:
+    """One device's connections, one after the other. `requests` go over whichever there is.
+
+    `take` is given every frame that is no answer, and `changed` is called when `welcomed` has changed.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        tokens: Tokens,
+        timing: Timing,
+        tls: SSLContext | None,
+        requests: Requests,
+        take: Callable[[frames.Heard], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.welcomed = False
+        """Whether there is a connection, and the gateway has welcomed the device on it."""
+        self._address = address
+        self._tokens = tokens
+        self._timing = timing
+        self._tls = tls
+        self._requests = requests
+        self._take = take
+        self._changed = changed
+        self._connection: Connection | None = None
+        self._was_welcomed = False
+        self._is_closing = False
+        self._hurry = asyncio.Event()
+
+    async def run(self) -> CallgateError:
+        """Keep connected until that makes no more sense, and return why.
+
+        Before the first welcome only a gateway that says it will soon be ready is asked again.
+        """
+        backoff = Backoff(self._timing.backoff_seconds, self._timing.backoff_most_seconds)
+        loop = asyncio.get_running_loop()
+        while not self._is_closing:
+            self._hurry.clear()
+            began = loop.time()
+            ended_by = await self._once()
+            if ended_by is not None:
+                return ended_by
+            if loop.time() - began > self._timing.backoff_most_seconds:
+                backoff.reset()
+            if not self._is_closing:
+                with anyio.move_on_after(backoff.next()):
+                    await self._hurry.wait()
+        return errors.PhoneClosed()
+
+    def hurry(self) -> None:
+        """Make the next attempt at once, if it is being waited for."""
+        self._hurry.set()
+
+    async def close(self) -> None:
+        """Close in order, and connect no more."""
+        self._is_closing = True
+        if self._connection is not None:
+            await self._connection.close()
+
+    async def _once(self) -> CallgateError | None:
+        """Connect, and serve the connection to its end; the error if there is to be no other."""
+        try:
+            token = await self._tokens.current()
+            connection = await open_connection(self._address, token, self._timing, self._tls)
+        except HandshakeRefused as refused:
+            return self._after_refusal(refused)
+        except errors.TokenRefused as error:
+            return error
+        except (CallgateError, OSError) as error:
+            log.info("no connection: %s", error)
+            if self._was_welcomed:
+                return None
+            return error if isinstance(error, CallgateError) else errors.GatewayUnreachable(str(error))
+        return self._after_closing(await self._serve(connection))
+
+    async def _serve(self, connection: Connection) -> Closed:
+        self._connection = connection
+        self._requests.attach(connection)
+        try:
+            return await connection.run(self._hear)
+        finally:
+            connection.abort()
+            self._connection = None
+            self._requests.detach()
+            self.welcomed = False
+            self._changed()
+
+    def _hear(self, heard: frames.Heard) -> None:
+        self._take(heard)
+        if isinstance(heard, frames.Welcome):
+            self.welcomed = self._was_welcomed = True
+            self._changed()
+        elif not isinstance(heard, frames.Notice):
+            self._requests.take(heard)
+
+    def _after_refusal(self, refused: HandshakeRefused) -> CallgateError | None:
+        log.info("the gateway refused the connection: %s", refused.error)
+        if refused.status == 401:
+            return self._after_token_refusal(refused.error.message)
+        if isinstance(refused.error, Forbidden):
+            return refused.error
+        # Later on, whatever stands between may fail in its own ways for a while.
+        passes = self._was_welcomed or refused.status >= 500 or refused.status in _TRY_LATER
+        return None if passes else refused.error
+
+    def _after_closing(self, closed: Closed) -> CallgateError | None:
+        log.info("the connection ended: %d %s", closed.code, closed.reason)
+        if closed.code == _TOKEN_ENDED:
+            return self._after_token_refusal(None)
+        if closed.code == _STAFF_REMOVED:
+            return errors.StaffRemoved()
+        if closed.code == _REPLACED:
+            return errors.Replaced()
+        return None
+
+    def _after_token_refusal(self, why: str | None) -> CallgateError | None:
+        self._tokens.refuse(why)
+        return errors.TokenRefused(why) if self._tokens.exhausted else None

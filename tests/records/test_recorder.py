@@ -1,0 +1,351 @@
+"""Every record that was settled is in SQL exactly once, whatever fails in between (R26)."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+
+from gateway.domain.calls import CallRecord, CycleOpened
+from gateway.domain.errors import EngineUnavailable
+from gateway.domain.policy import Policy
+from gateway.records.database import Database
+from gateway.records.recorder import Recorder
+from gateway.records.store import Records
+from tests.records.making import NOW_MS, MemoryStream, a_cycle, a_record, execute, rows
+from tests.records.waiting import eventually
+from tests.support.waiting import wait_until
+
+
+@pytest.fixture
+def recorder(database: Database, stream: MemoryStream) -> Recorder:
+    """A recorder of `stream` that saves ten records at once."""
+    return Recorder(database, stream, stream.now_ms, records_at_once=10)
+
+
+@asynccontextmanager
+async def running(recorder: Recorder) -> AsyncIterator[None]:
+    task = asyncio.create_task(recorder.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    assert task.cancelled()
+
+
+async def count(database: Database) -> int:
+    return int((await rows(database, "SELECT count(*) FROM call_records"))[0][0])
+
+
+async def saved(database: Database, records: int) -> bool:
+    return await count(database) == records
+
+
+async def everything(database: Database) -> list[tuple[object, ...]]:
+    return await rows(database, "SELECT * FROM call_records ORDER BY account, call_id, admitted_at_ms")
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        a_record(),
+        a_record(channel=None, answered_at_ms=None, counted=False, billed_seconds=0),
+        a_record(emergency=True, ended_by="lease_expired", to="112", revision=3),
+        a_record(policy=Policy(0, 60, 0, "answer")),
+        a_record(billed_seconds=2**53 + 1, duration_ms=2**60, to="sip:ana@überall.example"),
+    ],
+)
+async def test_a_record_is_saved_as_it_is(
+    recorder: Recorder, stream: MemoryStream, records: Records, record: CallRecord
+) -> None:
+    stream.add(record)
+
+    assert await recorder.drain() == 1
+    assert await records.calls.find_call("acme", "c-1") == record
+
+
+async def test_records_keep_the_order_of_settling_within_their_shard(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    stream.add(a_record("c-1"), a_cycle(), a_record("c-2"), shard=7)
+    stream.add(a_record("c-3"), shard=7)
+    stream.add(a_record("c-4"), shard=200)
+
+    await recorder.drain()
+
+    order = "SELECT call_id, shard, record_number FROM call_records ORDER BY shard, record_number"
+    assert await rows(database, order) == [("c-1", 7, 0), ("c-2", 7, 2), ("c-3", 7, 3), ("c-4", 200, 0)]
+
+
+async def test_the_stream_is_trimmed_only_of_what_is_committed(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    stream.add(a_record())
+    await execute(database, "ALTER TABLE recorder_positions RENAME TO gone")
+
+    with pytest.raises(Exception, match="recorder_positions"):
+        await recorder.drain()
+    assert await stream.backlog() == 1
+
+    await execute(database, "ALTER TABLE gone RENAME TO recorder_positions")
+    assert await recorder.drain() == 1
+    assert await stream.backlog() == 0
+
+
+async def test_a_higher_revision_replaces_a_lower_one_and_never_the_other_way_round(
+    recorder: Recorder, stream: MemoryStream, records: Records
+) -> None:
+    late = a_record(revision=2, ended_by="hangup", billed_seconds=200)
+    early = a_record(revision=1, ended_by="connection_lost", billed_seconds=90)
+
+    for order in ([early, late], [late, early]):
+        for record in order:
+            stream.add(record)
+            await recorder.drain()
+        assert await records.calls.find_call("acme", "c-1") == late
+    stream.add(early, late, early)
+    await recorder.drain()
+    assert await records.calls.find_call("acme", "c-1") == late
+
+
+async def test_a_call_id_used_again_later_has_a_record_of_its_own(
+    recorder: Recorder, stream: MemoryStream, records: Records, database: Database
+) -> None:
+    """R9."""
+    newer = a_record(admitted_at_ms=NOW_MS + 1)
+    stream.add(newer, a_record())
+
+    await recorder.drain()
+
+    assert await count(database) == 2
+    assert await records.calls.find_call("acme", "c-1") == newer
+
+
+async def test_an_entry_that_comes_again_changes_nothing(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    entry = stream.add(a_record("c-1"), a_record("c-2"))
+    await recorder.drain()
+    before = await everything(database)
+
+    stream.put_back(entry)
+    await execute(database, "DELETE FROM recorder_positions")  # as in a backup
+    await Recorder(database, stream, stream.now_ms).drain()
+
+    assert await everything(database) == before
+
+
+async def test_two_recorders_at_once_save_every_record_once(
+    stream: MemoryStream, where: str, database: Database
+) -> None:
+    for number in range(400):
+        stream.add(*(a_record(f"c-{number}-{each}") for each in range(3)), shard=number % 16)
+    other = Database(where)
+    both = [Recorder(each, stream, stream.now_ms, records_at_once=10) for each in (database, other)]
+
+    await asyncio.gather(*(recorder.drain() for recorder in both))
+    await other.close()
+
+    assert await count(database) == 1200
+    numbers = "SELECT count(DISTINCT record_number) FROM call_records GROUP BY shard"
+    assert await rows(database, numbers) == [(75,)] * 16
+
+
+async def test_what_the_database_refuses_goes_to_the_dead_letters_and_stops_no_other(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    good = [a_record(f"c-{number}") for number in range(7)]
+    too_large = a_record("too-large", billed_seconds=2**63)
+    no_integer = a_record("no-integer", duration_ms="ninety")
+    nobody = a_record("nobody", staff=None)
+    lone = a_record("lone", to="+1\ud800")
+    entry = stream.add(*good[:3], too_large, *good[3:5], no_integer, b"\x00\xff", nobody, lone)
+    stream.add(a_cycle(allocated_seconds=2**70), a_cycle(account="other"), *good[5:])
+
+    assert await recorder.drain() == 7
+
+    assert await count(database) == 7
+    assert await rows(database, "SELECT account FROM statements") == [("other",)]
+    letters = await rows(database, 'SELECT entry_id, "index", body, at_ms FROM dead_letters ORDER BY 1, 2')
+    assert [(letter[0], letter[1]) for letter in letters[:5]] == [
+        (entry.entry_id, index) for index in (3, 6, 7, 8, 9)
+    ]
+    assert len(letters) == 6
+    assert '"call_id": "too-large"' in letters[0][2]
+    assert letters[2][2] == '{"bytes": "00ff"}'
+    assert {letter[3] for letter in letters} == {NOW_MS}
+    assert await stream.backlog() == 0
+
+
+async def test_of_many_records_at_once_those_are_saved_that_can_be(
+    database: Database, stream: MemoryStream, records: Records
+) -> None:
+    many = [a_record(f"c-{number}", billed_seconds=31 + number) for number in range(700)]
+    refused = [a_record(f"refused-{number}", billed_seconds=2**70) for number in range(3)]
+    again = a_record("c-5", billed_seconds=7, revision=2)
+    for first in range(0, 700, 70):
+        stream.add(*many[first : first + 50], *refused[:1], *many[first + 50 : first + 70])
+        refused = refused[1:]
+    recorder = Recorder(database, stream, stream.now_ms, records_at_once=5000)
+
+    assert await recorder.drain() == 700
+    stream.add(*many[:200], again)
+    await recorder.drain()
+
+    assert await count(database) == 700
+    assert await rows(database, "SELECT count(*) FROM dead_letters") == [(3,)]
+    assert await records.calls.find_call("acme", "c-5") == again
+    assert await records.calls.find_call("acme", "c-699") == many[699]
+
+
+async def test_a_text_with_nul_is_kept_whole_or_not_at_all(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    stream.add(a_record(to="a\0b"))
+
+    await recorder.drain()
+
+    kept = await rows(database, 'SELECT "to" FROM call_records')
+    dead = await rows(database, "SELECT body FROM dead_letters")
+    assert len(kept) + len(dead) == 1
+    assert all(to == "a\0b" for (to,) in kept)
+
+
+async def test_an_engine_that_is_away_is_waited_for(
+    recorder: Recorder, database: Database, stream: MemoryStream
+) -> None:
+    stream.away = True
+    async with running(recorder):
+        await wait_until(lambda: "engine_unavailable" in (recorder.status().failing or ""))
+        stream.away = False
+        stream.add(a_record())
+        await eventually(lambda: saved(database, 1))
+        await wait_until(lambda: recorder.status().failing is None)
+    stream.away = True
+    with pytest.raises(EngineUnavailable):
+        await recorder.drain()
+
+
+async def test_an_error_that_is_no_failure_of_a_peer_ends_the_recorder_loudly(
+    recorder: Recorder, database: Database, stream: MemoryStream
+) -> None:
+    await execute(database, "ALTER TABLE call_records RENAME TO gone")
+    stream.add(a_record())
+
+    with pytest.raises(Exception, match="call_records"):
+        async with asyncio.timeout(10):
+            await recorder.run()
+
+
+async def test_a_recorder_that_runs_saves_what_comes_and_is_woken(
+    recorder: Recorder, database: Database, stream: MemoryStream
+) -> None:
+    async with running(recorder):
+        for number in range(30):
+            stream.add(a_record(f"c-{number}"), shard=number % 5)
+            recorder.wake()
+        await eventually(lambda: saved(database, 30))
+    assert await stream.backlog() == 0
+
+
+async def test_a_recorder_cancelled_at_any_moment_loses_and_doubles_nothing(
+    where: str, database: Database, stream: MemoryStream
+) -> None:
+    for number in range(120):
+        stream.add(a_record(f"c-{number}"), shard=number % 3)
+    for moment in range(40):
+        task = asyncio.create_task(Recorder(database, stream, stream.now_ms, records_at_once=4).drain())
+        for _ in range(moment):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task])
+
+    await Recorder(database, stream, stream.now_ms).drain()
+
+    assert await count(database) == 120
+    assert await rows(database, "SELECT count(*) FROM dead_letters") == [(0,)]
+
+
+async def test_of_two_that_run_one_records_and_the_other_takes_over(
+    where: str, database: Database, stream: MemoryStream
+) -> None:
+    other = Database(where)
+    first, second = (Recorder(each, stream, stream.now_ms, stuck_seconds=0.3) for each in (database, other))
+    async with running(second):
+        async with running(first):
+            await wait_until(lambda: first.status().recording != second.status().recording)
+            stream.add(a_record("c-1"))
+            await eventually(lambda: saved(database, 1))
+            recording = first if first.status().recording else second
+        await wait_until(lambda: second.status().recording)
+        stream.add(a_record("c-2"))
+        await eventually(lambda: saved(database, 2))
+    assert recording in (first, second)
+    await other.close()
+
+
+async def test_what_a_stuck_recorder_leaves_lying_another_one_saves(
+    where: str, database: Database, stream: MemoryStream
+) -> None:
+    standby = Recorder(database, stream, stream.now_ms, stuck_seconds=0.3)
+    other = Database(where)
+    async with other.exclusive("recorder") as held:
+        assert await held.acquire()
+        async with running(standby):
+            stream.add(a_record())
+            await eventually(lambda: saved(database, 1))
+            assert not standby.status().recording
+    await other.close()
+
+
+async def test_the_instant_up_to_which_all_is_saved_is_known_to_every_gateway(
+    where: str, recorder: Recorder, stream: MemoryStream
+) -> None:
+    stream.add(a_record())
+    await recorder.drain()
+    stream.at_ms += 5
+    stream.add(a_record("c-2"))
+    other = Database(where)
+
+    assert await Recorder(other, stream, stream.now_ms).as_of_ms() == NOW_MS, "c-2 is not saved"
+    await recorder.drain()
+    stream.at_ms += 5
+    assert await Recorder(other, stream, stream.now_ms).as_of_ms() == NOW_MS + 10, "nothing waits"
+    stream.away = True
+    assert await Recorder(other, stream, stream.now_ms).as_of_ms() == NOW_MS + 5
+    await other.close()
+
+
+async def test_the_lag_is_that_of_the_oldest_record_found_waiting(
+    recorder: Recorder, stream: MemoryStream
+) -> None:
+    stream.at_ms = NOW_MS + 100_000
+    stream.add(a_record("c-1", settled_at_ms=NOW_MS + 99_000), a_record("c-2", settled_at_ms=NOW_MS + 99_500))
+
+    await recorder.drain()
+    assert recorder.status().lag_ms == 1_000
+    await recorder.drain()
+    assert recorder.status().lag_ms == 0
+
+
+async def test_a_cycle_opens_its_statement_and_a_later_plan_replaces_it(
+    recorder: Recorder, stream: MemoryStream, records: Records
+) -> None:
+    stream.add(a_cycle(plan=None, allocated_seconds=0))
+    stream.add(
+        a_cycle(plan="team", allocated_seconds=60_000), a_cycle(plan="large", allocated_seconds=300_000)
+    )
+    stream.add(a_cycle(account="other"))
+
+    await recorder.drain()
+
+    (statement,), _ = await records.statements.list_statements("acme", None, 10)
+    assert (statement.plan, statement.allocated_seconds, statement.cycle.index) == ("large", 300_000, 9)
+
+
+def test_what_comes_out_of_the_stream_has_a_column_for_each_field() -> None:
+    from gateway.records.tables import call_records, statements
+
+    assert set(CallRecord.__slots__) - {"policy"} <= set(call_records.c.keys())
+    assert set(CycleOpened.__slots__) <= set(statements.c.keys())
