@@ -29,7 +29,7 @@ from gateway.api.wire import frames, rendering
 from gateway.api.wire.decoding import MAX_BYTES, require_shallow
 from gateway.api.wire.fields import clamped_ago_ms
 from gateway.api.wire.resources import PoolCall
-from gateway.domain.answers import Answer
+from gateway.domain.answers import Admitted, Answer, Settled
 from gateway.domain.asks import Answered, Ask, End
 from gateway.domain.calls import Caller
 from gateway.domain.errors import CallgateError, Forbidden
@@ -70,11 +70,13 @@ class DeviceSocket:
         "_send",
         "_wake",
         "caller",
+        "calls",
         "number",
     )
 
     def __init__(self, api: Api, identity: Identity, caller: Caller, receive: Receive, send: Send) -> None:
         self.caller = caller
+        self.calls: set[str] = set()
         self.number = 0
         self._api = api
         self._identity = identity
@@ -235,6 +237,10 @@ class DeviceSocket:
 
     def _settle(self, re: frames.Re, ask: Ask, answer: Answer | CallgateError) -> None:
         log_answer(ask, answer)
+        if isinstance(answer, Admitted):
+            self.calls.add(answer.call_id)
+        elif isinstance(answer, Settled):
+            self.calls.discard(answer.call_id)
         if isinstance(answer, CallgateError):
             self._answer_error(re, answer)
         else:

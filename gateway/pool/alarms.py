@@ -9,7 +9,7 @@ from typing import Final
 import structlog
 from redis.exceptions import RedisError
 
-from gateway.domain.errors import CallgateError
+from gateway.domain.errors import CallgateError, FieldError, InvalidField
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
 from gateway.pool.scripts import script
@@ -64,21 +64,31 @@ class Alarms:
                 return clock, next_ms
             await self._fire(due)
 
-    async def move_clock(self, to_ms: int, speed: int, *, anywhere: bool = False) -> Clock:
-        """Move the simulated clock, seeing on the way to what falls due, in order, each at its very instant.
+    async def move_clock(
+        self, to_ms: int | None, speed: int | None, *, by_ms: int = 0, anywhere: bool = False
+    ) -> Clock:
+        """Move the simulated clock to an instant, or else by a span, and set its speed (None: as it was).
 
-        Raises InvalidField for an instant behind the clock, RedisError.
+        What falls due on the way is seen to in order, each at its very instant. `anywhere` allows an instant
+        behind the clock. Raises InvalidField for that otherwise, and then the clock goes on as it was;
+        RedisError.
         """
-        clock = await self._shards.clock()
-        if to_ms < clock.now_ms:
-            return await self._shards.set_clock(to_ms, speed, anywhere=anywhere)
-        await self._shards.set_clock(clock.now_ms, 0)
+        was = await self._shards.clock()
+        # It stands still meanwhile, or it would be later than the instant it is to be set to.
+        stopped = await self._shards.stop_clock()
+        speed = was.speed if speed is None else speed
+        to_ms = stopped.now_ms + by_ms if to_ms is None else to_ms
+        if to_ms < stopped.now_ms:
+            if anywhere:
+                return await self._shards.set_clock(to_ms, speed, anywhere=True)
+            await self._shards.set_clock(stopped.now_ms, was.speed)
+            message = f"is before {stopped.now_ms}, which the clock shows; it only moves forward"
+            raise InvalidField(errors=[FieldError("at_ms", message)])
         while True:
             _, next_ms = await self.fire_due()
             if not next_ms or next_ms > to_ms:
-                break
+                return await self._shards.set_clock(to_ms, speed)
             await self._shards.set_clock(next_ms, 0)
-        return await self._shards.set_clock(to_ms, speed)
 
     async def _find_due(self) -> tuple[Clock, int, list[str]]:
         clock, next_ms = Clock(0, 1), 0

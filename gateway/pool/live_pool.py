@@ -210,13 +210,15 @@ class LivePool:
         """How many calls are in progress in all pools. Raises RedisError."""
         return await self._shards.count_calls()
 
-    async def move_clock(self, to_ms: int, speed: int, *, anywhere: bool = False) -> Clock:
+    async def move_clock(
+        self, to_ms: int | None, speed: int | None, *, by_ms: int = 0, anywhere: bool = False
+    ) -> Clock:
         """Move the simulated clock; what falls due on the way happens, in order, before this returns.
 
-        `anywhere` lets it be set back, while there is no account. Raises InvalidField, EngineUnavailable.
+        See `Alarms.move_clock`. Raises InvalidField, EngineUnavailable.
         """
         try:
-            return await self._alarms.move_clock(to_ms, speed, anywhere=anywhere)
+            return await self._alarms.move_clock(to_ms, speed, by_ms=by_ms, anywhere=anywhere)
         except (RedisError, OSError) as failure:
             raise EngineUnavailable from failure
 

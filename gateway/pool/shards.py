@@ -134,6 +134,20 @@ class Shards:
             count += sum(each[3] for each in found if each)
         return count
 
+    async def stop_clock(self) -> Clock:
+        """Have the simulated clock stand still where it is. Raises RedisError."""
+        now_ms = 0
+        for group in self._engine.split_shards(range(self._keys.shards)):
+            code, at_ms, *_ = await script("clock_move").run(
+                self._engine.client, self._metas(group), ["", "0", "0", "0"]
+            )
+            if code != Code.APPLIED:
+                raise EngineUnavailable
+            now_ms = max(now_ms, at_ms)
+        if not self._engine.spans_shards:
+            return await self.set_clock(now_ms, 0)
+        return self.saw(Clock(now_ms, 0))
+
     async def set_clock(self, at_ms: int, speed: int, *, anywhere: bool = False) -> Clock:
         """Set the simulated clock of all shards. Raises InvalidField if that is back in time, RedisError."""
         for group in self._engine.split_shards(range(self._keys.shards)):

@@ -162,7 +162,6 @@ call_records = Table(
     # Together the order of settling within a shard (R26).
     Column("shard", INT, nullable=False),
     Column("record_number", INT, nullable=False),
-    sqlite_with_rowid=False,
     sqlite_strict=True,
 )
 Index(

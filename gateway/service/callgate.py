@@ -365,24 +365,12 @@ class Callgate:
         Raises NotFound without --simulate, InvalidField for a move back.
         """
         self._require_simulation()
-        now = await self._pool.clock()
-        target_ms = at_ms if at_ms is not None else now.now_ms + (advance_ms or 0)
-        if target_ms > LATEST_MS:
+        now_ms = (await self._pool.clock()).now_ms
+        if now_ms + (advance_ms or 0) > LATEST_MS:
             raise InvalidField(errors=[FieldError("advance_ms", "leads beyond the year 9999")])
-        anywhere = (
-            target_ms < now.now_ms and not (await self._records.accounts.list_accounts(None, None, 1, 0))[0]
-        )
-        if target_ms < now.now_ms and not anywhere:
-            raise InvalidField(
-                errors=[
-                    FieldError(
-                        "at_ms", f"is before {now.now_ms}, which the clock shows; it only moves forward"
-                    )
-                ]
-            )
-        clock = await self._pool.move_clock(
-            target_ms, now.speed if speed is None else speed, anywhere=anywhere
-        )
+        is_back = at_ms is not None and at_ms < now_ms
+        anywhere = is_back and not (await self._records.accounts.list_accounts(None, None, 1, 0))[0]
+        clock = await self._pool.move_clock(at_ms, speed, by_ms=advance_ms or 0, anywhere=anywhere)
         await self.close_statements()
         return clock
 

@@ -119,7 +119,7 @@ class Upkeep:
                 gateway=self._control.gateway,
                 at_ms=time.time_ns() // 1_000_000,
                 connections=len(self._service.devices),
-                calls_in_progress=0,
+                calls_in_progress=sum(len(each.calls) for each in self._service.devices),
             )
         )
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Protocol
 
 import anyio
@@ -22,6 +22,10 @@ class Connection(Protocol):
     @property
     def token_issued_at_ms(self) -> int:
         """When the token it now goes by was issued (real time)."""
+
+    @property
+    def calls(self) -> Collection[str]:
+        """The ids of the calls that it started and has not ended."""
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Send what is waiting, then close. Closing again changes nothing."""

@@ -186,5 +186,6 @@ def test_the_clock_of_a_simulation_is_shown_and_moved(callgate: Callgate) -> Non
     assert moved["now_ms"] == before["now_ms"] + 7_200_000
     assert "speed  60" in callgate("clock", "--speed", "60").output
     callgate("clock", "--speed", "0")
+    callgate("account", "put", "clocked", "--name", "Without an account it may be set back")
     back = callgate("clock", "--at", "2001-01-01T00:00:00Z", status=1)
     assert "at_ms" in back.stderr

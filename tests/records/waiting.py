@@ -10,4 +10,5 @@ T = TypeVar("T")
 
 async def eventually(predicate: Callable[[], Awaitable[T]]) -> T:
     """Ask `predicate` until its answer is true, and return that answer; AssertionError after 10 s."""
-    return await wait_until(predicate)
+    answer: T = await wait_until(predicate)
+    return answer

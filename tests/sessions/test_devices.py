@@ -26,6 +26,10 @@ class Device:
     drained: bool = False
     superseded_by: list[int] = field(default_factory=list)
 
+    @property
+    def calls(self) -> set[str]:
+        return set()
+
     def close(self, code: CloseCode, reason: str) -> None:
         assert reason
         self.closed.append(code)

@@ -76,7 +76,8 @@ class LiveAccounts:
 
     async def recorded(self) -> list[CallRecord | CycleOpened]:
         """All that was sent to SQL, in the order of each shard."""
-        return [item for entry in await self.pool.records.read({}, 100_000) for item in entry.items]
+        entries = await self.pool.records.read({}, 100_000)
+        return [item for entry in entries for item in entry.items if not isinstance(item, bytes)]
 
     # Time
 

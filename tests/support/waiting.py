@@ -2,8 +2,8 @@
 
 import inspect
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import anyio
 
@@ -11,11 +11,11 @@ T = TypeVar("T")
 
 
 async def wait_until(
-    predicate: Callable[[], T | Awaitable[T]],
+    predicate: Callable[[], object],
     timeout: float = 10.0,  # noqa: ASYNC109 - seconds until the test fails; the polling below must be bounded by it
     *,
     interval: float = 0.01,
-) -> T:
+) -> Any:
     """Ask `predicate` (plain or async) until its answer is true, and return that answer.
 
     Raises AssertionError after `timeout` seconds, naming the predicate and its last answer. An

@@ -135,7 +135,6 @@ def _call_records() -> None:
         sa.Column("shard", INT, nullable=False),
         sa.Column("record_number", INT, nullable=False),
         sa.PrimaryKeyConstraint("account", "call_id", "admitted_at_ms", name="pk_call_records"),
-        sqlite_with_rowid=False,
         sqlite_strict=True,
     )
     newest_first: list[str | sa.TextClause] = [sa.text("admitted_at_ms DESC"), "call_id"]

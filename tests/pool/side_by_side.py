@@ -1,0 +1,316 @@
+"""Pools of the live engine and of the plain model, of which the same is asked, at the same instants."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Coroutine, Iterable
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import date
+from typing import Any, TypeVar
+
+from gateway.domain.answers import Answer, Noted, PoolView, Settled
+from gateway.domain.asks import AccountStatus, Ask, End, Start
+from gateway.domain.calls import OVERTAKEN_MS, CallRecord, CallState, CycleOpened
+from gateway.domain.errors import CallgateError, CallUnknown, ChannelLimit, SeatLimit
+from gateway.domain.plans import Plan
+from gateway.domain.policy import Policy
+from gateway.domain.pool import PoolModel
+from tests.support.engines import EngineServer
+from tests.support.pools import LiveAccounts, live_accounts
+
+T = TypeVar("T")
+
+STAFF = frozenset({"ana", "bob"})
+CHANNELS = frozenset({"main"})
+
+
+class SideBySide:
+    """Accounts of one shard, each as a live pool and as a model. Whatever is done here is done to both.
+
+    Raises AssertionError as soon as they differ.
+    """
+
+    def __init__(self, server: EngineServer, now_ms: int) -> None:
+        self.now_ms = now_ms
+        self.models: dict[str, PoolModel] = {}
+        self._server = server
+        self.policy = Policy()
+        # In the order in which SQL must be told, for each account.
+        self._items: defaultdict[str, list[CallRecord | CycleOpened]] = defaultdict(list)
+        self._listed: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        # How often each account's pool has changed; and that, with its version, when somebody last looked.
+        self._states: dict[str, object] = {}
+        self._changes: Counter[str] = Counter()
+        self._seen: dict[str, tuple[int, int]] = {}
+        # What the sweeper took from the engine; the model never forgets what SQL knows.
+        self._forgotten: set[tuple[str, str]] = set()
+        self._ended_again_ms: dict[tuple[str, str], int] = {}
+        self._overtaken = 0
+        self._runner = asyncio.Runner()
+        self._stack = AsyncExitStack()
+        server.flush()
+        self.live: LiveAccounts = self._run(
+            self._stack.enter_async_context(live_accounts(server.url, self.policy, shards=1))
+        )
+        self._run(self.live.at(now_ms))
+
+    def close(self) -> None:
+        """Leave the engine."""
+        self._run(self._stack.aclose())
+        self._runner.close()
+
+    def _run(self, doing: Coroutine[Any, Any, T]) -> T:
+        return self._runner.run(doing)
+
+    # Accounts
+
+    def make(self, account: str, billing_date: date, time_zone: str, plan: Plan | None) -> None:
+        """Make an account."""
+        self._run(
+            self.live.make(
+                account,
+                billing_date=billing_date,
+                time_zone=time_zone,
+                plan=plan,
+                staff=STAFF,
+                channels=CHANNELS,
+            )
+        )
+        self.models[account] = PoolModel(
+            account,
+            billing_date=billing_date,
+            time_zone=time_zone,
+            policy=self.policy,
+            now_ms=self.now_ms,
+            plan=plan,
+            staff=STAFF,
+            channels=CHANNELS,
+        )
+        self.look(account)
+
+    def change_plan(self, account: str, plan: Plan) -> None:
+        """R21-R23."""
+        expected: list[str] = []
+        answers: list[str] = []
+        try:
+            expected.append(self.models[account].change_plan(plan, self.now_ms))
+        except (SeatLimit, ChannelLimit) as refused:
+            expected.append(refused.message)
+        try:
+            answers.append(self._run(self.live.change_plan(account, plan)))
+        except (SeatLimit, ChannelLimit) as refused:
+            answers.append(refused.message)
+        assert answers == expected
+        self._note(account)
+
+    def withdraw_pending(self, account: str) -> None:
+        """R23."""
+        self.models[account].withdraw_pending(self.now_ms)
+        self._run(self.live.withdraw_pending(account))
+        self._note(account)
+
+    def set_status(self, account: str, status: AccountStatus) -> None:
+        """R8, R11."""
+        self.models[account].set_status(status, self.now_ms)
+        self._run(self.live.change(account, status=status))
+        self._note(account)
+
+    def set_members(self, account: str, staff: frozenset[str], channels: frozenset[str]) -> None:
+        """R25."""
+        self.models[account].set_members(staff, channels, self.now_ms)
+        self._run(self.live.change(account, staff=staff, channels=channels))
+        self._note(account)
+
+    def set_time_zone(self, account: str, time_zone: str) -> None:
+        """R18."""
+        # By which zone a cycle ended that nobody saw to in time is then known no more.
+        self.look(account)
+        self.models[account].set_time_zone(time_zone, self.now_ms)
+        self._run(self.live.change(account, time_zone=time_zone))
+        self._note(account)
+
+    def set_policy(self, policy: Policy) -> None:
+        """Calls in progress included."""
+        for account, model in self.models.items():
+            model.set_policy(policy, self.now_ms)
+            self._note(account)
+        self._run(self.live.pool.set_policy(policy))
+        if policy != self.policy:
+            self._seen.clear()
+        self.policy = policy
+
+    def lose_pool(self, account: str) -> None:
+        """The pool goes missing and is made again from what SQL knows; its calls in progress go on."""
+        self.look(account)
+        shard = self.live.keys.shard_of(account)
+        self._server.client.delete(self.live.keys.of_account(account, shard)[0])
+        del self._seen[account]
+        self._items[account].append(self.models[account].cycles[-1])
+        self.look(account)
+
+    # Time
+
+    def wait_until(self, now_ms: int, *, at_once: bool) -> None:
+        """Let time pass; `at_once` as if no gateway had been there to see to what fell due."""
+        self.now_ms = now_ms
+        self._run(self.live.at_once(now_ms) if at_once else self.live.at(now_ms))
+
+    def sweep(self) -> None:
+        """R9, R17: what is not remembered any more leaves the engine, and nothing else does."""
+        for account in self.models:
+            self.look(account)
+        self._run(self.live.forget_old_calls())
+        fields = self._server.client.hkeys(self.live.keys.named(0, "calls")[0])
+        kept = {tuple(field.decode().split("/")) for field in fields if isinstance(field, bytes)}
+        for account, model in self.models.items():
+            for call_id in {record.call_id for record in model.records}:
+                if model.state(call_id, self.now_ms) is CallState.UNKNOWN:
+                    self._forgotten.add((account, call_id))
+        remembered = {
+            (account, call_id)
+            for account, model in self.models.items()
+            for call_id in (*model._calls, *model._ended, *model._overtaken_at_ms)
+            if model.state(call_id, self.now_ms) is not CallState.UNKNOWN
+        }
+        assert kept == remembered | {each for each in self._ended_again_ms if self._was_ended_again(*each)}
+
+    # Asks
+
+    def ask(self, asks: Iterable[Ask], *, look_first: bool) -> None:
+        """Ask all at once, so that one script call carries them out, and compare each answer.
+
+        With `look_first` what comes due merely because time passed has happened by then, so that what is
+        refused must change nothing at all (R10).
+        """
+        if look_first:
+            for account in self.models:
+                self.look(account)
+        before, things = self._progress(), self._dump() if look_first else None
+        asked: list[Ask] = []
+        expected: list[Answer | CallgateError] = []
+        for ask in asks:
+            if not self._is_comparable(ask):
+                continue
+            asked.append(ask)
+            expected.append(self._ask_model(ask))
+            self._note(ask.account)
+        answers = self._run(self.live.ask_all(asked))
+        for number, (ask, answer, model_answer) in enumerate(zip(asked, answers, expected, strict=True)):
+            assert self._same(ask, answer, model_answer), (
+                f"{number} of {len(asked)}, {ask}: the engine says {answer!r}, the model {model_answer!r}"
+            )
+        if things is not None and self._progress() == before:
+            assert self._dump() == things
+
+    def _ask_model(self, ask: Ask) -> Answer | CallgateError:
+        model = self.models[ask.account]
+        try:
+            if isinstance(ask, Start):
+                answer: Answer = model.start(ask, self.now_ms)
+                for call_id in (ask.call_id, ask.fresh_call_id):
+                    if model.state(call_id, self.now_ms) is CallState.IN_PROGRESS:
+                        self._forgotten.discard((ask.account, call_id))
+                return answer
+            if isinstance(ask, End):
+                if (ask.account, ask.call_id) in self._forgotten:
+                    self._ended_again_ms[ask.account, ask.call_id] = self.now_ms
+                    self._overtaken += 1
+                return model.end(ask, self.now_ms)
+            return model.answered(ask, self.now_ms)
+        except CallgateError as error:
+            if isinstance(ask, End) and model.state(ask.call_id, self.now_ms) is CallState.OVERTAKEN:
+                self._overtaken += 1
+            return error
+
+    def _same(self, ask: Ask, answer: Answer | CallgateError, expected: Answer | CallgateError) -> bool:
+        if isinstance(answer, CallUnknown) and (ask.account, ask.call_id) in self._forgotten:
+            if isinstance(ask, End) and isinstance(expected, Settled):
+                # R17: from SQL if Redis has forgotten it. What remains may have changed since, by later asks.
+                answer = replace(
+                    self._run(self.live.settled_before(ask)), remaining_seconds=expected.remaining_seconds
+                )
+            elif isinstance(expected, Noted):
+                return True
+        if isinstance(answer, CallgateError) or isinstance(expected, CallgateError):
+            return type(answer) is type(expected)
+        return answer == expected
+
+    def _is_comparable(self, ask: Ask) -> bool:
+        """Leave out starts whose id was ended again after it was forgotten.
+
+        The engine can't tell that end from one that overtook its start, and refuses the start for 60 s (R17).
+        """
+        return not isinstance(ask, Start) or not any(
+            self._was_ended_again(ask.account, call_id)
+            or (ask.admitted_at_ms is not None and (ask.account, call_id) in self._forgotten)
+            for call_id in (ask.call_id, ask.fresh_call_id)
+        )
+
+    def _was_ended_again(self, account: str, call_id: str) -> bool:
+        if (account, call_id) not in self._forgotten:
+            return False
+        return self.now_ms - self._ended_again_ms.get((account, call_id), -OVERTAKEN_MS) <= OVERTAKEN_MS
+
+    # Looking
+
+    def look(self, account: str) -> PoolView:
+        """Read a pool on both sides. Its version has grown if, and only if, something changed meanwhile."""
+        view = self._run(self.live.pool.read(account))
+        model = self.models[account]
+        expected = replace(
+            model.read(self.now_ms, clock_speed=0),
+            version=view.version,
+            thresholds=view.thresholds,
+            empty_at_ms=view.empty_at_ms,
+        )
+        assert view == expected
+        self._note(account)
+        if account in self._seen:
+            version, changes = self._seen[account]
+            assert view.version >= version
+            assert (view.version > version) == (self._changes[account] > changes)
+        self._seen[account] = view.version, self._changes[account]
+        return view
+
+    def compare_records(self) -> None:
+        """SQL was told of every record and every cycle, once, in order."""
+        for account in self.models:
+            self.look(account)
+        told = self._run(self.live.recorded())
+        for account in self.models:
+            assert [item for item in told if item.account == account] == self._items[account]
+        entries = self._run(self.live.pool.records.read({}, 1_000_000))
+        number = 1
+        for entry in entries:
+            assert entry.first_number == number
+            number += len(entry.items)
+
+    def _note(self, account: str) -> None:
+        model = self.models[account]
+        state = self._state_of(account)
+        if state != self._states.get(account):
+            self._states[account] = state
+            self._changes[account] += 1
+        cycles, records = self._listed[account]
+        # An operation turns cycles before it does anything, and makes one item at most.
+        self._items[account] += [*model.cycles[cycles:], *model.records[records:]]
+        self._listed[account] = len(model.cycles), len(model.records)
+
+    def _progress(self) -> object:
+        return self._changes.copy(), self._overtaken
+
+    def _state_of(self, account: str) -> object:
+        """All of a pool that changes by something happening, and not merely because time passes."""
+        model = self.models[account]
+        view = model.read(self.now_ms)
+        return (
+            (view.plan, view.pending_plan, view.status, model.time_zone, model.staff, model.channels),
+            (len(model.cycles), len(model.records)),
+            dict(model._calls),
+        )
+
+    def _dump(self) -> dict[object, object]:
+        client = self._server.client
+        return {key: client.dump(key) for key in client.scan_iter()}

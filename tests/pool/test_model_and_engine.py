@@ -1,0 +1,386 @@
+"""The live pool in a real engine and the plain model never differ, whatever is asked of them.
+
+CALLGATE_PROPERTY_EXAMPLES says how many histories are tried on each engine; they are then always new ones.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import dataclass, fields, replace
+from datetime import date
+from typing import Literal
+
+import pytest
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
+
+from gateway.domain.asks import Answered, Ask, Asker, End, Start
+from gateway.domain.calls import OVERTAKEN_MS
+from gateway.domain.plans import Plan
+from gateway.domain.policy import CountFrom, Policy
+from tests.pool.side_by_side import CHANNELS, STAFF, SideBySide
+from tests.support.engines import EngineServer
+from tests.support.pool_model import ANA, BOB, HOUR, SECOND, T0, TO, a_plan
+
+EXAMPLES = os.environ.get("CALLGATE_PROPERTY_EXAMPLES")
+SETTINGS = settings(
+    max_examples=int(EXAMPLES or 90),
+    stateful_step_count=60,
+    derandomize=EXAMPLES is None,
+    deadline=None,
+    phases=(Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink),
+    suppress_health_check=list(HealthCheck),
+    print_blob=True,
+)
+
+ACCOUNTS = {
+    # Names that begin alike; boundaries that differ by months' lengths and by hours.
+    "acme": (date(2026, 10, 31), "America/Havana"),
+    "acme-2": (date(2026, 11, 15), "UTC"),
+    "a": (date(2024, 2, 29), "Asia/Tokyo"),
+}
+# Most happens to one of them: it takes many calls, of many ages, to reach the edges of its minutes.
+ACCOUNT = st.sampled_from(["acme", "acme", "acme", "acme-2", "a"])
+FIRST_PLANS = st.sampled_from(
+    [
+        *(a_plan(minutes) for minutes in (10, 5, 3, 60)),
+        a_plan(10, plan="three-calls", max_concurrent_calls=3),
+    ]
+)
+PLANS = FIRST_PLANS | st.sampled_from(
+    [
+        *(a_plan(minutes) for minutes in (2, 1, 0)),
+        a_plan(5, plan="no-calls", max_concurrent_calls=0),
+        a_plan(4, plan="one-seat", staff_seats=1, connected_channels=1),
+    ]
+)
+POLICIES = st.builds(
+    Policy,
+    free_seconds=st.sampled_from([30, 0, 45]),
+    increment_seconds=st.sampled_from([1, 6, 7, 60]),
+    hold_seconds=st.sampled_from([60, 0, 20, 100]),
+    count_from=st.sampled_from(["answer", "admission"]),
+)
+TIME_ZONES = st.sampled_from(
+    ["UTC", "Asia/Tokyo", "America/Havana", "Pacific/Kiritimati", "Pacific/Honolulu"]
+)
+AGO_MS = st.one_of(
+    st.just(0),
+    st.sampled_from([1, 999, 1000, 29_999, 30_000, 30_001, 60_000, 90_001, 40 * 24 * HOUR]),
+    st.integers(0, 120_000),
+)
+DEVICES = st.sampled_from([ANA, ANA, ANA, ANA, ANA, BOB, ("ana", "desk2"), ("an", "a"), None])
+
+Kind = Literal["start", "emergency", "answered", "end"]
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """What a device says of a call; which call that is depends on what was said before."""
+
+    kind: Kind
+    account: str
+    call: int
+    """One of four ids that come again and again, or else one of the calls in progress."""
+    device: Asker | None
+    to: str
+    channel: str | None
+    ago_ms: int
+    is_late: bool
+    """An emergency that is told of after it was placed."""
+    is_again: bool
+    """Means the emergency that goes by a fresh id, not the call whose id it was asked with."""
+
+
+def sayings(kinds: list[Kind], account: st.SearchStrategy[str] = ACCOUNT) -> st.SearchStrategy[Saying]:
+    return st.builds(
+        Saying,
+        kind=st.sampled_from(kinds),
+        account=account,
+        call=st.integers(0, 9),
+        device=DEVICES,
+        to=st.sampled_from([TO, TO, TO, TO, "+14155550101", "nowhere"]),
+        channel=st.sampled_from([None, None, None, None, "main", "side"]),
+        ago_ms=AGO_MS,
+        is_late=st.booleans(),
+        is_again=st.booleans(),
+    )
+
+
+ANYTHING = sayings(["start", "start", "start", "answered", "end", "end", "emergency"])
+
+
+class AnyAccounts(RuleBasedStateMachine):
+    """Does anything to the accounts of one shard, in the engine and in the model."""
+
+    server: EngineServer
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.both = SideBySide(self.server, T0)
+        self.fresh_ids: dict[tuple[str, str], str] = {}
+        self.ids = 0
+
+    def teardown(self) -> None:
+        try:
+            if sys.exc_info()[0] is None:
+                self.both.compare_records()
+        finally:
+            self.both.close()
+
+    @initialize(plans=st.tuples(FIRST_PLANS, FIRST_PLANS, st.none() | PLANS), policy=POLICIES)
+    def the_accounts_are_made(self, plans: tuple[Plan | None, ...], policy: Policy) -> None:
+        self.both.set_policy(policy)
+        for (account, (billing_date, time_zone)), plan in zip(ACCOUNTS.items(), plans, strict=True):
+            self.both.make(account, billing_date, time_zone, plan)
+
+    # Calls
+
+    @rule(said=st.lists(ANYTHING, min_size=1, max_size=3), look_first=st.booleans())
+    def a_few_things_are_said(self, said: list[Saying], look_first: bool) -> None:
+        self._say(said, look_first)
+
+    @rule(said=st.lists(ANYTHING, min_size=6, max_size=24), look_first=st.booleans())
+    def much_is_said_at_once(self, said: list[Saying], look_first: bool) -> None:
+        self._say(said, look_first)
+
+    @rule(said=sayings(["start", "end", "emergency"], st.just("acme")), times=st.integers(2, 4))
+    def the_same_is_said_again_and_again(self, said: Saying, times: int) -> None:
+        self._say([said] * times, look_first=True)
+
+    @rule(account=ACCOUNT, count=st.sampled_from([3, 7, 12, 40]), look_first=st.booleans())
+    def many_calls_begin(self, account: str, count: int, look_first: bool) -> None:
+        self.both.ask([self._new_start(account) for _ in range(count)], look_first=look_first)
+
+    @rule(account=ACCOUNT, every=st.integers(1, 3), ago_ms=AGO_MS, look_first=st.booleans())
+    def many_calls_are_answered_and_others_begin(
+        self, account: str, every: int, ago_ms: int, look_first: bool
+    ) -> None:
+        calls = self.both.models[account].read(self.both.now_ms).calls[::every]
+        answers = [Answered(account, call.call_id, None, ago_ms) for call in calls]
+        self.both.ask([*answers, *(self._new_start(account) for _ in range(3))], look_first=look_first)
+
+    @rule(account=ACCOUNT, every=st.integers(1, 4), ago_ms=AGO_MS, look_first=st.booleans())
+    def many_calls_end_and_others_begin(
+        self, account: str, every: int, ago_ms: int, look_first: bool
+    ) -> None:
+        calls = self.both.models[account].read(self.both.now_ms).calls[::every]
+        asks: list[Ask] = []
+        for call in calls:
+            asks += [End(account, call.call_id, None, ago_ms), self._new_start(account)]
+        self.both.ask(asks, look_first=look_first)
+
+    def _say(self, said: list[Saying], look_first: bool) -> None:
+        self.both.ask((self._ask(saying) for saying in said), look_first=look_first)
+
+    def _ask(self, saying: Saying) -> Ask:
+        account, model, now_ms = saying.account, self.both.models[saying.account], self.both.now_ms
+        call_id = f"c-{saying.call % 4}"
+        if saying.call > 3 and model._calls:
+            call_id = list(model._calls)[saying.call % len(model._calls)]
+        fresh_id = self.fresh_ids.get((account, call_id), "")
+        if saying.kind in ("answered", "end"):
+            kind = Answered if saying.kind == "answered" else End
+            return kind(
+                account, fresh_id if saying.is_again and fresh_id else call_id, saying.device, saying.ago_ms
+            )
+        device, channel = saying.device or ANA, saying.channel
+        if saying.kind == "start":
+            is_valid = saying.to != "nowhere"
+            return Start(account, *device, call_id, saying.to, channel, destination_valid=is_valid)
+        told_at_ms = (
+            max(now_ms - saying.ago_ms, model.read(now_ms).cycle.start_ms) if saying.is_late else None
+        )
+        emergency = Start(account, *device, call_id, "112", channel, True, True, fresh_id, told_at_ms)
+        call = model._calls.get(fresh_id)
+        if saying.is_again and call and (call.staff, call.device, call.channel) == (*device, channel):
+            return emergency
+        self.ids += 1
+        self.fresh_ids[account, call_id] = f"f-{self.ids}"
+        return replace(emergency, fresh_call_id=f"f-{self.ids}")
+
+    # Accounts
+
+    @rule(account=ACCOUNT, plan=PLANS, withdraws=st.booleans())
+    def the_plan_is_changed(self, account: str, plan: Plan, withdraws: bool) -> None:
+        self.both.change_plan(account, plan)
+        if withdraws:
+            self.both.withdraw_pending(account)
+
+    @rule(account=ACCOUNT, said=st.lists(ANYTHING, min_size=1, max_size=3))
+    def the_account_is_suspended_for_a_while(self, account: str, said: list[Saying]) -> None:
+        self.both.set_status(account, "suspended")
+        self._say([replace(saying, account=account) for saying in said], look_first=True)
+        self.both.set_status(account, "active")
+
+    @rule(
+        account=ACCOUNT,
+        staff=st.sampled_from([STAFF, frozenset({"an"}), frozenset[str]()]),
+        channels=st.sampled_from([frozenset({"side", "main"}), frozenset[str]()]),
+        said=st.lists(ANYTHING, min_size=1, max_size=3),
+    )
+    def members_are_away_for_a_while(
+        self, account: str, staff: frozenset[str], channels: frozenset[str], said: list[Saying]
+    ) -> None:
+        self.both.set_members(account, staff, channels)
+        self._say([replace(saying, account=account) for saying in said], look_first=True)
+        self.both.set_members(account, STAFF, CHANNELS)
+
+    @rule(account=ACCOUNT, time_zone=TIME_ZONES)
+    def the_account_moves(self, account: str, time_zone: str) -> None:
+        self.both.set_time_zone(account, time_zone)
+
+    @rule(account=ACCOUNT)
+    def a_pool_is_lost_and_made_again(self, account: str) -> None:
+        self.both.lose_pool(account)
+
+    @rule(
+        policy=POLICIES,
+        names=st.sets(st.sampled_from([field.name for field in fields(Policy)]), min_size=1),
+        for_good=st.booleans(),
+    )
+    def the_policy_is_changed(self, policy: Policy, names: set[str], for_good: bool) -> None:
+        before = self.both.policy
+        self.both.set_policy(replace(before, **{name: getattr(policy, name) for name in names}))
+        for account in ACCOUNTS:
+            self.both.look(account)
+        if not for_good:
+            self.both.set_policy(before)
+
+    # Time
+
+    @rule(
+        ms=st.integers(0, 100_000)
+        | st.sampled_from([1, 999, 1000, 29_999, 30_000, 30_001, OVERTAKEN_MS, OVERTAKEN_MS + 1])
+    )
+    def a_short_time_passes(self, ms: int) -> None:
+        self._wait_until(self.both.now_ms + ms)
+
+    @rule(
+        account=ACCOUNT,
+        which=st.integers(0, 20),
+        edge=st.integers(1, 6),
+        off_ms=st.sampled_from([-1, 0, 0, 1]),
+        then=st.sampled_from(["look", "look", "end", "start"]),
+    )
+    def a_call_comes_to_an_edge(self, account: str, which: int, edge: int, off_ms: int, then: str) -> None:
+        self.both.ask([start := self._new_start(account), Answered(account, start.call_id)], look_first=False)
+        policy, now_ms = self.both.policy, self.both.now_ms
+        calls = self.both.models[account].read(now_ms).calls
+        if not calls:
+            return
+        call = calls[which % len(calls)]
+        origin_ms = call.admitted_at_ms if policy.count_from == "admission" else call.answered_at_ms
+        if origin_ms is None:
+            return
+        increment_ms = policy.increment_seconds * SECOND
+        increments_ms = ((now_ms - origin_ms) // increment_ms + edge) * increment_ms
+        ages_ms = [policy.free_seconds * SECOND, policy.hold_seconds * SECOND, increments_ms]
+        coming = [age_ms for age_ms in ages_ms if origin_ms + age_ms > now_ms]
+        self._wait_until(origin_ms + coming[edge % len(coming)] + off_ms)
+        if then == "look":
+            self.both.look(account)
+        elif then == "end":
+            self.both.ask([End(account, call.call_id), self._new_start(account)], look_first=False)
+        else:
+            self.both.ask([self._new_start(account) for _ in range(4)], look_first=False)
+
+    @rule(
+        account=ACCOUNT,
+        before_ms=st.integers(1, 90_000),
+        off_ms=st.sampled_from([-1, 0, 1, 5_000]),
+        after_ms=st.integers(0, 100_000),
+        are_answered=st.booleans(),
+        looks=st.booleans(),
+        refolds=st.booleans(),
+        at_once=st.booleans(),
+    )
+    def a_cycle_ends_amid_calls(
+        self,
+        account: str,
+        before_ms: int,
+        off_ms: int,
+        after_ms: int,
+        are_answered: bool,
+        looks: bool,
+        refolds: bool,
+        at_once: bool,
+    ) -> None:
+        end_ms = self.both.models[account].read(self.both.now_ms).cycle.end_ms
+        begun: list[Start] = []
+        for at_ms in (end_ms - before_ms, end_ms + off_ms):
+            self._wait_until(at_ms, at_once=at_once)
+            starts = [self._new_start(account) for _ in range(3)]
+            self.both.ask(starts, look_first=looks)
+            begun += starts
+            if are_answered:
+                # Of the older ones some are answered only in the new cycle, where they count no more (R20).
+                self.both.ask([Answered(account, start.call_id) for start in begun[::2]], look_first=False)
+        self._wait_until(end_ms + off_ms + after_ms, at_once=at_once)
+        if refolds:
+            self._count_from("admission" if self.both.policy.count_from == "answer" else "answer")
+            self._count_from("admission" if self.both.policy.count_from == "answer" else "answer")
+        self.both.look(account)
+
+    def _count_from(self, count_from: CountFrom) -> None:
+        self.both.set_policy(replace(self.both.policy, count_from=count_from))
+        for account in ACCOUNTS:
+            self.both.look(account)
+
+    @rule(account=ACCOUNT, cycles=st.integers(0, 8), off_ms=st.integers(-1, 1), at_once=st.booleans())
+    def cycles_go_by(self, account: str, cycles: int, off_ms: int, at_once: bool) -> None:
+        end_ms = self.both.models[account].read(self.both.now_ms).cycle.end_ms
+        self._wait_until(end_ms + cycles * 30 * 24 * HOUR + off_ms, at_once=at_once)
+
+    @rule(
+        account=ACCOUNT,
+        off_ms=st.integers(-1, 1),
+        which=st.integers(0, 3),
+        sweeps=st.sampled_from(["never", "first", "afterwards"]),
+    )
+    def a_call_is_almost_forgotten(self, account: str, off_ms: int, which: int, sweeps: str) -> None:
+        model = self.both.models[account]
+        over_ms = {call_id: at_ms + OVERTAKEN_MS for call_id, at_ms in model._overtaken_at_ms.items()}
+        over_ms |= {record.call_id: record.settled_at_ms + 48 * HOUR for record in model.records}
+        coming = [(at_ms, call_id) for call_id, at_ms in over_ms.items() if at_ms > self.both.now_ms]
+        if not coming:
+            return
+        at_ms, call_id = sorted(coming)[which % len(coming)]
+        self._wait_until(at_ms + off_ms)
+        if sweeps == "first":
+            self.both.sweep()
+        again = Start(account, *ANA, call_id, TO)
+        self.both.ask([again, End(account, call_id), again], look_first=False)
+        if sweeps == "afterwards":
+            self.both.sweep()
+
+    def _new_start(self, account: str) -> Start:
+        self.ids += 1
+        return Start(account, *ANA, f"b-{self.ids}", TO)
+
+    def _wait_until(self, now_ms: int, *, at_once: bool = False) -> None:
+        if now_ms > self.both.now_ms:
+            self.both.wait_until(now_ms, at_once=at_once)
+
+    # Looking
+
+    @rule(account=ACCOUNT)
+    def somebody_looks(self, account: str) -> None:
+        self.both.look(account)
+
+
+@pytest.mark.timeout(1800 if EXAMPLES else 300)
+def test_the_live_pool_and_the_model_never_differ(
+    engine: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R4-R10, R16, R17, R19-R25, R30."""
+    # What is compared are decisions. A machine that is busy with other things must not make them time out.
+    for deadline in ("operations.DEADLINE", "operations.EMERGENCY_DEADLINE", "engine.TIMEOUT"):
+        monkeypatch.setattr(f"gateway.pool.{deadline}_SECONDS", 60.0)
+
+    class OnThisEngine(AnyAccounts):
+        server = engine
+
+    run_state_machine_as_test(OnThisEngine, settings=SETTINGS)
