@@ -5,8 +5,6 @@ SQL decides and keeps them, the live pool follows before the answer.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gateway.domain.asks import AccountConfig
 from gateway.pool.live_pool import LivePool
 from gateway.records.accounts import Account, AccountFields
@@ -83,7 +81,7 @@ class Administration:
             return None
         # What is settled and not yet saved would be missing from the sum of the records.
         await self._recorder.drain()
-        return await self._config(account, now_ms)
+        return await self._records.configs.config(account, now_ms)
 
     async def catch_up(self) -> int:
         """Finish changes that reached SQL only; answers how many."""
@@ -94,13 +92,7 @@ class Administration:
 
     async def _bring_up(self, account: str) -> None:
         now_ms = (await self._pool.clock()).now_ms
-        config = await self._config(account, now_ms)
+        config = await self._records.configs.config(account, now_ms)
         assert config is not None, "accounts are never deleted"
         await self._pool.apply(config)
         await self._records.accounts.mark_applied(account, config.revision)
-
-    async def _config(self, account: str, now_ms: int) -> AccountConfig | None:
-        config = await self._records.configs.config(account, now_ms)
-        if config is None:
-            return None
-        return replace(config, running_cycle=await self._records.configs.running_cycle(account, now_ms))
