@@ -45,7 +45,7 @@ class Alarms:
             try:
                 clock, next_ms = await self.fire_due()
             except (CallgateError, RedisError, OSError) as failure:
-                log.warning("alarms_failed", error=type(failure).__name__)
+                log.warning("alarms.failed", error=type(failure).__name__)
                 await asyncio.sleep(LONGEST_WAIT_SECONDS)
                 continue
             wait = LONGEST_WAIT_SECONDS

@@ -149,7 +149,7 @@ class _Lane:
                 reply = await self._script.run(self._engine.client, *self._encode(sections))
             except (RedisError, OSError) as failure:
                 metrics.ENGINE_FAILURES.inc()
-                log.warning("engine_failed", error=type(failure).__name__, detail=str(failure)[:200])
+                log.warning("engine.failed", error=type(failure).__name__, detail=str(failure)[:200])
                 failed.extend(each for _, accounts in sections for ops in accounts.values() for each in ops)
             else:
                 self._deliver(sections, reply)
@@ -202,7 +202,7 @@ class _Lane:
         except CallgateError as error:
             failure = error
         except (RedisError, OSError) as error:
-            log.warning("pool_not_supplied", account=account, error=type(error).__name__)
+            log.warning("pool.not_supplied", account=account, error=type(error).__name__)
         finally:
             for operation in self._parked.pop(account, []):
                 if operation.done is None:

@@ -328,7 +328,7 @@ class LivePool:
                         self._engine.client, keys, [str(self._memory_ms), str(FORGET_AT_ONCE)]
                     )
             except (RedisError, OSError) as failure:
-                log.warning("forgetting_failed", error=type(failure).__name__)
+                log.warning("calls.not_forgotten", error=type(failure).__name__)
 
 
 def _view(account: str, found: list[Any]) -> PoolView:

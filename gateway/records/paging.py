@@ -41,6 +41,14 @@ def after_instant_and_id(after: str | None) -> tuple[int, str] | None:
     return int(instant), str(name)
 
 
+def after_instant_and_place(after: str | None) -> tuple[int, int] | None:
+    """Read the cursor of a list in an order that was taken at an instant. Raises InvalidField."""
+    if after is None:
+        return None
+    instant, place = _read(after, int, int)
+    return int(instant), max(0, int(place))
+
+
 def _cursor(key: Key) -> str:
     return base64.urlsafe_b64encode(json.dumps(key, separators=(",", ":")).encode()).rstrip(b"=").decode()
 

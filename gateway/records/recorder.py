@@ -127,7 +127,7 @@ class Recorder:
                     wait_s = _backoff(failures)
                     failures += 1
                     self._failing = f"{error.code}: {error.__cause__ or error}"
-                    log.warning("recorder_waits", because=self._failing, wait_s=round(wait_s, 2))
+                    log.warning("recorder.waits", because=self._failing, wait_s=round(wait_s, 2))
                     await anyio.sleep(wait_s)
                 else:
                     failures, self._failing = 0, None
@@ -181,7 +181,7 @@ class Recorder:
         if first is None or first != self._first_waiting:
             self._first_waiting, self._first_waiting_since = first, time.monotonic()
         elif time.monotonic() - self._first_waiting_since >= self._stuck_seconds:
-            log.warning("recorder_takes_over", shard=first[0], entry_id=first[1])
+            log.warning("recorder.takes_over", shard=first[0], entry_id=first[1])
             await self.drain()
         await anyio.sleep(min(STANDBY_SECONDS, self._stuck_seconds / 3))
 
@@ -278,7 +278,7 @@ def _report(saved: Saved) -> None:
     for shard, entry_id, index in saved.dead_letters:
         metrics.DEAD_LETTERS.inc()
         # What it says is in the table: a log never has a phone number.
-        log.error("record_refused", shard=shard, entry_id=entry_id, index=index)
+        log.error("record.refused", shard=shard, entry_id=entry_id, index=index)
 
 
 def _backoff(failures: int) -> float:

@@ -42,6 +42,7 @@ from gateway.records.store import Records
 from gateway.service.administration import Administration
 from gateway.service.emergencies import EmergencyJournal
 from gateway.service.health import Health, Monitor, PartHealth
+from gateway.service.ranking import Ranking
 from gateway.sessions.devices import DeviceConnections
 from gateway.sessions.revocations import Revocation, Revocations
 from gateway.settings import Settings
@@ -142,6 +143,7 @@ class Callgate:
         self._gateways = gateways
         self._administration = administration
         self._monitor = monitor
+        self._ranking = Ranking(records, pool)
         self._looking_up: set[asyncio.Task[None]] = set()
         self.journal = EmergencyJournal(settings.data_dir, pool.ask, self.server_time_ms)
 
@@ -223,11 +225,18 @@ class Callgate:
         return await self._records.accounts.get_account(account, self.server_time_ms())
 
     async def list_accounts(
-        self, q: str | None, after: str | None, limit: int
+        self, q: str | None, after: str | None, limit: int, *, by_use: bool = False
     ) -> tuple[list[AccountListItem], str | None, int]:
-        """A page of accounts with their pools in short, where the next one begins, and as of when that is."""
+        """A page of accounts with their pools in short, where the next one begins, and as of when that is.
+
+        In order of their ids, or (`by_use`) the nearest to exhaustion first.
+        """
         now_ms = (await self._pool.clock()).now_ms
-        accounts, following = await self._records.accounts.list_accounts(q, after, limit, now_ms)
+        if by_use:
+            ranked, following = await self._ranking.page(q, after, limit)
+            accounts = [await self._records.accounts.get_account(account, now_ms) for account in ranked]
+        else:
+            accounts, following = await self._records.accounts.list_accounts(q, after, limit, now_ms)
         views = await self._pool.read_many([account.account for account in accounts])
         items = [
             AccountListItem(

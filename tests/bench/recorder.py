@@ -136,7 +136,7 @@ def database(kind: str) -> Iterator[str | Path]:
         server = PostgresServer()
         server.start()
         try:
-            yield server.create_database()
+            yield server.url(server.create_database())
         finally:
             server.discard()
 

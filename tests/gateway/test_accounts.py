@@ -129,6 +129,26 @@ async def test_lists_are_read_page_by_page_and_miss_nothing(operator: Operator, 
         assert (answer.status_code, answer.json()["errors"][0]["field"]) == (422, next(iter(wrong)))
 
 
+async def test_the_accounts_nearest_to_exhaustion_come_first_when_asked_for(
+    operator: Operator, account: str
+) -> None:
+    """The pages of one reader come from one order, whatever is used meanwhile."""
+    for number, minutes in enumerate((100, 2, 10, 5)):
+        await operator.account(f"{account}.{number}", minutes=minutes)
+        await operator.start("c-1", f"{account}.{number}")
+    await operator.pass_by(MINUTE)
+    query: dict[str, str | int] = {"q": f"{account}.", "sort": "used_percent", "limit": 3}
+    first = (await operator.http.get("/v1/accounts", params=query)).json()
+    await operator.end("c-1", f"{account}.1")
+    second = (await operator.http.get("/v1/accounts", params=query | {"after": first["next"]})).json()
+    assert [item["account"].rpartition(".")[2] for item in first["accounts"]] == ["1", "3", "2"]
+    assert [item["used_seconds"] for item in first["accounts"]] == [60, 60, 60]
+    assert [item["account"].rpartition(".")[2] for item in second["accounts"]] == ["0"]
+    assert second["next"] is None
+    wrong = await operator.http.get("/v1/accounts", params={"sort": "name"})
+    assert (wrong.status_code, wrong.json()["errors"][0]["field"]) == (422, "sort")
+
+
 async def test_accounts_are_found_by_id_and_name_with_their_pools(operator: Operator, account: str) -> None:
     await operator.account(account, minutes=100)
     await operator.http.put(f"/v1/accounts/{account}", json={"name": "Ünïque Bakery 100%"})

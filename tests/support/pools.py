@@ -139,12 +139,13 @@ class LiveAccounts:
             channels_used=len(config.channels),
         )
         await self._put(
+            config,
             replace(
                 config,
                 plan=change.plan,
                 pending_plan=change.pending,
                 pending_from_ms=cycle.end_ms if change.pending else None,
-            )
+            ),
         )
         return change.applies
 
@@ -152,7 +153,7 @@ class LiveAccounts:
         """R23."""
         cycle = (await self.pool.read(account)).cycle
         config = self._with_plan_in_force(self.configs[account], cycle.start_ms)
-        await self._put(replace(config, pending_plan=None, pending_from_ms=None))
+        await self._put(config, replace(config, pending_plan=None, pending_from_ms=None))
 
     async def change(
         self,
@@ -166,13 +167,14 @@ class LiveAccounts:
         """Change what is given of an account."""
         config = self.configs[account]
         return await self._put(
+            config,
             replace(
                 config,
                 status=status or config.status,
                 time_zone=time_zone or config.time_zone,
                 staff=config.staff if staff is None else staff,
                 channels=config.channels if channels is None else channels,
-            )
+            ),
         )
 
     # Asks
@@ -210,11 +212,11 @@ class LiveAccounts:
             return config
         return replace(config, plan=config.pending_plan, pending_plan=None, pending_from_ms=None)
 
-    async def _put(self, config: AccountConfig) -> PoolView:
-        if config == self.configs[config.account]:
-            return await self.pool.read(config.account)
-        self.configs[config.account] = replace(config, revision=config.revision + 1)
-        return await self.pool.apply(self.configs[config.account])
+    async def _put(self, before: AccountConfig, after: AccountConfig) -> PoolView:
+        if after == before:
+            return await self.pool.read(after.account)
+        self.configs[after.account] = replace(after, revision=after.revision + 1)
+        return await self.pool.apply(self.configs[after.account])
 
 
 @asynccontextmanager

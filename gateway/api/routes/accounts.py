@@ -54,6 +54,7 @@ async def list_accounts(exchange: Exchange[AccountsPage, Nothing]) -> Reply:
         q=query.q or None,
         after=query.after or None,
         limit=query.limit,
+        by_use=query.sort == "used_percent",
     )
     accounts = [
         resources.AccountItem(
@@ -96,7 +97,7 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
         access="admin",
         tag="Accounts",
         summary="List accounts",
-        description="`q` searches ids and names.",
+        description="`q` searches ids and names; `sort=used_percent` puts the nearest to exhaustion first.",
         query=AccountsPage,
         answers={200: resources.Accounts},
         errors=(EngineUnavailable, DatabaseUnavailable),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import date
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -170,9 +170,10 @@ class Page(Struct, forbid_unknown_fields=True, frozen=True):
 
 
 class AccountsPage(Struct, forbid_unknown_fields=True, frozen=True):
-    """Which accounts: those whose id or name holds `q`, in order of their ids."""
+    """Which accounts: those whose id or name holds `q`, by id or the nearest to exhaustion first."""
 
     q: Text = ""
+    sort: Literal["used_percent"] | UnsetType = UNSET
     limit: Limit = 100
     after: Cursor = ""
 

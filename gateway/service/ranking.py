@@ -1,0 +1,82 @@
+"""Accounts by how near they are to exhaustion: an order that moves while it is read.
+
+It is taken at a moment, of all accounts that match, and kept for a while: the pages of one reader come from one
+order, so that nothing is repeated or hidden in them, and readers who ask at about the same time share it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+from typing import Final
+
+from gateway.pool.live_pool import LivePool
+from gateway.records.paging import after_instant_and_place, page_of
+from gateway.records.store import Records
+
+FRESH_SECONDS: Final = 5.0
+"""How old an order may be for a reader who begins with it."""
+KEPT_SECONDS: Final = 60.0
+"""How long an order is kept for its readers; who comes for a page later goes on in a newer one."""
+READ_AT_ONCE: Final = 1000
+_PARTS: Final = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class _Order:
+    number: int
+    taken_at: float
+    accounts: list[str]
+
+
+class Ranking:
+    """The orders that are kept, by what they were searched for."""
+
+    def __init__(self, records: Records, pool: LivePool) -> None:
+        self._records = records
+        self._pool = pool
+        self._orders: dict[str | None, list[_Order]] = {}
+        self._taking = asyncio.Lock()
+        self._number = 0
+
+    async def page(self, q: str | None, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Ids of a page of accounts, the nearest to exhaustion first, and where the next page begins.
+
+        Raises InvalidField for a cursor that is none, EngineUnavailable, DatabaseUnavailable.
+        """
+        began = after_instant_and_place(after)
+        number, place = began if began is not None else (None, 0)
+        async with self._taking:
+            order = self._find(q, number) or await self._take(q)
+        rest = list(enumerate(order.accounts[place : place + limit + 1], place + 1))
+        page, following = page_of(rest, limit, lambda row: (order.number, row[0]))
+        return [account for _, account in page], following
+
+    def _find(self, q: str | None, number: int | None) -> _Order | None:
+        now = time.monotonic()
+        for name, orders in list(self._orders.items()):
+            self._orders[name] = [order for order in orders if now - order.taken_at < KEPT_SECONDS]
+            if not self._orders[name]:
+                del self._orders[name]
+        for order in reversed(self._orders.get(q, [])):
+            if order.number == number or (number is None and now - order.taken_at < FRESH_SECONDS):
+                return order
+        return None
+
+    async def _take(self, q: str | None) -> _Order:
+        taken_at, now_ms = time.monotonic(), (await self._pool.clock()).now_ms
+        ranked: list[tuple[int, str]] = []
+        after: str | None = None
+        while True:
+            accounts, after = await self._records.accounts.list_accounts(q, after, READ_AT_ONCE, now_ms)
+            views = await self._pool.read_many([account.account for account in accounts])
+            for account, view in views.items():
+                used = view.used_seconds * _PARTS // view.allocated_seconds if view.allocated_seconds else -1
+                ranked.append((-used, account))
+            if after is None:
+                break
+        self._number = max(self._number + 1, time.time_ns() // 1_000_000)
+        order = _Order(self._number, taken_at, [account for _, account in sorted(ranked)])
+        self._orders.setdefault(q, []).append(order)
+        return order
