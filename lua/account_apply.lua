@@ -12,10 +12,10 @@
 --        which on the boundaries are needed
 -- Rules  R18, R19, R21-R25
 -- @include shard
--- @include billing
 -- @include call
 -- @include records
 -- @include pool
+-- @include order
 -- @include live_use
 -- @include keys
 -- @include codes
@@ -90,6 +90,17 @@ local function replace_members()
   call_variadic('SADD', keys[MEMBERS_KEY], members)
 end
 
+-- Cycles that are over turn by the boundaries that the pool remembers: whatever the time zone has become since, a cycle
+-- that had begun keeps its end. The pool remembers three; where more cycles are over, SQL says the others.
+local function turn_all_cycles(p, m, items)
+  while not turn_cycles(account, p, m.now_ms, items) do
+    set_coming_boundaries(p)
+    if p.next_1_ms == 0 then return false end
+  end
+  if revision >= p.revision then set_coming_boundaries(p) end
+  return true
+end
+
 local m, items = open_shard(shard_keys[META_KEY]), new_items()
 if not m then return { SHARD_MISSING, 0 } end
 
@@ -97,8 +108,7 @@ local packed = call('GET', keys[POOL_KEY])
 local p, missing_index
 if packed then
   p = decode_pool(packed)
-  if revision >= p.revision then set_coming_boundaries(p) end
-  if not turn_cycles(account, p, m.now_ms, items) then return { CYCLES_MISSING, decode_pool(packed).cycle_index } end
+  if not turn_all_cycles(p, m, items) then return { CYCLES_MISSING, decode_pool(packed).cycle_index } end
 else
   p, missing_index = new_pool(m)
   if not p then return { CYCLES_MISSING, missing_index } end

@@ -30,6 +30,7 @@
 -- @include call
 -- @include records
 -- @include pool
+-- @include order
 -- @include live_use
 -- @include keys
 -- @include codes

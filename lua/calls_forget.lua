@@ -5,7 +5,6 @@
 -- Reply  how many calls were forgotten
 -- Rules  R9, R17
 -- @include shard
--- @include billing
 -- @include call
 
 local memory_ms, limit = tonumber(ARGV[1]), tonumber(ARGV[2])

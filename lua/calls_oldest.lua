@@ -5,10 +5,7 @@
 -- ARGV   none
 -- Reply  for each account the earliest such instant (ms; 0 none)
 -- @include shard
--- @include billing
--- @include call
--- @include pool
--- @include live_use
+-- @include order
 
 local function first_of(key, from, to, base)
   local found = call('ZRANGEBYSCORE', key, from, to, 'WITHSCORES', 'LIMIT', 0, 1)

@@ -5,7 +5,6 @@
 --        devices, "<staff>/<device>|" each
 -- Reply  where the next piece begins ('' this was the last), then field and value of each call that is theirs
 -- @include shard
--- @include billing
 -- @include call
 
 local from, limit, wanted = ARGV[1], tonumber(ARGV[2]), {}

@@ -10,10 +10,10 @@
 --          or SHARD_MISSING, POOL_MISSING or CYCLES_MISSING alone
 -- Rules  R4, R5, R7, R19, R20
 -- @include shard
--- @include billing
 -- @include call
 -- @include records
 -- @include pool
+-- @include order
 -- @include live_use
 -- @include keys
 -- @include codes

@@ -62,14 +62,16 @@ class Batcher:
 
     async def run(self) -> None:
         """Carry out what is submitted. When cancelled, what is left is answered with `engine_unavailable`."""
-        try:
-            async with asyncio.TaskGroup() as tasks:
-                for lane in self._lanes:
-                    tasks.create_task(lane.run())
-                tasks.create_task(self._expire())
-        finally:
+        async with asyncio.TaskGroup() as tasks:
             for lane in self._lanes:
-                lane.close()
+                tasks.create_task(lane.run())
+            tasks.create_task(self._expire())
+            try:
+                await asyncio.get_running_loop().create_future()
+            finally:
+                # Before the lanes are waited for: one whose client swallowed the cancellation sees it by this.
+                for lane in self._lanes:
+                    lane.close()
 
     async def _expire(self) -> None:
         while True:
@@ -95,9 +97,13 @@ class _Lane:
         self._parked: dict[str, list[Operation]] = {}
         self._supplying: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
+        self._is_closed = False
         self._script = script("calls_decide")
 
     def submit(self, operation: Operation) -> None:
+        if self._is_closed:
+            asyncio.get_running_loop().call_soon(operation.fail, _stopping())
+            return
         parked = self._parked.get(operation.account)
         if parked is not None:
             parked.append(operation)
@@ -106,7 +112,7 @@ class _Lane:
         self._wake.set()
 
     async def run(self) -> None:
-        while True:
+        while not self._is_closed:
             if not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()
@@ -116,10 +122,11 @@ class _Lane:
             self._under_way = []
 
     def close(self) -> None:
+        self._is_closed = True
         for task in self._supplying:
             task.cancel()
         for operation in self._all():
-            operation.fail(EngineUnavailable("The gateway is stopping; ask again with the same call_id."))
+            operation.fail(_stopping())
 
     def expire(self, now: float) -> None:
         """Answer asks whose time is up, also those under way: what becomes of these is unknown."""
@@ -211,6 +218,10 @@ class _Lane:
                     operation.fail(failure)
                 elif is_known or operation.without_pool():
                     self.submit(operation)
+
+
+def _stopping() -> EngineUnavailable:
+    return EngineUnavailable("The gateway is stopping; ask again with the same call_id.")
 
 
 def _sections(batch: Iterable[Operation], keys: KeySpace) -> list[Section]:

@@ -6,10 +6,6 @@
 -- the last counted in `phase`. Calls that bill nothing in this cycle sort outside the range that is folded: those of
 -- an older cycle before it, unanswered ones (under count_from = answer) and emergencies far behind every instant.
 
-local UNANSWERED_BASE = 4503599627370496 -- 2^52
-local EMERGENCY_BASE = 6755399441055744 -- 2^52 + 2^51
-local UNANSWERED_RANGE_END = text(EMERGENCY_BASE - 1)
-
 -- Where a call sorts in `order`.
 local function order_score(m, p, flags, admitted_at_ms, answered_at_ms)
   if flags == EMERGENCY_FLAG then return EMERGENCY_BASE + admitted_at_ms end
