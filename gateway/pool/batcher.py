@@ -61,7 +61,7 @@ class Batcher:
         self._lanes[self._keys.shard_of(ask.account) % LANES].submit(operation)
 
     async def run(self) -> None:
-        """Carry out what is submitted. When cancelled, what is left is answered with `engine_unavailable`."""
+        """Carry out what is submitted. When cancelled, the rest is answered with `engine_unavailable`."""
         async with asyncio.TaskGroup() as tasks:
             for lane in self._lanes:
                 tasks.create_task(lane.run())

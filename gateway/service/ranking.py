@@ -1,7 +1,7 @@
 """Accounts by how near they are to exhaustion: an order that moves while it is read.
 
-It is taken at a moment, of all accounts that match, and kept for a while: the pages of one reader come from one
-order, so that nothing is repeated or hidden in them, and readers who ask at about the same time share it.
+It is taken at a moment, of all accounts that match, and kept for a while: the pages of one reader come from
+one order, so that nothing is repeated or hidden in them, and readers who ask at about the same time share it.
 """
 
 from __future__ import annotations

@@ -26,7 +26,7 @@ from tests.support.pool_model import ANA, BOB, HOUR, SECOND, T0, TO, a_plan
 
 EXAMPLES = os.environ.get("CALLGATE_PROPERTY_EXAMPLES")
 SETTINGS = settings(
-    max_examples=int(EXAMPLES or 90),
+    max_examples=int(EXAMPLES or 60),
     stateful_step_count=60,
     derandomize=EXAMPLES is None,
     deadline=None,
@@ -369,6 +369,10 @@ class AnyAccounts(RuleBasedStateMachine):
     @rule(account=ACCOUNT)
     def somebody_looks(self, account: str) -> None:
         self.both.look(account)
+
+    @rule(account=ACCOUNT)
+    def somebody_looks_closely(self, account: str) -> None:
+        self.both.look_closely(account, [ANA, BOB, ("ana", "desk2"), ("an", "a")])
 
 
 @pytest.mark.timeout(1800 if EXAMPLES else 300)

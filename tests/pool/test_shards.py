@@ -1,0 +1,104 @@
+"""The shards as a whole: what is kept with the data, and the one clock."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import date
+
+import pytest
+
+from gateway.domain.asks import AccountConfig, Start
+from gateway.domain.calls import CycleOpened
+from gateway.domain.errors import InvalidField, StartRefused
+from gateway.domain.plans import Plan
+from gateway.domain.policy import Policy
+from gateway.pool.engine import connect
+from gateway.pool.live_pool import LivePool
+from tests.support.engines import EngineServer
+from tests.support.pools import LiveAccounts, live_accounts
+
+NOON = 1_795_392_000_000
+SECOND = 1000
+DAY = 86_400 * SECOND
+TEN_MINUTES = Plan("ten", "Ten", 10, 5, 5)
+
+
+@pytest.fixture
+async def accounts(engine: EngineServer) -> AsyncIterator[LiveAccounts]:
+    async with live_accounts(engine.url, Policy()) as accounts:
+        await accounts.at(NOON)
+        yield accounts
+
+
+async def no_account(_: str) -> AccountConfig | None:
+    return None
+
+
+async def open_again(engine: EngineServer, policy: Policy, *, simulate: bool, shards: int = 256) -> None:
+    other = connect(engine.url)
+    try:
+        await LivePool(other, no_account, policy, simulate=simulate, shards=shards).open()
+    finally:
+        await other.close()
+
+
+async def test_data_under_another_policy_is_not_opened(engine: EngineServer, accounts: LiveAccounts) -> None:
+    await open_again(engine, Policy(), simulate=True)
+    with pytest.raises(StartRefused, match=r"free 30 s.*free 6 s"):
+        await open_again(engine, Policy(free_seconds=6), simulate=True)
+
+
+async def test_simulated_data_is_not_opened_without_simulation(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    with pytest.raises(StartRefused, match="--simulate"):
+        await open_again(engine, Policy(), simulate=False)
+
+
+async def test_data_of_other_shards_is_not_opened(engine: EngineServer, accounts: LiveAccounts) -> None:
+    with pytest.raises(StartRefused, match="256 shards, not 16"):
+        await open_again(engine, Policy(), simulate=True, shards=16)
+
+
+async def test_a_policy_that_is_set_holds_for_calls_in_progress(accounts: LiveAccounts) -> None:
+    """R4: live use follows the new policy at that instant; what is settled stays."""
+    await accounts.make("acme", billing_date=date(2026, 11, 23), plan=TEN_MINUTES)
+    await accounts.pool.ask(Start("acme", "ana", "desk", "c-1", "+14155550100"))
+    await accounts.at(NOON + 61 * SECOND)
+    assert (await accounts.pool.read("acme")).used_seconds == 61
+    await accounts.pool.set_policy(replace(Policy(), increment_seconds=60))
+    assert (await accounts.pool.read("acme")).used_seconds == 120
+    await accounts.pool.set_policy(replace(Policy(), count_from="answer"))
+    assert (await accounts.pool.read("acme")).used_seconds == 0
+    assert await accounts.pool.policy() == replace(Policy(), count_from="answer")
+
+
+async def test_the_clock_only_moves_forward_once_there_is_an_account(accounts: LiveAccounts) -> None:
+    await accounts.at(NOON - DAY)
+    await accounts.at(NOON)
+    await accounts.make("acme", billing_date=date(2026, 11, 23), plan=TEN_MINUTES)
+    with pytest.raises(InvalidField, match="at_ms"):
+        await accounts.at(NOON - 1)
+    assert (await accounts.pool.clock()).now_ms == NOON
+
+
+async def test_a_running_clock_is_moved_from_where_it_stands(accounts: LiveAccounts) -> None:
+    await accounts.make("acme", billing_date=date(2026, 11, 23), plan=TEN_MINUTES)
+    await accounts.pool.move_clock(None, 3600)
+    moved = await accounts.pool.move_clock(None, 0, by_ms=DAY)
+    assert moved.now_ms >= NOON + DAY
+    assert await accounts.pool.clock() == moved
+
+
+async def test_every_cycle_that_ends_on_the_way_is_turned_with_nobody_calling(accounts: LiveAccounts) -> None:
+    """R19."""
+    for account, day in (("acme", 23), ("other", 10)):
+        await accounts.make(account, billing_date=date(2026, 11, day), plan=TEN_MINUTES)
+    await accounts.at(NOON + 100 * DAY)
+    opened = [item for item in await accounts.recorded() if isinstance(item, CycleOpened)]
+    starts = {
+        account: [each.cycle_index for each in opened if each.account == account]
+        for account in ("acme", "other")
+    }
+    assert starts == {"acme": [0, 1, 2, 3], "other": [0, 1, 2, 3]}
