@@ -20,6 +20,7 @@ from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.live_pool import MS_AN_HOUR, LivePool
 from gateway.pool.scripts import script
 from gateway.pool.shards import Shards
+from tests.support.engines import EngineServer
 
 SWEPT_AT_ONCE = 100_000
 
@@ -217,6 +218,30 @@ class LiveAccounts:
             return await self.pool.read(after.account)
         self.configs[after.account] = replace(after, revision=after.revision + 1)
         return await self.pool.apply(self.configs[after.account])
+
+
+def everything_in(server: EngineServer) -> dict[object, object]:
+    """Every key of an engine with its value: what a refused ask must leave as it is (R10)."""
+    # Not DUMP: it tells apart hash tables that hold the same in another order.
+    client = server.client
+    read: dict[object, object] = {}
+    for key in client.scan_iter():
+        match client.type(key):
+            case b"string":
+                read[key] = client.get(key)
+            case b"hash":
+                read[key] = client.hgetall(key)
+            case b"list":
+                read[key] = client.lrange(key, 0, -1)
+            case b"set":
+                read[key] = client.smembers(key)
+            case b"zset":
+                read[key] = client.zrange(key, 0, -1, withscores=True)
+            case b"stream":
+                read[key] = client.xrange(key)
+            case other:
+                raise AssertionError(f"{key!r} is a {other!r}")
+    return read
 
 
 @asynccontextmanager

@@ -1,0 +1,282 @@
+"""An engine that does not answer, dies, or answers to somebody who is gone.
+
+The outcome is then unknown. Who asks again with the same ids is told what became of it; nothing counts twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from datetime import date
+from time import monotonic
+
+import pytest
+
+from gateway.domain.answers import Admitted, Answer, Noted, Settled
+from gateway.domain.asks import Answered, Ask, End, Start
+from gateway.domain.calls import CallRecord
+from gateway.domain.errors import CallgateError, CallUnknown, EngineUnavailable
+from gateway.domain.policy import Policy
+from gateway.pool.engine import connect
+from gateway.pool.live_pool import LivePool
+from tests.support.engines import KINDS, EngineServer
+from tests.support.pool_model import ANA, MINUTE, T0, TO, a_plan
+from tests.support.pools import LiveAccounts, live_accounts
+from tests.support.waiting import wait_until
+
+BILLING_DATE = date(2026, 11, 15)
+ACCOUNTS = [f"account-{number}" for number in range(8)]
+ANSWERED_WITHIN = 2.0
+EMERGENCY_ANSWERED_WITHIN = 0.3
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, start_engine: Callable[..., EngineServer]) -> EngineServer:
+    """An engine of the test's own, which keeps what it has said."""
+    return start_engine(request.param, persistent=True)
+
+
+@pytest.fixture
+async def accounts(server: EngineServer) -> AsyncIterator[LiveAccounts]:
+    async with live_accounts(server.url, Policy()) as accounts:
+        await accounts.at(T0)
+        for account in ACCOUNTS:
+            await accounts.make(account, billing_date=BILLING_DATE, plan=a_plan(100_000))
+        yield accounts
+
+
+def start(account: str, call_id: str) -> Start:
+    return Start(account, *ANA, call_id, TO)
+
+
+def emergency(account: str, call_id: str) -> Start:
+    return Start(account, *ANA, call_id, "112", emergency=True, fresh_call_id=f"fresh-{call_id}")
+
+
+async def unavailable_after(accounts: LiveAccounts, ask: Ask) -> float:
+    """Ask, be told that the engine is unavailable, and say how many seconds that took."""
+    began = monotonic()
+    with pytest.raises(EngineUnavailable):
+        await accounts.pool.ask(ask)
+    return monotonic() - began
+
+
+async def ask_until_answered(accounts: LiveAccounts, asks: list[Ask]) -> list[Answer | CallgateError]:
+    """Ask as a client does: again, with the same ids, for as long as the engine is unavailable."""
+    answers: list[Answer | CallgateError] = []
+
+    async def all_are_answered() -> bool:
+        answers[:] = await accounts.ask_all(asks)
+        return not any(isinstance(answer, EngineUnavailable) for answer in answers)
+
+    await wait_until(all_are_answered, 20)
+    return answers
+
+
+async def everything_ends_as_one_record_each(accounts: LiveAccounts, call_ids: list[str]) -> None:
+    for account in ACCOUNTS:
+        view = await accounts.pool.read(account)
+        assert sorted(call.call_id for call in view.calls if not call.emergency) == sorted(call_ids)
+    await accounts.at(T0 + MINUTE)
+    ends: list[Ask] = [End(account, call_id) for account in ACCOUNTS for call_id in call_ids]
+    for answer in await accounts.ask_all([*ends, *ends]):
+        assert isinstance(answer, Settled)
+        assert answer.billed_seconds == 60
+    records = [item for item in await accounts.recorded() if isinstance(item, CallRecord)]
+    assert Counter((record.account, record.call_id) for record in records) == Counter(
+        (account, call_id) for account in ACCOUNTS for call_id in call_ids
+    )
+    for account in ACCOUNTS:
+        view = await accounts.pool.read(account)
+        assert (view.settled_seconds, view.held_seconds) == (60 * len(call_ids), 0)
+
+
+async def test_a_paused_engine_is_unavailable_in_time_and_then_works_again_by_itself(
+    accounts: LiveAccounts, server: EngineServer
+) -> None:
+    """R9, R30."""
+    asks: list[Ask] = [start(account, call_id) for account in ACCOUNTS for call_id in ("c-1", "c-2")]
+    server.pause()
+    try:
+        waiting = [asyncio.create_task(unavailable_after(accounts, ask)) for ask in asks]
+        taken = [await unavailable_after(accounts, emergency(account, "help")) for account in ACCOUNTS[:5]]
+        # The quickest, as the machine may be busy with something else for a moment.
+        assert min(taken) <= EMERGENCY_ANSWERED_WITHIN
+        assert all(seconds <= ANSWERED_WITHIN for seconds in await asyncio.gather(*waiting))
+        with pytest.raises(EngineUnavailable):
+            await accounts.pool.read(ACCOUNTS[0])
+        with pytest.raises(EngineUnavailable):
+            await accounts.pool.find_call(ACCOUNTS[0], "c-1")
+        with pytest.raises(EngineUnavailable):
+            await accounts.pool.calls_of_device(ACCOUNTS[0], *ANA)
+        assert not await accounts.pool.ping()
+    finally:
+        server.resume()
+    answers = await ask_until_answered(accounts, asks)
+    assert all(isinstance(answer, Admitted) for answer in answers)
+    assert await accounts.pool.ping()
+    await everything_ends_as_one_record_each(accounts, ["c-1", "c-2"])
+
+
+async def test_ends_whose_answers_were_lost_are_settled_once(
+    accounts: LiveAccounts, server: EngineServer
+) -> None:
+    """R17."""
+    await accounts.ask_all([start(account, "c-1") for account in ACCOUNTS])
+    await accounts.at(T0 + MINUTE)
+    ends: list[Ask] = [End(account, "c-1", ANA) for account in ACCOUNTS]
+    server.pause()
+    try:
+        answers = await accounts.ask_all(ends)
+        assert all(isinstance(answer, EngineUnavailable) for answer in answers)
+    finally:
+        server.resume()
+    answers = await ask_until_answered(accounts, ends)
+    assert [answer.billed_seconds for answer in answers if isinstance(answer, Settled)] == [60] * len(
+        ACCOUNTS
+    )
+    for account in ACCOUNTS:
+        assert (await accounts.pool.read(account)).settled_seconds == 60
+    records = [item for item in await accounts.recorded() if isinstance(item, CallRecord)]
+    assert sorted(record.account for record in records) == ACCOUNTS
+
+
+async def test_a_killed_engine_is_unavailable_and_then_goes_on_where_it_was(
+    accounts: LiveAccounts, server: EngineServer
+) -> None:
+    asks: list[Ask] = [start(account, "c-1") for account in ACCOUNTS]
+    await accounts.ask_all(asks)
+    server.kill()
+    again: list[Ask] = [*asks, *(start(account, "c-2") for account in ACCOUNTS)]
+    taken = [await unavailable_after(accounts, emergency(account, "help")) for account in ACCOUNTS[:3]]
+    assert min(taken) <= EMERGENCY_ANSWERED_WITHIN
+    answers = await accounts.ask_all(again)
+    assert all(isinstance(answer, EngineUnavailable) for answer in answers)
+    server.start()
+    answers = await ask_until_answered(accounts, again)
+    assert [answer.replayed for answer in answers if isinstance(answer, Admitted)][: len(asks)] == [
+        True
+    ] * len(asks)
+    assert all(isinstance(answer, Admitted) for answer in answers)
+    await everything_ends_as_one_record_each(accounts, ["c-1", "c-2"])
+
+
+async def test_an_engine_that_is_killed_under_load_loses_nothing_that_it_answered(
+    accounts: LiveAccounts, server: EngineServer
+) -> None:
+    call_ids = [f"c-{number}" for number in range(60)]
+    asks: list[Ask] = [start(account, call_id) for call_id in call_ids for account in ACCOUNTS]
+    answered: set[tuple[str, str]] = set()
+
+    async def put(ask: Ask) -> None:
+        with suppress(EngineUnavailable):
+            await accounts.pool.ask(ask)
+            answered.add((ask.account, ask.call_id))
+
+    async with asyncio.TaskGroup() as tasks:
+        for number, ask in enumerate(asks):
+            tasks.create_task(put(ask))
+            if number % 40 == 0:
+                await asyncio.sleep(0)
+            if number == len(asks) // 2:
+                await wait_until(lambda: answered)
+                server.kill()
+                server.start()
+    for account, call_id in answered:
+        found = await accounts.pool.find_call(account, call_id)
+        assert found is not None
+        assert found.call.call_id == call_id
+    answers = await ask_until_answered(accounts, asks)
+    assert all(isinstance(answer, Admitted) for answer in answers)
+    await everything_ends_as_one_record_each(accounts, call_ids)
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_a_pool_stops_at_once_and_answers_all_that_was_asked(
+    engine: EngineServer, is_paused: bool
+) -> None:
+    """Whatever it is just doing, so many turns of the event loop after the asks came."""
+    async with live_accounts(engine.url, Policy()) as accounts:
+        await accounts.at(T0)
+        await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(100_000))
+        for turns in range(10):
+            before = asyncio.all_tasks()
+            other = connect(engine.url)
+            pool = LivePool(other, accounts.load, Policy(), simulate=True)
+            running = asyncio.create_task(pool.run())
+            await pool.read("acme")
+            answers: list[Answer | CallgateError] = []
+            if is_paused:
+                engine.pause()
+            try:
+                for number in range(700):
+                    pool.submit(start("acme", f"c-{number}"), answers.append)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                running.cancel()
+                stopped, _ = await asyncio.wait([running], timeout=3)
+            finally:
+                engine.resume()
+                for task in asyncio.all_tasks() - before:
+                    task.cancel()
+                await asyncio.wait([running])
+                await other.close()
+            assert stopped, f"cancelled after {turns} turns, it went on"
+            assert len(answers) == 700
+
+
+# Those who asked are gone
+
+
+async def test_after_10000_cancelled_asks_every_answer_still_belongs_to_its_question(
+    accounts: LiveAccounts,
+) -> None:
+    """Of whatever kind, cancelled at whatever moment: not sent yet, under way, or as the answer arrives."""
+    chance = random.Random(2026)
+    checked = 0
+
+    async def ask(kind: str, account: str, call_id: str) -> None:
+        nonlocal checked
+        match kind:
+            case "start":
+                answer = await accounts.pool.ask(start(account, call_id))
+                assert isinstance(answer, Admitted)
+                assert (answer.call_id, answer.replayed) == (call_id, False)
+            case "end":
+                with pytest.raises(CallUnknown):
+                    await accounts.pool.ask(End(account, call_id, ANA))
+            case "answer":
+                await accounts.pool.ask(start(account, call_id))
+                assert await accounts.pool.ask(Answered(account, call_id, ANA)) == Noted(call_id)
+            case "read":
+                assert (await accounts.pool.read(account)).account == account
+            case "find":
+                await accounts.pool.ask(start(account, call_id))
+                found = await accounts.pool.find_call(account, call_id)
+                assert found is not None
+                assert (found.call.account, found.call.call_id) == (account, call_id)
+            case "device":
+                assert await accounts.pool.calls_of_device(account, "ana", call_id) == []
+        checked += 1
+
+    kinds = ["start", "start", "end", "answer", "read", "find", "device"]
+    cancelled = 0
+    for first in range(0, 14_000, 250):
+        tasks = [
+            asyncio.create_task(ask(chance.choice(kinds), chance.choice(ACCOUNTS), f"c-{number}"))
+            for number in range(first, first + 250)
+        ]
+        doomed = [task for task in tasks if chance.random() < 0.85]
+        chance.shuffle(doomed)
+        for task in doomed:
+            for _ in range(chance.choice([0, 0, 0, 0, 1, 2, 5])):
+                await asyncio.sleep(0)
+            task.cancel()
+        results = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [each for each in results if isinstance(each, Exception)] == []
+        cancelled += sum(isinstance(each, asyncio.CancelledError) for each in results)
+    assert cancelled >= 10_000
+    assert checked >= 1000
