@@ -69,7 +69,7 @@ class Batcher:
             try:
                 await asyncio.get_running_loop().create_future()
             finally:
-                # Before the lanes are waited for: one whose client swallowed the cancellation sees it by this.
+                # Before the lanes are waited for: one whose client swallowed the cancellation sees it so.
                 for lane in self._lanes:
                     lane.close()
 

@@ -263,12 +263,13 @@ async def test_after_10000_cancelled_asks_every_answer_still_belongs_to_its_ques
         checked += 1
 
     kinds = ["start", "start", "end", "answer", "read", "find", "device"]
-    cancelled = 0
-    for first in range(0, 14_000, 250):
+    asked = cancelled = 0
+    while cancelled < 10_000:
         tasks = [
             asyncio.create_task(ask(chance.choice(kinds), chance.choice(ACCOUNTS), f"c-{number}"))
-            for number in range(first, first + 250)
+            for number in range(asked, asked + 250)
         ]
+        asked += len(tasks)
         doomed = [task for task in tasks if chance.random() < 0.85]
         chance.shuffle(doomed)
         for task in doomed:
@@ -278,5 +279,4 @@ async def test_after_10000_cancelled_asks_every_answer_still_belongs_to_its_ques
         results = await asyncio.gather(*tasks, return_exceptions=True)
         assert [each for each in results if isinstance(each, Exception)] == []
         cancelled += sum(isinstance(each, asyncio.CancelledError) for each in results)
-    assert cancelled >= 10_000
     assert checked >= 1000
