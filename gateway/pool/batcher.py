@@ -24,6 +24,7 @@ from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
 from gateway.pool.operations import Done, Operation, Reply, section_arguments
 from gateway.pool.scripts import Argument, script
+from gateway.pool.together import run_together
 
 log = structlog.get_logger(__name__)
 
@@ -62,16 +63,11 @@ class Batcher:
 
     async def run(self) -> None:
         """Carry out what is submitted. When cancelled, the rest is answered with `engine_unavailable`."""
-        async with asyncio.TaskGroup() as tasks:
+        try:
+            await run_together(*(lane.run() for lane in self._lanes), self._expire())
+        finally:
             for lane in self._lanes:
-                tasks.create_task(lane.run())
-            tasks.create_task(self._expire())
-            try:
-                await asyncio.get_running_loop().create_future()
-            finally:
-                # Before the lanes are waited for: one whose client swallowed the cancellation sees it so.
-                for lane in self._lanes:
-                    lane.close()
+                lane.close()
 
     async def _expire(self) -> None:
         while True:
@@ -112,7 +108,7 @@ class _Lane:
         self._wake.set()
 
     async def run(self) -> None:
-        while not self._is_closed:
+        while True:
             if not self._waiting:
                 self._wake.clear()
                 await self._wake.wait()

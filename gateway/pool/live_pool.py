@@ -36,6 +36,7 @@ from gateway.pool.packed import (
 from gateway.pool.record_stream import RecordStream
 from gateway.pool.scripts import script
 from gateway.pool.shards import Clock, Shards
+from gateway.pool.together import run_together
 
 log = structlog.get_logger(__name__)
 
@@ -96,10 +97,7 @@ class LivePool:
 
     async def run(self) -> None:
         """Carry out asks, reset pools on time and forget old call ids, until cancelled."""
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._batcher.run())
-            tasks.create_task(self._alarms.run())
-            tasks.create_task(self._forget_old_calls())
+        await run_together(self._batcher.run(), self._alarms.run(), self._forget_old_calls())
 
     # Calls
 

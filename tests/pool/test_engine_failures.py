@@ -9,7 +9,7 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
-from contextlib import suppress
+from contextlib import asynccontextmanager, suppress
 from datetime import date
 from time import monotonic
 
@@ -194,38 +194,75 @@ async def test_an_engine_that_is_killed_under_load_loses_nothing_that_it_answere
     await everything_ends_as_one_record_each(accounts, call_ids)
 
 
-@pytest.mark.parametrize("is_paused", [False, True])
-async def test_a_pool_stops_at_once_and_answers_all_that_was_asked(
-    engine: EngineServer, is_paused: bool
-) -> None:
-    """Whatever it is just doing, so many turns of the event loop after the asks came."""
+# A pool that stops
+
+
+@pytest.fixture
+async def stopping(engine: EngineServer) -> AsyncIterator[LiveAccounts]:
     async with live_accounts(engine.url, Policy()) as accounts:
         await accounts.at(T0)
         await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(100_000))
-        for turns in range(10):
-            before = asyncio.all_tasks()
-            other = connect(engine.url)
-            pool = LivePool(other, accounts.load, Policy(), simulate=True)
-            running = asyncio.create_task(pool.run())
+        yield accounts
+
+
+@asynccontextmanager
+async def stopped_on_the_way_out(engine: EngineServer, accounts: LiveAccounts) -> AsyncIterator[LivePool]:
+    """A pool of its own that runs, and on leaving must stop as soon as it is told to."""
+    before = asyncio.all_tasks()
+    other = connect(engine.url)
+    pool = LivePool(other, accounts.load, Policy(), simulate=True)
+    await pool.clock()
+    running = asyncio.create_task(pool.run())
+    try:
+        yield pool
+        running.cancel()
+        await asyncio.wait([running], timeout=3)
+        stopped = running.done()
+    finally:
+        engine.resume()
+        for task in asyncio.all_tasks() - before:
+            task.cancel()
+        await asyncio.wait([running])
+        await other.close()
+    assert stopped
+
+
+@pytest.mark.parametrize("is_paused", [False, True])
+async def test_a_pool_stops_at_once_and_answers_all_that_was_asked(
+    engine: EngineServer, stopping: LiveAccounts, is_paused: bool
+) -> None:
+    """Whatever it is just doing, so many turns of the event loop after the asks came."""
+    for turns in range(8):
+        answers: list[Answer | CallgateError] = []
+        async with stopped_on_the_way_out(engine, stopping) as pool:
             await pool.read("acme")
-            answers: list[Answer | CallgateError] = []
             if is_paused:
                 engine.pause()
-            try:
-                for number in range(700):
-                    pool.submit(start("acme", f"c-{number}"), answers.append)
-                for _ in range(turns):
-                    await asyncio.sleep(0)
-                running.cancel()
-                stopped, _ = await asyncio.wait([running], timeout=3)
-            finally:
-                engine.resume()
-                for task in asyncio.all_tasks() - before:
-                    task.cancel()
-                await asyncio.wait([running])
-                await other.close()
-            assert stopped, f"cancelled after {turns} turns, it went on"
-            assert len(answers) == 700
+            for number in range(700):
+                pool.submit(start("acme", f"c-{number}"), answers.append)
+            for _ in range(turns):
+                await asyncio.sleep(0)
+        assert len(answers) == 700
+
+
+async def test_a_pool_that_has_only_just_begun_stops_at_once(
+    engine: EngineServer, stopping: LiveAccounts
+) -> None:
+    """It is looking at the alarms then."""
+    for turns in range(16):
+        async with stopped_on_the_way_out(engine, stopping):
+            for _ in range(turns):
+                await asyncio.sleep(0)
+
+
+async def test_a_pool_that_has_stopped_answers_that_it_has(
+    engine: EngineServer, stopping: LiveAccounts
+) -> None:
+    async with stopped_on_the_way_out(engine, stopping) as pool:
+        assert isinstance(await pool.ask(start("acme", "c-1")), Admitted)
+    async with asyncio.timeout(2):
+        with pytest.raises(EngineUnavailable):
+            await pool.ask(start("acme", "c-2"))
 
 
 # Those who asked are gone
