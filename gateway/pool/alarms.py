@@ -84,10 +84,20 @@ class Alarms:
             await self._shards.set_clock(stopped.now_ms, was.speed)
             message = f"is before {stopped.now_ms}, which the clock shows; it only moves forward"
             raise InvalidField(errors=[FieldError("at_ms", message)])
+        try:
+            await self._pass_time(to_ms)
+        except (CallgateError, RedisError, OSError):
+            # It stands where it came to, and goes on from there.
+            reached = await self._shards.clock()
+            await self._shards.set_clock(reached.now_ms, was.speed)
+            raise
+        return await self._shards.set_clock(to_ms, speed)
+
+    async def _pass_time(self, to_ms: int) -> None:
         while True:
             _, next_ms = await self.fire_due()
             if not next_ms or next_ms > to_ms:
-                return await self._shards.set_clock(to_ms, speed)
+                return
             await self._shards.set_clock(next_ms, 0)
 
     async def _find_due(self) -> tuple[Clock, int, list[str]]:

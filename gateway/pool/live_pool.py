@@ -310,7 +310,10 @@ class LivePool:
                     if config is not None:
                         await self._accounts.apply(config)
             for account, code in missing:
-                await self._accounts.supply(account, code)
+                if not await self._accounts.supply(account, code):
+                    # SQL was restored to an earlier day: nothing can be due for what it does not know.
+                    alarms = self._keys.named(self._keys.shard_of(account), "alarms")[0]
+                    await self._engine.client.zrem(alarms, account)
 
     async def _forget_old_calls(self) -> None:
         while True:

@@ -26,7 +26,7 @@ from tests.support.pool_model import ANA, BOB, HOUR, SECOND, T0, TO, a_plan
 
 EXAMPLES = os.environ.get("CALLGATE_PROPERTY_EXAMPLES")
 SETTINGS = settings(
-    max_examples=int(EXAMPLES or 60),
+    max_examples=int(EXAMPLES or 50),
     stateful_step_count=60,
     derandomize=EXAMPLES is None,
     deadline=None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from datetime import date
 from itertools import pairwise
@@ -12,7 +13,9 @@ from gateway.domain.answers import Admitted, Settled
 from gateway.domain.asks import End, Start
 from gateway.domain.calls import CallRecord, CycleOpened
 from gateway.domain.cycles import boundary_ms, parse_rfc3339
+from gateway.domain.errors import DatabaseUnavailable
 from gateway.domain.policy import Policy
+from gateway.pool.shards import Clock
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, CYCLE_END, HOUR, MINUTE, SECOND, T0, TO, a_plan
 from tests.support.pools import LiveAccounts, live_accounts
@@ -210,3 +213,31 @@ async def test_the_cycles_of_a_pool_join_without_a_gap(accounts: LiveAccounts) -
     assert len(opened) > 20
     for one, other in pairwise(opened):
         assert (one.cycle_end_ms, one.cycle_index + 1) == (other.cycle_start_ms, other.cycle_index)
+
+
+async def test_a_clock_whose_move_fails_halfway_goes_on_at_the_speed_it_had(accounts: LiveAccounts) -> None:
+    await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(10))
+    await accounts.pool.move_clock(None, 60)
+    accounts.database_failure = DatabaseUnavailable()
+    with pytest.raises(DatabaseUnavailable):
+        await accounts.pool.move_clock(boundary(12), None)
+    assert (await accounts.pool.clock()).speed == 60
+    accounts.database_failure = None
+    moved = await accounts.pool.move_clock(boundary(12), 0)
+    assert await accounts.pool.clock() == moved == Clock(boundary(12), 0)
+    assert [each.cycle_index for each in await cycles_opened(accounts)] == list(range(13))
+
+
+async def test_an_alarm_of_an_account_that_sql_does_not_know_holds_nothing_up(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """A database that was restored to an earlier day does not know its newest accounts."""
+    for account in ("acme", "gone"):
+        await accounts.make(account, billing_date=BILLING_DATE, plan=a_plan(10))
+    engine.client.delete(accounts.keys.of_account("gone", accounts.keys.shard_of("gone"))[0])
+    del accounts.configs["gone"]
+    accounts.loads.clear()
+    async with asyncio.timeout(10):
+        await accounts.at(boundary(2))
+    assert [each.cycle_index for each in await cycles_opened(accounts)] == [0, 1, 2]
+    assert accounts.loads.count("gone") < 20
