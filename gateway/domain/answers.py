@@ -19,8 +19,9 @@ MAX_CALLS_SHOWN: Final = 100
 class Admitted:
     """A call may be placed (R7); `replayed` if that was said before (R9).
 
-    `remaining_seconds` is the running cycle's, None where the engine was not asked. The `call_id` differs
-    from the asked one only where an emergency's id was taken (R30).
+    `remaining_seconds` is the running cycle's, None where the engine was not asked; then it was let through
+    without it (`admitted_offline`), or as an emergency. The `call_id` differs from the asked one only where
+    an emergency's id was taken (R30). `cycle_start_ms` is the cycle that the call belongs to (R20).
     """
 
     call_id: str
@@ -28,6 +29,8 @@ class Admitted:
     remaining_seconds: int | None
     replayed: bool
     emergency: bool
+    cycle_start_ms: int = 0
+    admitted_offline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,27 @@ class Settled:
     emergency: bool
 
 
-Answer = Admitted | Refused | Noted | Settled
+@dataclass(frozen=True, slots=True)
+class Resumed:
+    """A call goes on (R13), as it is known now; `late` if its settlement was taken back for it (R15)."""
+
+    call: CallInProgress
+    late: bool
+
+    @property
+    def call_id(self) -> str:
+        """Which call it is."""
+        return self.call.call_id
+
+
+@dataclass(frozen=True, slots=True)
+class NotDue:
+    """Somebody vouches for a call after all, or it is too early to know: it was not settled (R14)."""
+
+    call_id: str
+
+
+Answer = Admitted | Refused | Noted | Settled | Resumed | NotDue
 
 
 def settled_before(record: CallRecord, remaining_seconds: int) -> Settled:

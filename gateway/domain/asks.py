@@ -1,4 +1,8 @@
-"""What a gateway asks of an account's pool."""
+"""What a gateway asks of an account's pool.
+
+`connection` is the number of the device's WebSocket that says it (`lua/connection_open.lua`), 0 over HTTP. A call
+belongs to the latest connection that started or resumed it; what an older one says of it is refused (R12).
+"""
 
 from __future__ import annotations
 
@@ -6,6 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
+from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.cycles import Cycle
 from gateway.domain.plans import Plan
 
@@ -35,6 +40,7 @@ class Start:
     emergency: bool = False
     fresh_call_id: str = ""
     admitted_at_ms: int | None = None
+    connection: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,19 +51,68 @@ class Answered:
     call_id: str
     device: Asker | None = None
     answered_ago_ms: int = 0
+    connection: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class End:
-    """End a call, which was hung up so many ms ago (R16, R17). `device` None is the admin: any device."""
+    """End a call, which was hung up so many ms ago (R16, R17). `device` None is the admin: any device.
+
+    `found` is what SQL has of the call, for a pool that has forgotten it.
+    """
 
     account: str
     call_id: str
     device: Asker | None = None
     ended_ago_ms: int = 0
+    connection: int = 0
+    found: CallRecord | None = None
 
 
-Ask = Start | Answered | End
+@dataclass(frozen=True, slots=True)
+class Resume:
+    """Vouch for a call again: it goes on, also if it was settled in its absence (R13, R15).
+
+    `found` is for a pool that does not know the call: what SQL has of it, or what its receipt says (R28).
+    """
+
+    account: str
+    call_id: str
+    device: Asker | None = None
+    connection: int = 0
+    found: CallRecord | CallInProgress | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reap:
+    """Settle a call that nobody vouches for any more as of when it was last known alive (R13, R14)."""
+
+    account: str
+    call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Retell:
+    """Tell a settlement again that a gateway was answered, and that the engine may have lost since (R26).
+
+    `saved` if SQL has the record, so that the pool, which was rebuilt from SQL, has it in its sum.
+    """
+
+    record: CallRecord
+    saved: bool
+
+    @property
+    def account(self) -> str:
+        """Whose call it is."""
+        return self.record.account
+
+    @property
+    def call_id(self) -> str:
+        """Which call it is."""
+        return self.record.call_id
+
+
+Ask = Start | Answered | End | Resume | Reap | Retell
 
 
 @dataclass(frozen=True, slots=True)

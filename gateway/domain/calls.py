@@ -91,7 +91,9 @@ class Caller:
 class CallInProgress:
     """A call that was admitted and has not ended.
 
-    `counts` is False for a call of an older cycle (R20) and for an emergency (R30).
+    `counts` is False for a call of an older cycle (R20) and for an emergency (R30). `revision` is that of its
+    latest record if it was settled in its absence and came back (R15), else 0. `admitted_offline` if it was
+    let through while the engine was away.
     """
 
     account: str
@@ -105,6 +107,8 @@ class CallInProgress:
     cycle_start_ms: int
     emergency: bool
     counts: bool
+    revision: int = 0
+    admitted_offline: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +137,17 @@ class CallRecord:
     cycle_start_ms: int
     revision: int
     policy: Policy
+    admitted_offline: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class CallReopened:
+    """A call whose record has this revision came back and goes on: that record counts in no sum now (R15)."""
+
+    account: str
+    call_id: str
+    admitted_at_ms: int
+    revision: int
 
 
 @dataclass(frozen=True, slots=True)
