@@ -8,9 +8,10 @@
 --        which it holds (ms; 0 none pending); seats used, channels used; seconds settled in the cycle that holds now,
 --        and that cycle's start (ms), for a pool made anew; index of the first boundary, number of boundaries, the
 --        boundaries (ms, ascending); then the members ("s/<staff>", "c/<channel>")
--- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING; or CYCLES_MISSING and the index of the cycle from
---        which on the boundaries are needed
--- Rules  R18, R19, R21-R25
+-- Reply  APPLIED or UNCHANGED, the version, and how many calls in progress a pool made anew has found; or SHARD_MISSING or
+--        SHARD_MOVED; or CYCLES_MISSING and the index of the cycle from which on the boundaries are needed. Behind these
+--        three: run of the engine, epoch and seq of the shard
+-- Rules  R18, R19, R21-R25, R28
 -- @include shard
 -- @include call
 -- @include records
@@ -52,7 +53,7 @@ local function new_pool(m)
   while boundary(index + 1) ~= 0 and boundary(index + 1) <= m.now_ms do index = index + 1 end
   if boundary(index) == 0 or boundary(index) > m.now_ms or boundary(index + 1) == 0 then return nil, first_index end
   local p = new_pool_table()
-  p.made, p.version = true, m.now_ms
+  p.made, p.epoch, p.version = true, m.epoch, m.now_ms
   p.cycle_index, p.cycle_start_ms, p.cycle_end_ms = index, boundary(index), boundary(index + 1)
   p.settled_seconds = p.cycle_start_ms == settled_cycle_start_ms and settled_seconds or 0
   p.folded_to_ms = p.cycle_start_ms
@@ -101,17 +102,21 @@ local function turn_all_cycles(p, m, items)
   return true
 end
 
-local m, items = open_shard(shard_keys[META_KEY]), new_items()
-if not m then return { SHARD_MISSING, 0 } end
+local m, absent = open_shard(shard_keys[META_KEY])
+local items = new_items()
+if not m then return { absent, 0, 0, run, 0, 0 } end
 
 local packed = call('GET', keys[POOL_KEY])
-local p, missing_index
-if packed then
-  p = decode_pool(packed)
-  if not turn_all_cycles(p, m, items) then return { CYCLES_MISSING, decode_pool(packed).cycle_index } end
+local p, missing_index = packed and decode_pool(packed), nil
+local version_before = p and p.version or 0
+if p and p.epoch == m.epoch then
+  if not turn_all_cycles(p, m, items) then
+    return { CYCLES_MISSING, decode_pool(packed).cycle_index, 0, run, m.epoch, m.seq }
+  end
 else
   p, missing_index = new_pool(m)
-  if not p then return { CYCLES_MISSING, missing_index } end
+  if not p then return { CYCLES_MISSING, missing_index, 0, run, m.epoch, m.seq } end
+  p.version = max(p.version, version_before)
   set_coming_boundaries(p)
 end
 
@@ -131,4 +136,4 @@ call('ZADD', shard_keys[ALARMS_KEY], text(p.cycle_end_ms), account)
 close_pool(m, p, keys)
 append_items(m, shard_keys[RECORDS_KEY], items)
 save_shard(m)
-return { is_newer and APPLIED or UNCHANGED, p.version }
+return { is_newer and APPLIED or UNCHANGED, p.version, p.made and p.calls or 0, run, m.epoch, m.seq }

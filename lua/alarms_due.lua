@@ -6,6 +6,7 @@
 --        earliest first in each shard
 -- Rules  R19
 -- @include shard
+-- @include codes
 
 local limit, next_ms, due = tonumber(ARGV[1]), 0, {}
 local reply = { real_now_ms, 1 }

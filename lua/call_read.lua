@@ -5,6 +5,7 @@
 -- Reply  now (ms), policy ("free/increment/hold/count_from"), packed call ('' none); empty where the shard was never
 --        built
 -- @include shard
+-- @include codes
 
 local m = open_shard(KEYS[1])
 if not m then return {} end

@@ -1,30 +1,36 @@
--- Decides a batch of what devices say of their calls: starts, answers and ends, of any number of accounts, in the
--- order sent for each account, all at one instant of the shard's clock.
+-- Decides a batch of what is said of calls: starts, answers, ends, returns, of any number of accounts, in the order sent
+-- for each account, all at one instant of the shard's clock.
 --
 -- KEYS   for each section: the shard's meta, calls, ended, overtaken, leases, alarms, records;
 --        then for each of its accounts: pool, order, phase, members
--- ARGV   number of sections, call id memory (ms), lease (ms); for each section: its number of accounts, its number of
---        calls, and the calls ("<account>/<call id>") that its operations name, in their order; for each account: its
---        id, a letter for each operation, the number of members that its starts name, each once ("s/<staff>",
---        "c/<channel>"), and these; then the operations' arguments:
---          S  start: "<staff>/<device>|<channel>|<to>", "s/<staff>"
---          C  start from a channel: the same, and "c/<channel>"
---          D  start to an invalid destination: the same as C, the channel '' for none
---          E  emergency start, which names two calls, the second by its fresh id: "<staff>/<device>|<channel>|<to>",
+-- ARGV   number of sections, call id memory (ms), lease (ms), grace (ms), late return (ms); for each section: its number of
+--        accounts, its number of calls, and the calls ("<account>/<call id>") that its operations name, in their order;
+--        for each account: its id, a letter for each operation, the number of members that its starts name, each once
+--        ("s/<staff>", "c/<channel>"), and these; then the operations' arguments, the first of those marked * the
+--        connection that says it (0 none):
+--          S* start: "<staff>/<device>|<channel>|<to>", "s/<staff>"
+--          C* start from a channel: the same, and "c/<channel>"
+--          D* start to an invalid destination: the same as C, the channel '' for none
+--          E* emergency start, which names two calls, the second by its fresh id: "<staff>/<device>|<channel>|<to>",
 --             admitted at (ms; '' now)
---          F  the same, of an account that SQL does not know (R30)
---          A  answered: "<staff>/<device>|" of the asker ('' the administrator), how long ago (ms)
---          X  end, now: the asker
---          Y  end: the same as A
---          a x y  the same as A, X and Y, of an account that SQL does not know
+--          A* answered: "<staff>/<device>|" of the asker ('' the administrator), how long ago (ms)
+--          X* end, now: the asker
+--          Y* end: the same as A, and what SQL has of the call: its value ('' nothing)
+--          R* resume: the asker, and what SQL or a receipt has of the call: its value ('' nothing)
+--          P  reap: nothing
+--          T  a settlement told again: the call's value, 1 if SQL has its record
+--          F a x y  the same as E A X Y, of an account that SQL does not know (R30)
+--          r p t    the same as R P T, of such an account
 --        A section is one shard, and names no call twice: what comes later of the same call stands in a later section.
 -- Reply  a flat array; for each operation its code (lib/codes.lua), then
---          S C D  admitted at, remaining seconds
---          E F  admitted at, remaining seconds, 1 if it goes by the fresh id
---          X Y x y  the ended call's value (lib/call.lua), remaining seconds
---        SHARD_MISSING, POOL_MISSING and CYCLES_MISSING answer all operations of an account alike: nothing was
---        decided, and the gateway has to supply what is missing.
--- Rules  R1-R10, R16, R17, R19, R20, R30
+--          S C D  admitted at, remaining seconds, start of its cycle
+--          E F  the same, 1 if it goes by the fresh id
+--          X Y P x y p  the ended call's value (lib/call.lua), remaining seconds
+--          R r  the call's value, in progress
+--        SHARD_MISSING, SHARD_MOVED, POOL_MISSING and CYCLES_MISSING answer all operations of an account alike: nothing
+--        was decided, and the gateway has to supply what is missing. Behind them, which run of an engine this is, and for
+--        each section its epoch and seq.
+-- Rules  R1-R10, R12-R17, R19, R20, R26, R28, R30
 -- @include shard
 -- @include billing
 -- @include call
@@ -37,24 +43,30 @@
 -- @include open_pool
 -- @include reply
 -- @include decide_settings
+-- @include leases
 -- @include account
 -- @include writes
 -- @include start
 -- @include settle
+-- @include resume
 
-local ARGUMENTS = { S = 2, C = 3, D = 3, E = 2, F = 2, A = 2, a = 2, X = 1, x = 1, Y = 2, y = 2 }
+local ARGUMENTS = { S = 3, C = 4, D = 4, E = 3, F = 3, A = 3, a = 3, X = 2, x = 2, Y = 4, y = 4, R = 3, r = 3, P = 0, p = 0,
+  T = 2, t = 2 }
 
 local START = 83 -- S
 local START_FROM_CHANNEL = 67 -- C
 local START_INVALID = 68 -- D
 local EMERGENCY = 69 -- E
 local EMERGENCY_WITHOUT_POOL = 70 -- F
+local ANSWERED = 65 -- A
 local END = 88 -- X
-local END_WITHOUT_POOL = 120 -- x
 local END_AGO = 89 -- Y
-local END_AGO_WITHOUT_POOL = 121 -- y
+local RESUME = 82 -- R
+local REAP = 80 -- P
+local RETELL = 84 -- T
+local LOWER = 32 -- from a letter to the same one without a pool
 
-local argument_at = 4
+local argument_at = 6
 
 -- The section's calls: the one that is next, as an index of ARGV, and of the values.
 local call_at, values_read, value_at
@@ -63,25 +75,37 @@ local call_at, values_read, value_at
 local function carry_out(a, letter, i)
   local field, blob = ARGV[call_at], values_read[value_at]
   call_at, value_at = call_at + 1, value_at + 1
+  local connection = tonumber(ARGV[i])
   if letter == START then
-    start(a, field, blob, ARGV[i], ARGV[i + 1], '', true)
-    return i + 2
-  elseif letter == END or letter == END_WITHOUT_POOL then
-    end_call(a, field, blob, ARGV[i], 0)
-    return i + 1
-  elseif letter == START_FROM_CHANNEL or letter == START_INVALID then
-    start(a, field, blob, ARGV[i], ARGV[i + 1], ARGV[i + 2], letter == START_FROM_CHANNEL)
+    start(a, field, blob, ARGV[i + 1], ARGV[i + 2], '', true, connection)
     return i + 3
-  elseif letter == END_AGO or letter == END_AGO_WITHOUT_POOL then
-    end_call(a, field, blob, ARGV[i], tonumber(ARGV[i + 1]))
+  elseif letter == END or letter == END + LOWER then
+    end_call(a, field, blob, ARGV[i + 1], 0, connection, '')
     return i + 2
+  elseif letter == START_FROM_CHANNEL or letter == START_INVALID then
+    start(a, field, blob, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], letter == START_FROM_CHANNEL, connection)
+    return i + 4
+  elseif letter == ANSWERED or letter == ANSWERED + LOWER then
+    note_answer(a, field, blob, ARGV[i + 1], tonumber(ARGV[i + 2]), connection)
+    return i + 3
+  elseif letter == END_AGO or letter == END_AGO + LOWER then
+    end_call(a, field, blob, ARGV[i + 1], tonumber(ARGV[i + 2]), connection, ARGV[i + 3])
+    return i + 4
   elseif letter == EMERGENCY or letter == EMERGENCY_WITHOUT_POOL then
-    start_emergency(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i], ARGV[i + 1])
+    start_emergency(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i + 1], ARGV[i + 2], connection)
     call_at, value_at = call_at + 1, value_at + 1
+    return i + 3
+  elseif letter == RESUME or letter == RESUME + LOWER then
+    resume(a, field, blob, ARGV[i + 1], connection, ARGV[i + 2])
+    return i + 3
+  elseif letter == RETELL or letter == RETELL + LOWER then
+    retell(a, field, blob, ARGV[i], ARGV[i + 1] == '1')
     return i + 2
+  elseif letter == REAP or letter == REAP + LOWER then
+    reap(a, field, blob)
+    return i
   end
-  note_answer(a, field, blob, ARGV[i], tonumber(ARGV[i + 1]))
-  return i + 2
+  error('no operation goes by the number ' .. letter)
 end
 
 -- Which of the `count` members named at `first` the account has.
@@ -103,14 +127,14 @@ local function answer_undecided(letters, i, code)
   return i
 end
 
--- One account's part, at `argument_at`. `m` is nil where the shard is missing.
-local function run_account(m, shard_keys)
+-- One account's part, at `argument_at`. `m` is nil where the shard is not there, which `missing` says.
+local function run_account(m, shard_keys, missing)
   local keys, account, letters = take_keys(ACCOUNT_KEYS), ARGV[argument_at], ARGV[argument_at + 1]
   local members_named, i = tonumber(ARGV[argument_at + 2]), argument_at + 3
   local operations_at = i + members_named
-  local p, missing = nil, SHARD_MISSING
+  local p
   if m then p, missing = open_pool(m, account, shard_keys, keys, items) end
-  if not p and (missing ~= POOL_MISSING or find(letters, '[SCDEAXY]')) then
+  if not p and (missing ~= POOL_MISSING or find(letters, '[SCDEAXYRPT]')) then
     argument_at = answer_undecided(letters, operations_at, missing)
     return
   end
@@ -124,15 +148,19 @@ end
 
 local function run_section()
   local keys, accounts, calls = take_keys(SHARD_KEYS), tonumber(ARGV[argument_at]), tonumber(ARGV[argument_at + 1])
-  local m = open_shard(keys[META_KEY])
+  local m, missing = open_shard(keys[META_KEY])
   call_at, value_at = argument_at + 2, 1
   argument_at = call_at + calls
   if m then values_read = call('HMGET', keys[CALLS_KEY], unpack(ARGV, call_at, argument_at - 1)) end
-  for _ = 1, accounts do run_account(m, keys) end
-  if not m then return end
-  write_section(m, keys, lease_until_ms)
+  for _ = 1, accounts do run_account(m, keys, missing) end
+  if not m then return 0, 0 end
+  write_section(m, keys)
   if m.written then save_shard(m) end
+  return m.epoch, m.seq
 end
 
-for _ = 1, tonumber(ARGV[1]) do run_section() end
+local sections, shards = tonumber(ARGV[1]), {}
+for i = 1, sections do shards[2 * i - 1], shards[2 * i] = run_section() end
+reply[replied + 1] = run
+for i = 1, 2 * sections do reply[replied + 1 + i] = shards[i] end
 return reply

@@ -5,6 +5,7 @@
 -- Reply  how many calls were forgotten
 -- Rules  R9, R17
 -- @include shard
+-- @include codes
 -- @include call
 
 local memory_ms, limit = tonumber(ARGV[1]), tonumber(ARGV[2])

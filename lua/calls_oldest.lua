@@ -5,6 +5,7 @@
 -- ARGV   none
 -- Reply  for each account the earliest such instant (ms; 0 none)
 -- @include shard
+-- @include codes
 -- @include order
 
 local function first_of(key, from, to, base)

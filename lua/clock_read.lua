@@ -1,17 +1,18 @@
--- Reads a shard's billing clock, and how many calls are in progress in it.
+-- Reads a shard's billing clock, how many calls are in progress in it, and its epoch.
 --
 -- KEYS   meta of each shard asked for
 -- ARGV   none
--- Reply  an array for each shard: now (ms), speed (1 for a real clock), 1 if simulated, calls in progress; empty where it was
---        never built
+-- Reply  an array for each shard: now (ms), speed (1 for a real clock), 1 if simulated, calls in progress, epoch; empty where
+--        it is not there, or its run has not been compared yet
 -- @include shard
+-- @include codes
 
 local reply = {}
 for i = 1, #KEYS do
   local m = open_shard(KEYS[i])
   if m then
     local is_simulated = m.clock_mode == CLOCK_SIMULATED
-    reply[i] = { m.now_ms, is_simulated and m.clock_speed or 1, is_simulated and 1 or 0, m.in_progress }
+    reply[i] = { m.now_ms, is_simulated and m.clock_speed or 1, is_simulated and 1 or 0, m.in_progress, m.epoch }
   else
     reply[i] = {}
   end

@@ -2,12 +2,13 @@
 --
 -- KEYS   calls, order
 -- ARGV   where the piece begins (a score of `order`, "(" before it excludes it), how many calls to look at; then the
---        devices, "<staff>/<device>|" each
+--        devices, "<staff>/<device>|" each; none: those of all
 -- Reply  where the next piece begins ('' this was the last), then field and value of each call that is theirs
 -- @include shard
+-- @include codes
 -- @include call
 
-local from, limit, wanted = ARGV[1], tonumber(ARGV[2]), {}
+local from, limit, wanted, is_anybodys = ARGV[1], tonumber(ARGV[2]), {}, #ARGV == 2
 for i = 3, #ARGV do wanted[ARGV[i]] = true end
 
 local found = call('ZRANGEBYSCORE', KEYS[2], from, '+inf', 'WITHSCORES', 'LIMIT', 0, limit)
@@ -28,7 +29,7 @@ local reply = { following }
 for first = 1, #fields, PIECE do
   local blobs = call('HMGET', KEYS[1], unpack(fields, first, min(first + PIECE - 1, #fields)))
   for i = 1, #blobs do
-    if wanted[device_of(blobs[i])] then
+    if is_anybodys or wanted[device_of(blobs[i])] then
       reply[#reply + 1] = fields[first + i - 1]
       reply[#reply + 1] = blobs[i]
     end

@@ -6,6 +6,7 @@
 -- Reply  the number of shards that had another policy
 -- Rules  the policy is kept with the data
 -- @include shard
+-- @include codes
 
 local changed = 0
 for i = 1, #KEYS do

@@ -7,7 +7,7 @@
 -- Reply  an array with one array for each account:
 --          READ, now, clock speed, policy ("free/increment/hold/count_from"), packed pool, live billed seconds,
 --          live held seconds, then id and packed call of each call in progress listed, newest first;
---          or SHARD_MISSING, POOL_MISSING or CYCLES_MISSING alone
+--          or SHARD_MISSING, SHARD_MOVED, POOL_MISSING or CYCLES_MISSING alone
 -- Rules  R4, R5, R7, R19, R20
 -- @include shard
 -- @include call
@@ -37,8 +37,7 @@ local function newest_calls(m, account, order_key, calls_key)
   if #ids == 0 then return {} end
   local blobs, calls = call('HMGET', calls_key, unpack(fields)), {}
   for i = 1, #ids do
-    local _, admitted_at_ms = decode_in_progress(blobs[i])
-    calls[i] = { id = ids[i], blob = blobs[i], admitted_at_ms = admitted_at_ms }
+    calls[i] = { id = ids[i], blob = blobs[i], admitted_at_ms = decode_call(blobs[i]).admitted_at_ms }
   end
   table.sort(calls, function(one, other)
     if one.admitted_at_ms ~= other.admitted_at_ms then return one.admitted_at_ms > other.admitted_at_ms end
@@ -70,13 +69,14 @@ local reply = {}
 for _ = 1, tonumber(ARGV[1]) do
   local shard_keys = take_keys(SHARD_KEYS)
   local accounts = tonumber(ARGV[at])
-  local m, items = open_shard(shard_keys[META_KEY]), new_items()
+  local m, absent = open_shard(shard_keys[META_KEY])
+  local items = new_items()
   for i = 1, accounts do
     local keys = take_keys(ACCOUNT_KEYS)
     if m then
       reply[#reply + 1] = read_pool(m, ARGV[at + i], shard_keys, keys, items)
     else
-      reply[#reply + 1] = { SHARD_MISSING }
+      reply[#reply + 1] = { absent }
     end
   end
   at = at + accounts + 1

@@ -4,5 +4,6 @@
 -- ARGV   none
 -- Reply  ms since 1970
 -- @include shard
+-- @include codes
 
 return real_now_ms

@@ -1,7 +1,8 @@
 """What a gateway asks of an account's pool.
 
-`connection` is the number of the device's WebSocket that says it (`lua/connection_open.lua`), 0 over HTTP. A call
-belongs to the latest connection that started or resumed it; what an older one says of it is refused (R12).
+`connection` is the number of the device's WebSocket that says it (`lua/connection_open.lua`), 0 over HTTP. A
+call belongs to the latest connection that started or resumed it; what an older one says of it is refused
+(R12).
 """
 
 from __future__ import annotations
@@ -74,6 +75,7 @@ class Resume:
     """Vouch for a call again: it goes on, also if it was settled in its absence (R13, R15).
 
     `found` is for a pool that does not know the call: what SQL has of it, or what its receipt says (R28).
+    `vouched` is False where a gateway tells of a call that it let through, and does not know how it goes on.
     """
 
     account: str
@@ -81,6 +83,7 @@ class Resume:
     device: Asker | None = None
     connection: int = 0
     found: CallRecord | CallInProgress | None = None
+    vouched: bool = True
 
 
 @dataclass(frozen=True, slots=True)

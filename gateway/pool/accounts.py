@@ -23,6 +23,9 @@ log = structlog.get_logger(__name__)
 Loader = Callable[[str], Awaitable[AccountConfig | None]]
 """Reads an account from SQL; None if SQL knows no such account."""
 
+Reconcile = Callable[[str], Awaitable[None]]
+"""Ends the calls in progress of an account that SQL knows to have ended."""
+
 _COMING_CYCLES: Final = 4
 _ATTEMPTS: Final = 4
 
@@ -30,19 +33,25 @@ _ATTEMPTS: Final = 4
 class Accounts:
     """Brings pools in line with what SQL says of their accounts."""
 
-    def __init__(self, engine: Engine, keys: KeySpace, shards: Shards, loader: Loader) -> None:
+    def __init__(
+        self, engine: Engine, keys: KeySpace, shards: Shards, loader: Loader, reconcile: Reconcile
+    ) -> None:
         self._engine = engine
         self._keys = keys
         self._shards = shards
         self._loader = loader
+        self._reconcile = reconcile
 
     async def supply(self, account: str, code: int) -> bool:
         """Supply what a script missed: a shard, a pool, or the boundaries of its coming cycles.
 
         Answers False if SQL knows no such account. Raises DatabaseUnavailable, EngineUnavailable, RedisError.
         """
-        if code == Code.SHARD_MISSING:
-            await self._shards.build()
+        if code in (Code.SHARD_MISSING, Code.SHARD_MOVED):
+            await self._shards.confirm([self._keys.shard_of(account)])
+            if code == Code.SHARD_MOVED:
+                # Most probably nothing is missing; if the pool is, the script says so when it is asked again.
+                return True
         config = await self._loader(account)
         if config is None:
             return False
@@ -58,21 +67,26 @@ class Accounts:
         current = index_at(config.billing_date, config.time_zone, now_ms)
         first, last = current - 2, current + _COMING_CYCLES
         for _ in range(_ATTEMPTS):
-            code, detail = await self._apply(config, first, last)
+            code, detail, calls_found = await self._apply(config, first, last)
             if code in (Code.APPLIED, Code.UNCHANGED):
+                if calls_found:
+                    await self._reconcile(config.account)
                 return detail
-            if code == Code.SHARD_MISSING:
-                await self._shards.build()
+            if code in (Code.SHARD_MISSING, Code.SHARD_MOVED):
+                await self._shards.confirm([self._keys.shard_of(config.account)])
             else:
                 # Nobody called for many cycles: all of them turn, one by one, so all boundaries are needed.
                 first = min(first, detail)
         raise EngineUnavailable("The account's pool could not be brought up to date; try again shortly.")
 
-    async def _apply(self, config: AccountConfig, first: int, last: int) -> tuple[int, int]:
+    async def _apply(self, config: AccountConfig, first: int, last: int) -> tuple[int, int, int]:
         shard = self._keys.shard_of(config.account)
         keys = [*self._keys.of_shard(shard), *self._keys.of_account(config.account, shard)]
-        reply = await script("account_apply").run(self._engine.client, keys, _arguments(config, first, last))
-        return reply[0], reply[1]
+        code, detail, calls_found, run, epoch, seq = await script("account_apply").run(
+            self._engine.client, keys, _arguments(config, first, last)
+        )
+        self._shards.saw(shard, run, epoch, seq)
+        return code, detail, calls_found
 
 
 def _arguments(config: AccountConfig, first: int, last: int) -> list[Argument]:

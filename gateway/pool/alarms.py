@@ -112,4 +112,4 @@ class Alarms:
             due.extend(account.decode() for account in accounts)
             if later_ms and (not next_ms or later_ms < next_ms):
                 next_ms = later_ms
-        return self._shards.saw(clock), next_ms, due
+        return self._shards.saw_clock(clock), next_ms, due

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Final, Protocol
 
@@ -17,6 +18,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from gateway import metrics
+from gateway.domain.answers import Answer
 from gateway.domain.asks import Ask
 from gateway.domain.errors import CallgateError, EngineUnavailable
 from gateway.pool.codes import UNDECIDED
@@ -45,21 +47,46 @@ class Provisioner(Protocol):
         """Load a pool, or what else is missing for it. False: SQL knows no such account."""
 
 
+@dataclass(frozen=True, slots=True)
+class Lengths:
+    """What scripts decide calls by, in ms: how long an id is remembered, lease, grace, late return."""
+
+    memory_ms: int
+    lease_ms: int
+    grace_ms: int
+    late_resume_ms: int
+
+    def arguments(self) -> tuple[str, ...]:
+        """As the script takes them."""
+        lengths = (self.memory_ms, self.lease_ms, self.grace_ms, self.late_resume_ms)
+        return tuple(str(each) for each in lengths)
+
+
+Saw = Callable[[int, int, int, int], None]
+"""Hears of each shard that a script has answered from: shard, run, epoch, seq."""
+
+
 class Batcher:
     """The lanes by which asks reach the engine. `run` carries them out until it is cancelled."""
 
     def __init__(
-        self, engine: Engine, keys: KeySpace, provisioner: Provisioner, *, memory_ms: int, lease_ms: int
+        self, engine: Engine, keys: KeySpace, provisioner: Provisioner, lengths: Lengths, saw: Saw
     ) -> None:
         self._keys = keys
-        self._lanes = [
-            _Lane(engine, keys, provisioner, (str(memory_ms), str(lease_ms))) for _ in range(LANES)
-        ]
+        self._lanes = [_Lane(engine, keys, provisioner, lengths.arguments(), saw) for _ in range(LANES)]
 
     def submit(self, ask: Ask, done: Done) -> None:
         """Queue an ask and return at once; `done` is called later, on this loop, exactly once."""
         operation = Operation(ask, done, monotonic())
         self._lanes[self._keys.shard_of(ask.account) % LANES].submit(operation)
+
+    async def ask_aside(self, asks: Iterable[Ask]) -> None:
+        """Carry out asks at once, past those that wait (they may wait for this), and forget their answers.
+
+        Raises EngineUnavailable if nothing was decided, RedisError.
+        """
+        operations = [Operation(ask, _nobody, monotonic()) for ask in asks]
+        await self._lanes[0].carry_out(operations)
 
     async def run(self) -> None:
         """Carry out what is submitted. When cancelled, the rest is answered with `engine_unavailable`."""
@@ -81,12 +108,13 @@ class _Lane:
     """One queue of asks, and the one batch it has under way."""
 
     def __init__(
-        self, engine: Engine, keys: KeySpace, provisioner: Provisioner, head: tuple[str, str]
+        self, engine: Engine, keys: KeySpace, provisioner: Provisioner, head: tuple[str, ...], saw: Saw
     ) -> None:
         self._engine = engine
         self._keys = keys
         self._provisioner = provisioner
         self._head = head
+        self._saw = saw
         self._waiting: deque[Operation] = deque()
         self._under_way: list[Operation] = []
         # Asks of an account whose pool is being loaded wait here, so that they keep their order.
@@ -144,6 +172,14 @@ class _Lane:
                 batch.append(operation)
         return batch
 
+    async def carry_out(self, operations: list[Operation]) -> None:
+        for first in range(0, len(operations), MAX_BATCH):
+            piece = operations[first : first + MAX_BATCH]
+            for sections in self._engine.split(_sections(piece, self._keys)):
+                reply = await self._script.run(self._engine.client, *self._encode(sections))
+                if reply[0] in UNDECIDED:
+                    raise EngineUnavailable
+
     async def _decide(self, batch: list[Operation]) -> None:
         metrics.BATCH_SIZE.observe(len(batch))
         failed: list[Operation] = []
@@ -182,6 +218,9 @@ class _Lane:
                 for operation in operations:
                     operation.deliver(reply, at)
                     at += operation.width
+        run = reply[at]
+        for (shard, _), epoch, seq in zip(sections, reply[at + 1 :: 2], reply[at + 2 :: 2], strict=True):
+            self._saw(shard, run, epoch, seq)
 
     def _park(self, account: str, operations: list[Operation], code: int) -> None:
         if account in self._parked:
@@ -214,6 +253,10 @@ class _Lane:
                     operation.fail(failure)
                 elif is_known or operation.without_pool():
                     self.submit(operation)
+
+
+def _nobody(_: Answer | CallgateError) -> None:
+    """Nobody waits for the answer."""
 
 
 def _stopping() -> EngineUnavailable:

@@ -20,6 +20,11 @@ class Code(IntEnum):
     APPLIED = 6
     UNCHANGED = 7
     READ = 8
+    RESUMED = 9
+    TAKEN_BACK = 10
+    NOT_DUE = 11
+    RENEWED = 12
+    ABSENT = 13
     CALL_ID_USED = 20
     CALL_ID_CONFLICT = 21
     CALL_UNKNOWN = 22
@@ -27,6 +32,7 @@ class Code(IntEnum):
     POOL_MISSING = 31
     CYCLES_MISSING = 32
     CLOCK_BACKWARDS = 33
+    SHARD_MOVED = 34
     ACCOUNT_SUSPENDED = 42
     STAFF_UNKNOWN = 43
     CHANNEL_UNKNOWN = 44
@@ -37,7 +43,7 @@ class Code(IntEnum):
     MINUTES_HELD = 51
 
 
-UNDECIDED: Final = frozenset((Code.SHARD_MISSING, Code.POOL_MISSING, Code.CYCLES_MISSING))
+UNDECIDED: Final = frozenset((Code.SHARD_MISSING, Code.SHARD_MOVED, Code.POOL_MISSING, Code.CYCLES_MISSING))
 """Nothing was decided: the gateway supplies what is missing and asks again."""
 
 REFUSALS: Final[dict[int, RefusalReason]] = {

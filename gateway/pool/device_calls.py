@@ -8,6 +8,7 @@ through them only once after another.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
 from redis.exceptions import RedisError
@@ -63,10 +64,18 @@ class DeviceCalls:
                     future.set_result(calls[who])
         del self._looking[account]
 
+    async def all_of(self, account: str) -> list[CallInProgress]:
+        """All calls in progress of an account. Raises RedisError."""
+        return [call async for call in self._look_for(account, [])]
+
     async def _look_through(self, account: str, calls: dict[tuple[str, str], list[CallInProgress]]) -> None:
+        async for call in self._look_for(account, list(calls)):
+            calls[call.staff, call.device].append(call)
+
+    async def _look_for(self, account: str, who: Sequence[tuple[str, str]]) -> AsyncGenerator[CallInProgress]:
         shard = self._keys.shard_of(account)
         keys = [*self._keys.named(shard, "calls"), self._keys.of_account(account, shard)[1]]
-        devices = [f"{staff}/{device}|" for staff, device in calls]
+        devices = [f"{staff}/{device}|" for staff, device in who]
         following = "-inf"
         while following:
             reply = await script("device_calls").run(
@@ -75,5 +84,4 @@ class DeviceCalls:
             following = reply[0].decode()
             for field, packed in zip(reply[1::2], reply[2::2], strict=True):
                 call_id = field.decode().partition("/")[2]
-                call = unpack_call_in_progress(account, call_id, packed, 0)
-                calls[call.staff, call.device].append(call)
+                yield unpack_call_in_progress(account, call_id, packed, 0)

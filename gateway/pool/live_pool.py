@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import random
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 import structlog
 from redis.exceptions import RedisError
 
-from gateway.domain.answers import MAX_CALLS_SHOWN, Answer, PoolView
-from gateway.domain.asks import AccountConfig, Ask
+from gateway.domain.answers import MAX_CALLS_SHOWN, Answer, PoolView, Settled
+from gateway.domain.asks import AccountConfig, Ask, Reap, Retell
 from gateway.domain.billing import overrun_seconds, remaining_seconds
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.cycles import Cycle
@@ -19,11 +21,12 @@ from gateway.domain.errors import CallgateError, EngineUnavailable, NotFound
 from gateway.domain.policy import Policy
 from gateway.pool.accounts import Accounts, Loader
 from gateway.pool.alarms import Alarms
-from gateway.pool.batcher import Batcher
+from gateway.pool.batcher import Batcher, Lengths
 from gateway.pool.codes import UNDECIDED
 from gateway.pool.device_calls import DeviceCalls
 from gateway.pool.engine import Engine
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
+from gateway.pool.leases import Leases, Standing, Vouching
 from gateway.pool.operations import Done
 from gateway.pool.packed import (
     is_ended,
@@ -35,16 +38,23 @@ from gateway.pool.packed import (
 )
 from gateway.pool.record_stream import RecordStream
 from gateway.pool.scripts import script
-from gateway.pool.shards import Clock, Shards
+from gateway.pool.shards import Clock, NewEpoch, SavedNumbers, Shards, none_saved
 from gateway.pool.together import run_together
 
 log = structlog.get_logger(__name__)
 
 MS_AN_HOUR: Final = 3_600_000
 READ_AT_ONCE: Final = 200
+BEATS_A_LEASE: Final = 6
+LONGEST_LOOK_SECONDS: Final = 1.0
+SHORTEST_LOOK_SECONDS: Final = 0.05
 FORGET_SECONDS: Final = 10.0
 FORGET_AT_ONCE: Final = 1000
 FEW_COMING_CYCLES: Final = 2
+
+
+FindEnded = Callable[[str, Sequence[tuple[str, int]]], Awaitable[Sequence[CallRecord]]]
+"""Asks SQL which of an account's calls (id, admission) have ended. Raises DatabaseUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,21 +77,30 @@ class LivePool:
         *,
         simulate: bool = False,
         call_id_memory_hours: int = 48,
-        lease_seconds: int = 15,
+        lease_ms: int = 15_000,
+        grace_ms: int = 30_000,
+        late_resume_hours: int = 12,
         shards: int = DEFAULT_SHARDS,
+        saved_numbers: SavedNumbers | None = None,
+        find_ended: FindEnded | None = None,
     ) -> None:
         self._engine = engine
         self._keys = KeySpace(shards)
         self._memory_ms = call_id_memory_hours * MS_AN_HOUR
-        self._shards = Shards(engine, self._keys, policy, simulate=simulate)
-        self._accounts = Accounts(engine, self._keys, self._shards, loader)
-        self._loader = loader
-        self._alarms = Alarms(engine, self._keys, self._shards, self._turn_cycles)
-        self._batcher = Batcher(
-            engine, self._keys, self._accounts, memory_ms=self._memory_ms, lease_ms=lease_seconds * 1000
+        self.lease_ms = lease_ms
+        self.grace_ms = grace_ms
+        self._shards = Shards(
+            engine, self._keys, policy, simulate=simulate, saved_numbers=saved_numbers or none_saved
         )
+        self._accounts = Accounts(engine, self._keys, self._shards, loader, self._reconcile)
+        self._loader = loader
+        self._find_ended = find_ended
+        self._alarms = Alarms(engine, self._keys, self._shards, self._turn_cycles)
+        lengths = Lengths(self._memory_ms, lease_ms, grace_ms, late_resume_hours * MS_AN_HOUR)
+        self._batcher = Batcher(engine, self._keys, self._accounts, lengths, self._shards.saw)
+        self._leases = Leases(engine, self._keys, lease_ms=lease_ms, grace_ms=grace_ms)
         self._device_calls = DeviceCalls(engine, self._keys)
-        self.records = RecordStream(engine, self._keys)
+        self.records = RecordStream(engine, self._keys, self._shards)
 
     async def open(self, policy: Policy | None = None, *, replace_policy: bool = False) -> None:
         """Build the shards, or check those that are there.
@@ -97,7 +116,13 @@ class LivePool:
 
     async def run(self) -> None:
         """Carry out asks, reset pools on time and forget old call ids, until cancelled."""
-        await run_together(self._batcher.run(), self._alarms.run(), self._forget_old_calls())
+        await run_together(
+            self._batcher.run(),
+            self._alarms.run(),
+            self._beat(),
+            self._reap(),
+            self._forget_old_calls(),
+        )
 
     # Calls
 
@@ -147,6 +172,26 @@ class LivePool:
     async def calls_of_device(self, account: str, staff: str, device: str) -> list[CallInProgress]:
         """A device's calls in progress. Raises EngineUnavailable."""
         return await self._device_calls.of(account, staff, device)
+
+    async def next_connection(self, account: str) -> int:
+        """A number for a new connection of a device of the account, greater than any before (R12).
+
+        Raises EngineUnavailable.
+        """
+        try:
+            return await self._shards.next_connection(self._keys.shard_of(account))
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
+
+    async def renew(self, vouchings: Sequence[Vouching]) -> list[Standing]:
+        """Vouch for calls, or say that their connection is lost (R12, R13).
+
+        Answers where each stands. Raises EngineUnavailable.
+        """
+        try:
+            return await self._leases.renew(vouchings)
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
 
     async def oldest_calls(self, accounts: Iterable[str]) -> dict[str, int | None]:
         """When each account's oldest call in progress was admitted, at the latest (ms;
@@ -234,6 +279,14 @@ class LivePool:
         except (RedisError, OSError) as failure:
             raise EngineUnavailable from failure
 
+    def shard_of(self, account: str) -> int:
+        """The shard that an account's pool lives on."""
+        return self._keys.shard_of(account)
+
+    def on_new_epoch(self, listener: NewEpoch) -> None:
+        """Have `listener` called for shards that lost something: what was answered is to be told again."""
+        self._shards.on_new_epoch(listener)
+
     async def ping(self) -> bool:
         """Whether the engine answers."""
         try:
@@ -315,6 +368,37 @@ class LivePool:
                     alarms = self._keys.named(self._keys.shard_of(account), "alarms")[0]
                     await self._engine.client.zrem(alarms, account)
 
+    async def _reconcile(self, account: str) -> None:
+        """A pool was made anew and found calls in progress: what SQL knows to have ended does not go on."""
+        if self._find_ended is None:
+            return
+        calls = await self._device_calls.all_of(account)
+        ended = await self._find_ended(account, [(call.call_id, call.admitted_at_ms) for call in calls])
+        await self._batcher.ask_aside(Retell(record, saved=True) for record in ended)
+
+    async def _beat(self) -> None:
+        """Say to the shards that a gateway is there, so that they know that leases could be renewed (R14)."""
+        while True:
+            try:
+                await self._shards.beat(self.lease_ms)
+            except (RedisError, OSError, CallgateError) as failure:
+                log.warning("shards.not_told", error=type(failure).__name__)
+            await asyncio.sleep(self.lease_ms / 1000 / BEATS_A_LEASE * random.uniform(0.8, 1))  # noqa: S311 - no secret
+
+    async def _reap(self) -> None:
+        """Settle what nobody vouches for any more (R13, R14). The script decides whether it may be."""
+        while True:
+            wait_ms = 0
+            try:
+                due, wait_ms = await self._leases.due()
+                for account, call_id in due:
+                    self.submit(Reap(account, call_id), partial(_reaped, account))
+            except (RedisError, OSError) as failure:
+                log.warning("leases.not_looked_through", error=type(failure).__name__)
+            # A lease given meanwhile by another gateway falls due later than this looks again.
+            longest = min(LONGEST_LOOK_SECONDS, (self.lease_ms + self.grace_ms) / 1000)
+            await asyncio.sleep(min(max(wait_ms / 1000, SHORTEST_LOOK_SECONDS), longest))
+
     async def _forget_old_calls(self) -> None:
         while True:
             await asyncio.sleep(FORGET_SECONDS)
@@ -330,6 +414,20 @@ class LivePool:
                     )
             except (RedisError, OSError) as failure:
                 log.warning("calls.not_forgotten", error=type(failure).__name__)
+
+
+def _reaped(account: str, answer: Answer | CallgateError) -> None:
+    if isinstance(answer, Settled):
+        log.info(
+            "call.settled",
+            account=account,
+            call_id=answer.call_id,
+            duration_ms=answer.duration_ms,
+            billed_seconds=answer.billed_seconds,
+            ended_by=answer.ended_by,
+            revision=answer.revision,
+            replayed=answer.replayed,
+        )
 
 
 def _view(account: str, found: list[Any]) -> PoolView:

@@ -11,11 +11,13 @@ from typing import Any, Final
 
 from gateway import metrics
 from gateway.domain.admission import RefusalReason
-from gateway.domain.answers import Admitted, Answer, Noted, Refused, Settled
-from gateway.domain.asks import Ask, Asker, End, Start
+from gateway.domain.answers import Admitted, Answer, NotDue, Noted, Refused, Resumed, Settled
+from gateway.domain.asks import Answered, Ask, Asker, End, Reap, Resume, Start
+from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import CallgateError, CallUnknown, EngineUnavailable
 from gateway.pool.codes import ERRORS, REFUSALS, Code
-from gateway.pool.packed import ENDED_BY, unpack_end
+from gateway.pool.packed import ENDED_BY, pack_call, pack_record, unpack_call_in_progress, unpack_end
+from gateway.pool.scripts import Argument
 
 Done = Callable[[Answer | CallgateError], None]
 """Called on the event loop, once, with what became of an ask."""
@@ -29,11 +31,13 @@ EMERGENCY_DEADLINE_SECONDS: Final = 0.2
 """The same for an emergency call, which then passes without the engine (R30)."""
 
 ANSWER_WIDTHS: Final = {
-    **dict.fromkeys("SCDXYxy", 3),
-    **dict.fromkeys("EF", 4),
-    **dict.fromkeys("Aa", 1),
+    **dict.fromkeys("SCD", 4),
+    **dict.fromkeys("EF", 5),
+    **dict.fromkeys("XYPxyp", 3),
+    **dict.fromkeys("Rr", 2),
+    **dict.fromkeys("AaTt", 1),
 }
-_WITHOUT_POOL: Final = {"E": "F", "A": "a", "X": "x", "Y": "y"}
+_WITHOUT_POOL: Final = {"E": "F", "A": "a", "X": "x", "Y": "y", "R": "r", "P": "p", "T": "t"}
 
 _admitted = metrics.ADMISSIONS.labels("admitted", "")
 _replayed = metrics.ADMISSIONS.labels("replayed", "")
@@ -45,8 +49,15 @@ def _device(staff: str, device: str) -> str:
     return f"{staff}/{device}|"
 
 
-def _asker(device: Asker | None) -> str:
+def device_prefix(device: Asker | None) -> str:
+    """How a script is told who asks; '' is the administrator."""
     return "" if device is None else _device(*device)
+
+
+def _packed(found: CallRecord | CallInProgress | None, *, lost: bool = False) -> bytes:
+    if found is None:
+        return b""
+    return pack_record(found) if isinstance(found, CallRecord) else pack_call(found, lost=lost)
 
 
 class Operation:
@@ -63,7 +74,7 @@ class Operation:
         # rest.
         self.calls: tuple[str, ...] = (f"{ask.account}/{ask.call_id}",)
         self.members: tuple[str, ...] = ()
-        self.arguments: tuple[str, ...]
+        self.arguments: tuple[Argument, ...]
         if isinstance(ask, Start):
             payload = f"{_device(ask.staff, ask.device)}{ask.channel or ''}|{ask.to}"
             if ask.emergency:
@@ -71,22 +82,31 @@ class Operation:
                 self.letter = "E"
                 told_at = "" if ask.admitted_at_ms is None else str(ask.admitted_at_ms)
                 self.calls += (f"{ask.account}/{ask.fresh_call_id}",)
-                self.arguments = (payload, told_at)
+                self.arguments = (str(ask.connection), payload, told_at)
             else:
                 self.members = (f"s/{ask.staff}", f"c/{ask.channel}") if ask.channel else (f"s/{ask.staff}",)
-                self.arguments = (payload, *self.members)
+                self.arguments = (str(ask.connection), payload, *self.members)
                 self.letter = "C" if ask.channel else "S"
                 if not ask.destination_valid:
                     self.letter = "D"
                     self.arguments += () if ask.channel else ("",)
         elif isinstance(ask, End):
-            self.letter = "Y" if ask.ended_ago_ms else "X"
-            self.arguments = (_asker(ask.device),)
-            if ask.ended_ago_ms:
-                self.arguments += (str(ask.ended_ago_ms),)
-        else:
+            self.arguments = (str(ask.connection), device_prefix(ask.device))
+            self.letter = "X"
+            if ask.ended_ago_ms or ask.found:
+                self.letter = "Y"
+                self.arguments += (str(ask.ended_ago_ms), _packed(ask.found))
+        elif isinstance(ask, Answered):
             self.letter = "A"
-            self.arguments = (_asker(ask.device), str(ask.answered_ago_ms))
+            self.arguments = (str(ask.connection), device_prefix(ask.device), str(ask.answered_ago_ms))
+        elif isinstance(ask, Resume):
+            self.letter = "R"
+            found = _packed(ask.found, lost=not ask.vouched)
+            self.arguments = (str(ask.connection), device_prefix(ask.device), found)
+        elif isinstance(ask, Reap):
+            self.letter, self.arguments = "P", ()
+        else:
+            self.letter, self.arguments = "T", (pack_record(ask.record), "1" if ask.saved else "0")
         self.width = ANSWER_WIDTHS[self.letter]
 
     def without_pool(self) -> bool:
@@ -130,7 +150,13 @@ class Operation:
             return ERRORS[code]()
         if isinstance(ask, Start):
             return self._decode_start(ask, code, reply, at)
-        if isinstance(ask, End):
+        if isinstance(ask, Resume):
+            # Whether it counts is for whoever reads the pool: of a call that goes on nobody is told.
+            call = unpack_call_in_progress(ask.account, ask.call_id, reply[at + 1], 0)
+            return Resumed(call, late=code == Code.TAKEN_BACK)
+        if code == Code.NOT_DUE:
+            return NotDue(ask.call_id)
+        if isinstance(ask, (End, Reap)):
             return self._decode_end(ask, code, reply, at)
         return Noted(ask.call_id)
 
@@ -142,14 +168,21 @@ class Operation:
             _replayed.inc()
         else:
             _admitted.inc()
-        call_id = ask.fresh_call_id if ask.emergency and reply[at + 3] else ask.call_id
-        return Admitted(call_id, reply[at + 1], reply[at + 2], replayed, ask.emergency)
+        call_id = ask.fresh_call_id if ask.emergency and reply[at + 4] else ask.call_id
+        return Admitted(
+            call_id,
+            reply[at + 1],
+            reply[at + 2],
+            replayed,
+            ask.emergency,
+            cycle_start_ms=reply[at + 3],
+        )
 
     def _refusal(self, reason: RefusalReason, remaining_seconds: int) -> Refused:
         _refused[reason].inc()
         return Refused(self.ask.call_id, reason, remaining_seconds)
 
-    def _decode_end(self, ask: End, code: int, reply: Reply, at: int) -> Settled:
+    def _decode_end(self, ask: End | Reap, code: int, reply: Reply, at: int) -> Settled:
         end = unpack_end(reply[at + 1])
         replayed = code == Code.SETTLED_BEFORE
         if not replayed:
@@ -170,14 +203,14 @@ class Operation:
         )
 
 
-def section_arguments(accounts: Mapping[str, Iterable[Operation]]) -> list[str]:
+def section_arguments(accounts: Mapping[str, Iterable[Operation]]) -> list[Argument]:
     """A section's part of the script's arguments: its accounts, each with its operations in their order."""
     calls: list[str] = []
-    parts: list[str] = []
+    parts: list[Argument] = []
     for account, operations in accounts.items():
         letters: list[str] = []
         members: dict[str, None] = {}
-        arguments: list[str] = []
+        arguments: list[Argument] = []
         for operation in operations:
             letters.append(operation.letter)
             calls += operation.calls

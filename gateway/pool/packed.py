@@ -10,22 +10,23 @@ from dataclasses import dataclass
 from struct import Struct
 from typing import Final, NamedTuple
 
-from gateway.domain.calls import CallInProgress, CallRecord, CycleOpened, EndedBy
+from gateway.domain.calls import CallInProgress, CallRecord, CallReopened, CycleOpened, EndedBy
 from gateway.domain.policy import CountFrom, Policy
 
 IN_PROGRESS: Final = b"L"
 ENDED: Final = b"E"
 OVERTAKEN: Final = b"T"
-_EMERGENCY_FLAG: Final = 1
 
-_IN_PROGRESS_HEAD: Final = Struct("<BBdddd")
+_IN_PROGRESS_HEAD: Final = Struct("<BBBBHdddddd")
 _ENDED_HEAD: Final = Struct("<BBHHdddd")
-_POOL_HEAD: Final = Struct("<BBBddddddddddddddddIIBdIIIIdddII")
+_POOL_HEAD: Final = Struct("<BBBdddddddddddddddddIIBdIIIIdddII")
+_REOPENED: Final = Struct("<Hd")
 _LENGTH: Final = Struct("<H")
 _CYCLE_TAIL: Final = Struct("<Bdddd")
 
 COUNT_FROM: Final[tuple[CountFrom, ...]] = ("admission", "answer")
 ENDED_BY: Final[dict[int, EndedBy]] = {1: "hangup", 2: "connection_lost", 3: "lease_expired"}
+_ENDED_BY_NUMBER: Final = {name: number for number, name in ENDED_BY.items()}
 UNLIMITED: Final = -1
 
 
@@ -53,11 +54,10 @@ def _payload(packed: bytes, start: int) -> tuple[str, str, str | None, str]:
 
 def unpack_call_in_progress(account: str, call_id: str, packed: bytes, cycle_start_ms: int) -> CallInProgress:
     """A call in progress from its value; `cycle_start_ms` is the running cycle's (R20)."""
-    _, flags, admitted_at_ms, answered_at_ms, call_cycle_start_ms, _lease_until_ms = (
+    _, emergency, _, offline, revision, admitted_at_ms, answered_at_ms, call_cycle_start_ms, *_ = (
         _IN_PROGRESS_HEAD.unpack_from(packed)
     )
     staff, device, channel, to = _payload(packed, _IN_PROGRESS_HEAD.size)
-    emergency = bool(flags & _EMERGENCY_FLAG)
     return CallInProgress(
         account=account,
         call_id=call_id,
@@ -68,8 +68,10 @@ def unpack_call_in_progress(account: str, call_id: str, packed: bytes, cycle_sta
         admitted_at_ms=int(admitted_at_ms),
         answered_at_ms=int(answered_at_ms) or None,
         cycle_start_ms=int(call_cycle_start_ms),
-        emergency=emergency,
+        emergency=bool(emergency),
         counts=not emergency and admitted_at_ms >= cycle_start_ms,
+        revision=revision,
+        admitted_offline=bool(offline),
     )
 
 
@@ -86,6 +88,7 @@ class PackedEnd(NamedTuple):
     ended_by: EndedBy
     revision: int
     cycle_start_ms: int
+    admitted_offline: bool
 
 
 def unpack_end(packed: bytes) -> PackedEnd:
@@ -93,11 +96,11 @@ def unpack_end(packed: bytes) -> PackedEnd:
     _, ended_by, revision, _, ended_at_ms, settled_at_ms, duration_ms, billed_seconds = (
         _ENDED_HEAD.unpack_from(packed)
     )
-    _, flags, admitted_at_ms, answered_at_ms, cycle_start_ms, _lease_until_ms = _IN_PROGRESS_HEAD.unpack_from(
-        packed, _ENDED_HEAD.size
+    _, emergency, _, offline, _, admitted_at_ms, answered_at_ms, cycle_start_ms, *_ = (
+        _IN_PROGRESS_HEAD.unpack_from(packed, _ENDED_HEAD.size)
     )
     return PackedEnd(
-        emergency=bool(flags & _EMERGENCY_FLAG),
+        emergency=bool(emergency),
         admitted_at_ms=int(admitted_at_ms),
         answered_at_ms=int(answered_at_ms) or None,
         ended_at_ms=int(ended_at_ms),
@@ -107,7 +110,74 @@ def unpack_end(packed: bytes) -> PackedEnd:
         ended_by=ENDED_BY[ended_by],
         revision=revision,
         cycle_start_ms=int(cycle_start_ms),
+        admitted_offline=bool(offline),
     )
+
+
+def pack_call(call: CallInProgress, *, lost: bool = False) -> bytes:
+    """The value of a call in progress, for a pool that does not know it; nobody vouches for it yet."""
+    return _packed_call(
+        call.emergency,
+        lost,
+        call.admitted_offline,
+        call.revision,
+        call.admitted_at_ms,
+        call.answered_at_ms,
+        call.cycle_start_ms,
+        (call.staff, call.device, call.channel, call.to),
+    )
+
+
+def pack_record(record: CallRecord) -> bytes:
+    """The value of a call that has ended, from its record."""
+    progress = _packed_call(
+        record.emergency,
+        False,
+        record.admitted_offline,
+        record.revision - 1,
+        record.admitted_at_ms,
+        record.answered_at_ms,
+        record.cycle_start_ms,
+        (record.staff, record.device, record.channel, record.to),
+    )
+    head = _ENDED_HEAD.pack(
+        ENDED[0],
+        _ENDED_BY_NUMBER[record.ended_by],
+        record.revision,
+        len(progress),
+        record.ended_at_ms,
+        record.settled_at_ms,
+        record.duration_ms,
+        record.billed_seconds,
+    )
+    return head + progress
+
+
+def _packed_call(
+    emergency: bool,
+    lost: bool,
+    offline: bool,
+    revision: int,
+    admitted_at_ms: int,
+    answered_at_ms: int | None,
+    cycle_start_ms: int,
+    payload: tuple[str, str, str | None, str],
+) -> bytes:
+    staff, device, channel, to = payload
+    head = _IN_PROGRESS_HEAD.pack(
+        IN_PROGRESS[0],
+        emergency,
+        lost,
+        offline,
+        revision,
+        admitted_at_ms,
+        answered_at_ms or 0,
+        cycle_start_ms,
+        0,
+        0,
+        0,
+    )
+    return head + f"{staff}/{device}|{channel or ''}|{to}".encode()
 
 
 def unpack_record(account: str, call_id: str, packed: bytes, policy: Policy) -> CallRecord:
@@ -133,10 +203,15 @@ def unpack_record(account: str, call_id: str, packed: bytes, policy: Policy) -> 
         cycle_start_ms=end.cycle_start_ms,
         revision=end.revision,
         policy=policy,
+        admitted_offline=end.admitted_offline,
     )
 
 
-def unpack_items(packed: bytes, policy: Policy) -> Iterator[CallRecord | CycleOpened]:
+Item = CallRecord | CallReopened | CycleOpened
+"""What SQL is told."""
+
+
+def unpack_items(packed: bytes, policy: Policy) -> Iterator[Item]:
     """The items of one entry of the records stream, in order."""
     at = 0
 
@@ -156,6 +231,12 @@ def unpack_items(packed: bytes, policy: Policy) -> Iterator[CallRecord | CycleOp
             follows = _ENDED_HEAD.unpack_from(packed, start)[3]
             at = start + _ENDED_HEAD.size + follows
             yield unpack_record(account, call_id, packed[start:at], policy)
+        elif kind == b"B":
+            start = packed.index(b"\0", at) + 1
+            account, call_id = packed[at : start - 1].decode().split("/")
+            revision, admitted_at_ms = _REOPENED.unpack_from(packed, start)
+            at = start + _REOPENED.size
+            yield CallReopened(account, call_id, int(admitted_at_ms), revision)
         elif kind == b"C":
             account, plan = take().decode(), take().decode()
             has_plan, index, start_ms, end_ms, allocated = _CYCLE_TAIL.unpack_from(packed, at)
@@ -201,6 +282,7 @@ def unpack_pool(packed: bytes) -> PackedPool:
         _,
         status,
         has_plan,
+        _epoch,
         version,
         revision,
         allocated,

@@ -11,11 +11,11 @@ from typing import Any, Final
 
 from redis.exceptions import RedisError
 
-from gateway.domain.calls import CallRecord, CycleOpened
 from gateway.domain.errors import EngineUnavailable
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
-from gateway.pool.packed import unpack_items, unpack_policy
+from gateway.pool.packed import Item, unpack_items, unpack_policy
+from gateway.pool.shards import Shards
 
 START: Final = "0-0"
 DECODED_AT_ONCE: Final = 100
@@ -31,7 +31,7 @@ class StreamEntry:
 
     shard: int
     entry_id: str
-    items: list[CallRecord | CycleOpened | bytes]
+    items: list[Item | bytes]
     first_number: int
 
 
@@ -46,9 +46,10 @@ def _engine_unavailable() -> Iterator[None]:
 class RecordStream:
     """The records streams of all shards."""
 
-    def __init__(self, engine: Engine, keys: KeySpace) -> None:
+    def __init__(self, engine: Engine, keys: KeySpace, shards: Shards) -> None:
         self._engine = engine
         self._keys = keys
+        self._shards = shards
         self._shard_by_key = {keys.named(shard, "records")[0].encode(): shard for shard in range(keys.shards)}
 
     async def read(self, positions: Mapping[int, str], limit: int) -> list[StreamEntry]:
@@ -88,6 +89,11 @@ class RecordStream:
                 ]
             )
 
+    async def epochs(self) -> dict[int, int]:
+        """The epoch of each shard that is there. Raises EngineUnavailable."""
+        with _engine_unavailable():
+            return await self._shards.epochs()
+
     async def backlog(self) -> int:
         """Entries that wait in all shards. Raises EngineUnavailable."""
         streams = [self._keys.named(shard, "records")[0] for shard in range(self._keys.shards)]
@@ -96,7 +102,7 @@ class RecordStream:
 
 
 def _entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> StreamEntry:
-    items: list[CallRecord | CycleOpened | bytes] = []
+    items: list[Item | bytes] = []
     try:
         items.extend(unpack_items(fields[b"d"], unpack_policy(fields[b"p"])))
     except (ValueError, KeyError, IndexError, struct.error):

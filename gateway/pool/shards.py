@@ -1,21 +1,35 @@
-"""The shards as a whole: built at first start, one policy, one billing clock."""
+"""The shards as a whole: built at first start, one policy, one billing clock; what an engine has lost."""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
-from gateway.domain.errors import EngineUnavailable, FieldError, InvalidField, StartRefused
+import structlog
+
+from gateway.domain.errors import CallgateError, EngineUnavailable, FieldError, InvalidField, StartRefused
 from gateway.domain.policy import Policy
 from gateway.pool.codes import Code
 from gateway.pool.engine import Engine
 from gateway.pool.keys import DEPLOYMENT_KEY, KeySpace
-from gateway.pool.packed import COUNT_FROM
+from gateway.pool.packed import COUNT_FROM, unpack_policy
 from gateway.pool.scripts import Argument, script
+
+log = structlog.get_logger(__name__)
 
 _REAL: Final = 0
 _SIMULATED: Final = 1
+_ABSENT: Final = 0
+"""The epoch of a shard that is not there, in what `shards_beat` says."""
+
+NewEpoch = Callable[[Mapping[int, bool]], None]
+"""Hears of shards that have a new epoch: whether it was this gateway that found out, by shard."""
+
+SavedNumbers = Callable[[], Awaitable[Mapping[int, int]]]
+"""Asks SQL for the number of each shard's last item that it has. Raises DatabaseUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,21 +43,62 @@ class Clock:
     speed: int
 
 
-class Shards:
-    """All shards of a deployment."""
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """How far a shard had come when a script last answered: in which run of an engine, and in which epoch."""
 
-    def __init__(self, engine: Engine, keys: KeySpace, policy: Policy, *, simulate: bool) -> None:
+    run: int
+    seq: int
+    epoch: int
+
+
+_NOTHING_SEEN: Final = Seen(0, 0, 0)
+
+
+async def none_saved() -> Mapping[int, int]:
+    """SQL has nothing, or is not asked."""
+    return {}
+
+
+class Shards:
+    """All shards of a deployment.
+
+    An engine that restarts, fails over or is restored may lack what it had answered. Its scripts then decide
+    nothing until a gateway has compared what is there with what it saw (`confirm`, reliability.md 2): each
+    shard counts its writes (`seq`), so that nothing needs to be guessed. A shard that lacks something gets a
+    new epoch, and `on_new_epoch` says so: its pools are made anew from SQL as they are met, and what was
+    answered is to be told again.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        keys: KeySpace,
+        policy: Policy,
+        *,
+        simulate: bool,
+        saved_numbers: SavedNumbers = none_saved,
+    ) -> None:
         self._engine = engine
         self._keys = keys
         self._policy = policy
         self._simulate = simulate
-        self._seen: Clock | None = None
-        self._seen_at = 0.0
+        self._saved_numbers = saved_numbers
+        self._clock: Clock | None = None
+        self._clock_at = 0.0
+        self._seen: dict[int, Seen] = {}
+        self._comparing = asyncio.Lock()
+        self._listeners: list[NewEpoch] = []
+        self._suspect: set[int] = set()
 
     @property
     def policy(self) -> Policy:
         """The policy that shards are built with; `read_policy` asks the engine which is in force."""
         return self._policy
+
+    def on_new_epoch(self, listener: NewEpoch) -> None:
+        """Have `listener` called for shards whose epoch is another than this gateway knew."""
+        self._listeners.append(listener)
 
     async def open(self, policy: Policy | None = None, *, replace_policy: bool = False) -> None:
         """Build what is missing and check that the data was made as this gateway is set up.
@@ -54,61 +109,73 @@ class Shards:
         clock, and RedisError if the engine can't be reached.
         """
         self._policy = policy or self._policy
-        client = self._engine.client
-        await client.hsetnx(DEPLOYMENT_KEY, "shards", str(self._keys.shards))
-        kept = int(await client.hget(DEPLOYMENT_KEY, "shards") or 0)
-        if kept != self._keys.shards:
-            raise StartRefused(f"The data is spread over {kept} shards, not {self._keys.shards}.")
-        for _, _, _, *kept_policy, mode, _ in await self.build():
+        await self._keep_number()
+        for found in (await self._compare(range(self._keys.shards), build=True)).values():
+            kept_policy, mode = _policy(found[3:7]), found[7]
             if mode != (_SIMULATED if self._simulate else _REAL):
                 made, start = ("with", "with") if mode == _SIMULATED else ("without", "without")
                 raise StartRefused(
                     f"The data was made {made} --simulate and can only be used {start} it: "
                     f"its instants are not {'real' if mode == _SIMULATED else 'simulated'} ones."
                 )
-            if _policy(kept_policy) != self._policy and not replace_policy:
+            if kept_policy != self._policy and not replace_policy:
                 raise StartRefused(
-                    f"The data is kept under the policy {_describe(_policy(kept_policy))}, "
+                    f"The data is kept under the policy {_describe(kept_policy)}, "
                     f"but the settings say {_describe(self._policy)}. Set the same one, "
                     "or change the data's with `callgate policy set` on a running gateway."
                 )
 
-    async def build(self) -> list[list[int]]:
-        """Build the shards that are not there; answers what `shards_open` says of all of them."""
-        found: list[list[int]] = []
-        epoch: str | None = None
-        clock_base = ""
-        for group in self._engine.split_shards(range(self._keys.shards)):
-            if epoch is None:
-                epoch = await self._server_ms()
-                # In a Cluster shards are built one by one: a simulated clock must start at one instant for
-                # all.
-                clock_base = epoch
-            reply = await script("shards_open").run(
-                self._engine.client,
-                self._metas(group),
-                [
-                    epoch,
-                    *_policy_arguments(self._policy),
-                    str(_SIMULATED if self._simulate else _REAL),
-                    clock_base,
-                ],
-            )
-            found.extend(reply)
-        return found
+    async def confirm(self, shards: Iterable[int]) -> None:
+        """Compare what shards have with what was seen of them, and build those that are not there.
 
-    async def _server_ms(self) -> str:
-        reply = await script("server_time").run(self._engine.client, self._metas([0]))
-        return str(reply)
+        Raises EngineUnavailable if some could not be, RedisError.
+        """
+        wanted = set(shards)
+        before = {shard: self._seen.get(shard, _NOTHING_SEEN) for shard in wanted}
+        async with self._comparing:
+            # Who waited here may find that it was done meanwhile.
+            left = {shard for shard in wanted if self._seen.get(shard, _NOTHING_SEEN) == before[shard]}
+            if left:
+                if 0 in left:
+                    await self._keep_number()
+                await self._compare(sorted(left), build=True)
+
+    def saw(self, shard: int, run: int, epoch: int, seq: int) -> None:
+        """Take note of how far a shard has come, as a script has just said."""
+        before = self._seen.get(shard, _NOTHING_SEEN)
+        if (before.run, before.epoch) == (run, epoch):
+            if seq > before.seq:
+                self._seen[shard] = Seen(run, seq, epoch)
+        elif epoch > 0:
+            # Another gateway has compared it already; what this one saw must be compared as well.
+            self._suspect.add(shard)
+
+    async def beat(self, lease_ms: int) -> None:
+        """Tell all shards that a gateway is there, and see to those that are not as they were.
+
+        Raises EngineUnavailable, RedisError.
+        """
+        suspect, self._suspect = self._suspect, set()
+        for group in self._engine.split_shards(range(self._keys.shards)):
+            run, *said = await script("shards_beat").run(
+                self._engine.client, self._metas(group), [str(lease_ms)]
+            )
+            for shard, epoch, seq in zip(group, said[::2], said[1::2], strict=True):
+                if epoch <= _ABSENT:
+                    suspect.add(shard)
+                else:
+                    self.saw(shard, run, epoch, seq)
+        suspect |= self._suspect
+        self._suspect = set()
+        if suspect:
+            await self.confirm(suspect)
 
     async def read_policy(self) -> Policy:
         """The policy in force. Raises EngineUnavailable if the shards are not built, RedisError."""
-        found = await script("shards_open").run(
-            self._engine.client,
-            self._metas([0]),
-            ["0", *_policy_arguments(self._policy), str(_SIMULATED if self._simulate else _REAL), ""],
-        )
-        return _policy(found[0][3:7])
+        packed = await script("policy_read").run(self._engine.client, self._metas([0]))
+        if not packed:
+            raise EngineUnavailable
+        return unpack_policy(packed)
 
     async def set_policy(self, policy: Policy) -> None:
         """Set the policy of all shards, at once on a single server. Raises RedisError."""
@@ -116,15 +183,23 @@ class Shards:
             await script("policy_set").run(self._engine.client, self._metas(group), _policy_arguments(policy))
         self._policy = policy
 
+    async def epochs(self) -> dict[int, int]:
+        """The epoch of each shard that is there. Raises RedisError."""
+        found: dict[int, int] = {}
+        for group in self._engine.split_shards(range(self._keys.shards)):
+            said = await script("clock_read").run(self._engine.client, self._metas(group))
+            found |= {shard: each[4] for shard, each in zip(group, said, strict=True) if each}
+        return found
+
     async def clock(self) -> Clock:
         """What the billing clock shows. Raises EngineUnavailable if the shards are not built, RedisError."""
-        found = (await script("clock_read").run(self._engine.client, self._metas([0])))[0]
+        found = await self._read_clock()
         if not found:
-            await self.build()
-            found = (await script("clock_read").run(self._engine.client, self._metas([0])))[0]
+            await self.confirm([0])
+            found = await self._read_clock()
         if not found:
             raise EngineUnavailable
-        return self.saw(Clock(found[0], found[1]))
+        return self.saw_clock(Clock(found[0], found[1]))
 
     async def count_calls(self) -> int:
         """How many calls are in progress in all shards. Raises RedisError."""
@@ -133,6 +208,18 @@ class Shards:
             found = await script("clock_read").run(self._engine.client, self._metas(group))
             count += sum(each[3] for each in found if each)
         return count
+
+    async def next_connection(self, shard: int) -> int:
+        """A number for a new connection, greater than any before in that shard.
+
+        Raises EngineUnavailable, RedisError.
+        """
+        for _ in range(2):
+            absent, number = await script("connection_open").run(self._engine.client, self._metas([shard]))
+            if not absent:
+                return int(number)
+            await self.confirm([shard])
+        raise EngineUnavailable
 
     async def stop_clock(self) -> Clock:
         """Have the simulated clock stand still where it is. Raises RedisError."""
@@ -146,7 +233,7 @@ class Shards:
             now_ms = max(now_ms, at_ms)
         if not self._engine.spans_shards:
             return await self.set_clock(now_ms, 0)
-        return self.saw(Clock(now_ms, 0))
+        return self.saw_clock(Clock(now_ms, 0))
 
     async def set_clock(self, at_ms: int, speed: int, *, anywhere: bool = False) -> Clock:
         """Set the simulated clock of all shards. Raises InvalidField if that is back in time, RedisError."""
@@ -162,23 +249,90 @@ class Shards:
                 )
             if code != Code.APPLIED:
                 raise EngineUnavailable
-        return self.saw(Clock(at_ms, speed))
+        return self.saw_clock(Clock(at_ms, speed))
 
-    def saw(self, clock: Clock) -> Clock:
-        """Remember what the clock just showed."""
-        self._seen, self._seen_at = clock, time.monotonic()
+    def saw_clock(self, clock: Clock) -> Clock:
+        """Take note of what the clock was seen to show just now."""
+        self._clock, self._clock_at = clock, time.monotonic()
         return clock
 
     def estimated_now_ms(self) -> int:
-        """What the clock shows by now, reckoned from when it was last seen;
-
-        the host's time if it never was.
-        """
-        if self._seen is None:
+        """What the clock shows, reckoned from when it was last seen; before that, this host's real time."""
+        if self._clock is None:
             return time.time_ns() // 1_000_000
-        return self._seen.now_ms + int((time.monotonic() - self._seen_at) * 1000) * self._seen.speed
+        elapsed_ms = int((time.monotonic() - self._clock_at) * 1000)
+        return self._clock.now_ms + elapsed_ms * self._clock.speed
 
-    def _metas(self, shards: list[int]) -> list[str]:
+    # Inside
+
+    async def _read_clock(self) -> list[int]:
+        found: list[list[int]] = await script("clock_read").run(self._engine.client, self._metas([0]))
+        return found[0]
+
+    async def _keep_number(self) -> None:
+        """Keep how many shards there are with the data. Raises StartRefused if it has another number."""
+        client = self._engine.client
+        await client.hsetnx(DEPLOYMENT_KEY, "shards", str(self._keys.shards))
+        kept = int(await client.hget(DEPLOYMENT_KEY, "shards") or 0)
+        if kept != self._keys.shards:
+            raise StartRefused(f"The data is spread over {kept} shards, not {self._keys.shards}.")
+
+    async def _compare(self, shards: Iterable[int], *, build: bool) -> dict[int, list[int]]:
+        """Answer what `shards_open` says of each of these shards."""
+        try:
+            saved = await self._saved_numbers()
+        except CallgateError as failure:
+            # Nothing can be made anew without SQL either; what is missing shows when it is back.
+            log.warning("shards.compared_blindly", code=failure.code)
+            saved = {}
+        found: dict[int, list[int]] = {}
+        base = ""
+        for group in self._engine.split_shards(shards):
+            if not base:
+                # In a Cluster shards are built one by one: a simulated clock must start at one instant for
+                # all; one that was lost goes on from where it was seen.
+                base = str(self.estimated_now_ms()) if self._clock else await self._server_ms()
+            reply: list[list[int]] = await script("shards_open").run(
+                self._engine.client, self._metas(group), self._opening(group, base, saved, build=build)
+            )
+            found |= dict(zip(group, reply, strict=True))
+        self._take_in(found)
+        return found
+
+    def _opening(
+        self, group: Iterable[int], base: str, saved: Mapping[int, int], *, build: bool
+    ) -> list[Argument]:
+        arguments: list[Argument] = [
+            "1" if build else "0",
+            *_policy_arguments(self._policy),
+            str(_SIMULATED if self._simulate else _REAL),
+            base,
+        ]
+        for shard in group:
+            seen = self._seen.get(shard, _NOTHING_SEEN)
+            arguments += [str(seen.run), str(seen.seq), str(seen.epoch), str(saved.get(shard, 0))]
+        return arguments
+
+    def _take_in(self, found: Mapping[int, list[int]]) -> None:
+        changed: dict[int, bool] = {}
+        for shard, said in found.items():
+            if not said:
+                continue
+            is_new, epoch, seq, run = said[0], said[1], said[2], said[9]
+            before = self._seen.get(shard)
+            self._seen[shard] = Seen(run, seq, epoch)
+            if is_new or (before is not None and before.epoch != epoch):
+                changed[shard] = bool(is_new)
+        if changed:
+            log.info("shards.new_epoch", shards=len(changed), found_out=sum(changed.values()))
+            for listener in self._listeners:
+                listener(changed)
+
+    async def _server_ms(self) -> str:
+        reply: Any = await script("server_time").run(self._engine.client, self._metas([0]))
+        return str(reply)
+
+    def _metas(self, shards: Iterable[int]) -> list[str]:
         return [self._keys.of_shard(shard)[0] for shard in shards]
 
 

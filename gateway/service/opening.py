@@ -80,7 +80,9 @@ class _Parts:
             settings.policy,
             simulate=settings.simulate,
             call_id_memory_hours=settings.call_id_memory_hours,
-            lease_seconds=settings.lease_seconds,
+            lease_ms=settings.lease_seconds * 1000,
+            grace_ms=settings.grace_seconds * 1000,
+            late_resume_hours=settings.late_resume_hours,
         )
         recorder = Recorder(self.records.database, self._pool.records, self._now_ms)
         self._control = Control(engine.client, name)

@@ -5,19 +5,22 @@ local IN_PROGRESS = 76 -- L
 local ENDED = 69 -- E
 local OVERTAKEN = 84 -- T
 
-local EMERGENCY_FLAG = 1
 local ENDED_BY_HANGUP = 1
+local ENDED_BY_CONNECTION_LOST = 2
+local ENDED_BY_LEASE_EXPIRED = 3
 
--- A call in progress: kind, flags, admitted at, answered at (0 not yet), start of its cycle, end of its lease (real
--- time; R12); then who calls whom, "<staff>/<device>|<channel>|<to>".
-local IN_PROGRESS_HEAD = '<BBdddd'
-local IN_PROGRESS_PAYLOAD = 35
+-- A call in progress: kind; whether it is an emergency, has lost its connection, was admitted without the engine;
+-- revision of its latest record (0 none); admitted at, answered at (0 not yet), start of its cycle; when it may be reaped
+-- (real time); last known alive (real time, but billing time once its connection is lost); the connection that it
+-- belongs to (0 none). Then who calls whom, "<staff>/<device>|<channel>|<to>".
+local IN_PROGRESS_HEAD = '<BBBBI2dddddd'
+local IN_PROGRESS_PAYLOAD = 55
 -- One that ended: kind, ended by, revision, length of what follows this head, ended at, settled at, duration, billed
 -- seconds; then its value as it was in progress.
 local ENDED_HEAD = '<BBI2I2dddd'
 local ENDED_VALUE = '<BBI2I2ddddc0'
 local ENDED_PROGRESS = 39
-local ENDED_PAYLOAD = 73
+local ENDED_PAYLOAD = 93
 local OVERTAKEN_HEAD = '<Bd'
 
 -- How long an end that overtook its start refuses that start (R17).
@@ -27,34 +30,46 @@ local byte, find, sub = string.byte, string.find, string.sub
 
 local function kind_of(blob) return byte(blob, 1) end
 
--- flags, admitted at, answered at, start of its cycle, end of its lease; of a call in progress, or (`from`
--- ENDED_PROGRESS) of one that ended
-local function decode_in_progress(blob, from)
-  local _, flags, admitted_at_ms, answered_at_ms, cycle_start_ms, lease_until_ms =
-    unpack_struct(IN_PROGRESS_HEAD, blob, from or 1)
-  return flags, admitted_at_ms, answered_at_ms, cycle_start_ms, lease_until_ms
+-- Where a call's value as it is, or was, in progress begins within its value.
+local function progress_at(blob) return kind_of(blob) == ENDED and ENDED_PROGRESS or 1 end
+
+local function payload_of(blob)
+  return sub(blob, kind_of(blob) == IN_PROGRESS and IN_PROGRESS_PAYLOAD or ENDED_PAYLOAD)
 end
 
-local function in_progress_head(flags, admitted_at_ms, answered_at_ms, cycle_start_ms, lease_until_ms)
-  return pack(IN_PROGRESS_HEAD, IN_PROGRESS, flags, admitted_at_ms, answered_at_ms, cycle_start_ms, lease_until_ms)
+-- A call as it is in progress, or was before it ended.
+local function decode_call(blob)
+  local c = { emergency = 0, lost = 0, offline = 0, revision = 0, admitted_at_ms = 0, answered_at_ms = 0,
+    cycle_start_ms = 0, reap_at_ms = 0, alive_ms = 0, owner = 0 }
+  local _
+  _, c.emergency, c.lost, c.offline, c.revision, c.admitted_at_ms, c.answered_at_ms, c.cycle_start_ms, c.reap_at_ms,
+    c.alive_ms, c.owner = unpack_struct(IN_PROGRESS_HEAD, blob, progress_at(blob))
+  return c
+end
+
+local function encode_call(c, payload)
+  return pack(IN_PROGRESS_HEAD, IN_PROGRESS, c.emergency, c.lost, c.offline, c.revision, c.admitted_at_ms,
+    c.answered_at_ms, c.cycle_start_ms, c.reap_at_ms, c.alive_ms, c.owner) .. payload
 end
 
 local function ended_value(blob, ended_by, revision, ended_at_ms, settled_at_ms, duration_ms, billed)
   return pack(ENDED_VALUE, ENDED, ended_by, revision, #blob, ended_at_ms, settled_at_ms, duration_ms, billed, blob)
 end
 
+-- How a call ended: by whom, revision, ended at, settled at, billed seconds.
+local function decode_end(blob)
+  local _, ended_by, revision, _, ended_at_ms, settled_at_ms, _, billed = unpack_struct(ENDED_HEAD, blob)
+  return ended_by, revision, ended_at_ms, settled_at_ms, billed
+end
+
 local function settled_at(blob)
-  local _, _, _, _, _, at_ms = unpack_struct(ENDED_HEAD, blob)
+  local _, _, _, at_ms = decode_end(blob)
   return at_ms
 end
 
 local function overtaken_at(blob)
   local _, at_ms = unpack_struct(OVERTAKEN_HEAD, blob)
   return at_ms
-end
-
-local function payload_of(blob)
-  return sub(blob, kind_of(blob) == IN_PROGRESS and IN_PROGRESS_PAYLOAD or ENDED_PAYLOAD)
 end
 
 -- "<staff>/<device>|" of a call in progress.

@@ -8,6 +8,11 @@ local SETTLED_BEFORE = 5
 local APPLIED = 6
 local UNCHANGED = 7
 local READ = 8
+local RESUMED = 9
+local TAKEN_BACK = 10
+local NOT_DUE = 11
+local RENEWED = 12
+local ABSENT = 13
 
 local CALL_ID_USED = 20
 local CALL_ID_CONFLICT = 21
@@ -18,6 +23,7 @@ local SHARD_MISSING = 30
 local POOL_MISSING = 31
 local CYCLES_MISSING = 32
 local CLOCK_BACKWARDS = 33
+local SHARD_MOVED = 34
 
 -- Refusals, in the order of R8.
 local ACCOUNT_SUSPENDED = 42

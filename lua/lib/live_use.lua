@@ -7,8 +7,8 @@
 -- an older cycle before it, unanswered ones (under count_from = answer) and emergencies far behind every instant.
 
 -- Where a call sorts in `order`.
-local function order_score(m, p, flags, admitted_at_ms, answered_at_ms)
-  if flags == EMERGENCY_FLAG then return EMERGENCY_BASE + admitted_at_ms end
+local function order_score(m, p, emergency, admitted_at_ms, answered_at_ms)
+  if emergency == 1 then return EMERGENCY_BASE + admitted_at_ms end
   if m.count_from == COUNT_FROM_ADMISSION then return admitted_at_ms end
   if answered_at_ms == 0 then return UNANSWERED_BASE + admitted_at_ms end
   -- Answered in a later cycle than it was admitted in: it must stay out of this cycle's sums (R20).
@@ -44,8 +44,8 @@ local function refold(m, p, order_key, phase_key, calls_key)
     for first = 1, #fields, 1000 do
       local blobs, scores = call('HMGET', calls_key, unpack(fields, first, min(first + 999, #fields))), {}
       for i = 1, #blobs do
-        local flags, admitted_at_ms, answered_at_ms = decode_in_progress(blobs[i])
-        scores[2 * i - 1] = text(order_score(m, p, flags, admitted_at_ms, answered_at_ms))
+        local c = decode_call(blobs[i])
+        scores[2 * i - 1] = text(order_score(m, p, c.emergency, c.admitted_at_ms, c.answered_at_ms))
         scores[2 * i] = fields[first + i - 1]
       end
       call_variadic('ZADD', order_key, scores)

@@ -5,6 +5,8 @@ local function open_pool(m, account, shard_keys, account_keys, items)
   local packed = call('GET', account_keys[POOL_KEY])
   if not packed then return nil, POOL_MISSING end
   local p, turned = decode_pool(packed), new_items()
+  -- Writes were lost since it was made: it is made anew from what SQL has (R28).
+  if p.epoch ~= m.epoch then return nil, POOL_MISSING end
   if not turn_cycles(account, p, m.now_ms, turned) then return nil, CYCLES_MISSING end
   if p.turned then
     call('ZADD', shard_keys[ALARMS_KEY], text(p.cycle_end_ms), account)

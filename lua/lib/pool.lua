@@ -1,7 +1,7 @@
 -- A pool's packed state (README.md, "pool"), its cycles (R18-R23) and the message that tells of its change.
 
-local POOL = '<BBBddddddddddddddddI4I4BdI4I4I4I4dddI4I4ss'
-local POOL_LAYOUT = 1
+local POOL = '<BBBdddddddddddddddddI4I4BdI4I4I4I4dddI4I4ss'
+local POOL_LAYOUT = 2
 local SUSPENDED = 1
 local UNLIMITED = -1
 
@@ -10,7 +10,7 @@ local UNLIMITED = -1
 --   dirty    its sums moved, and nothing else did   made     it was made in this script
 local function new_pool_table()
   return {
-    status = 0, has_plan = 0, version = 0, revision = 0, allocated_seconds = 0, settled_seconds = 0,
+    status = 0, has_plan = 0, epoch = 0, version = 0, revision = 0, allocated_seconds = 0, settled_seconds = 0,
     cycle_index = 0, cycle_start_ms = 0, cycle_end_ms = 0, next_1_ms = 0, next_2_ms = 0, next_3_ms = 0, folded = 0,
     folded_ticks = 0, folded_to_ms = 0, counting = 0, calls = 0, emergencies = 0, free_seconds = 0,
     increment_seconds = 0, count_from = 0, max_concurrent_calls = 0, seats_used = 0, seats_limit = 0,
@@ -22,7 +22,7 @@ end
 
 local function decode_pool(packed)
   local p, layout = new_pool_table(), nil
-  layout, p.status, p.has_plan, p.version, p.revision, p.allocated_seconds, p.settled_seconds, p.cycle_index,
+  layout, p.status, p.has_plan, p.epoch, p.version, p.revision, p.allocated_seconds, p.settled_seconds, p.cycle_index,
     p.cycle_start_ms, p.cycle_end_ms, p.next_1_ms, p.next_2_ms, p.next_3_ms, p.folded, p.folded_ticks,
     p.folded_to_ms, p.counting, p.calls, p.emergencies, p.free_seconds, p.increment_seconds, p.count_from,
     p.max_concurrent_calls, p.seats_used, p.seats_limit, p.channels_used, p.channels_limit, p.pending_from_ms,
@@ -33,7 +33,7 @@ local function decode_pool(packed)
 end
 
 local function encode_pool(p)
-  return pack(POOL, POOL_LAYOUT, p.status, p.has_plan, p.version, p.revision, p.allocated_seconds,
+  return pack(POOL, POOL_LAYOUT, p.status, p.has_plan, p.epoch, p.version, p.revision, p.allocated_seconds,
     p.settled_seconds, p.cycle_index, p.cycle_start_ms, p.cycle_end_ms, p.next_1_ms, p.next_2_ms, p.next_3_ms,
     p.folded, p.folded_ticks, p.folded_to_ms, p.counting, p.calls, p.emergencies, p.free_seconds,
     p.increment_seconds, p.count_from, p.max_concurrent_calls, p.seats_used, p.seats_limit, p.channels_used,

@@ -15,6 +15,11 @@ local function add_record(items, field, value)
   items.count = items.count + 1
 end
 
+-- A call whose latest record is taken back: "B<account>/<call id>\0", that record's revision and when it was admitted.
+local function add_reopened(items, field, c)
+  add_item(items, 'B' .. field .. '\0' .. pack('<I2d', c.revision, c.admitted_at_ms))
+end
+
 -- `n` is the number of the entry's first item: items of a shard are numbered without a gap.
 local function append_items(m, records_key, items)
   if items.count == 0 then return end

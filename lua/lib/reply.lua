@@ -1,6 +1,7 @@
 -- The flat reply of a batch: for each operation its code and then what belongs to it, of a length fixed by its letter.
 
-local ANSWERS = { S = 3, C = 3, D = 3, E = 4, F = 4, A = 1, a = 1, X = 3, x = 3, Y = 3, y = 3 }
+local ANSWERS = { S = 4, C = 4, D = 4, E = 5, F = 5, A = 1, a = 1, X = 3, x = 3, Y = 3, y = 3, R = 2, r = 2, P = 3, p = 3,
+  T = 1, t = 1 }
 
 local reply, replied = {}, 0
 
@@ -9,9 +10,16 @@ local function answer_code(code)
   reply[replied] = code
 end
 
-local function answer_start(code, admitted_at_ms, remaining_seconds)
+local function answer_start(code, admitted_at_ms, remaining_seconds, cycle_start_ms)
   reply[replied + 1], reply[replied + 2], reply[replied + 3] = code, admitted_at_ms, remaining_seconds
-  replied = replied + 3
+  reply[replied + 4] = cycle_start_ms
+  replied = replied + 4
+end
+
+-- `value` is the call's, in progress.
+local function answer_resumed(code, value)
+  reply[replied + 1], reply[replied + 2] = code, value
+  replied = replied + 2
 end
 
 -- `value` is the ended call's: one string that is there already, instead of seven numbers.

@@ -1,32 +1,31 @@
--- Answers and ends: R3, R16, R17, R20.
+-- Answers and ends: R3, R16, R17, R20; what nobody vouches for is reaped: R13, R14.
 
 -- May this asker speak of the call? Without a pool there are only emergencies (R30), which count from no pool.
 local function speaks_for(a, blob, device)
   return is_callers(blob, device)
-    and (a.p or kind_of(blob) == ENDED or decode_in_progress(blob) == EMERGENCY_FLAG)
+    and (a.p or kind_of(blob) == ENDED or decode_call(blob).emergency == 1)
 end
 
 -- The first answer reported stands. Where calls count from it, the call's place in the sums moves with it.
-local function note_answer(a, field, blob, device, ago_ms)
+local function note_answer(a, field, blob, device, ago_ms, connection)
   if not blob or kind_of(blob) == OVERTAKEN or not speaks_for(a, blob, device) then
     return answer_code(CALL_UNKNOWN)
   end
-  if kind_of(blob) == ENDED then return answer_code(NOTED) end
-  local flags, admitted_at_ms, answered_at_ms, cycle_start_ms, lease_until_ms = decode_in_progress(blob)
-  if answered_at_ms ~= 0 then return answer_code(NOTED) end
+  local c = decode_call(blob)
+  if is_superseded(c, connection) then return answer_code(CALL_ID_CONFLICT) end
+  if kind_of(blob) == ENDED or c.answered_at_ms ~= 0 then return answer_code(NOTED) end
   local m, p = a.m, a.p
-  answered_at_ms = max(admitted_at_ms, a.now_ms - ago_ms)
-  write_call(field, in_progress_head(flags, admitted_at_ms, answered_at_ms, cycle_start_ms, lease_until_ms)
-    .. payload_of(blob))
+  c.answered_at_ms = max(c.admitted_at_ms, a.now_ms - ago_ms)
+  write_call(field, encode_call(c, payload_of(blob)))
   pool_changed(a)
-  if m.count_from == COUNT_FROM_ANSWER and flags ~= EMERGENCY_FLAG and admitted_at_ms >= a.cycle_start_ms then
-    local billed = billed_seconds(m, a.now_ms - answered_at_ms)
+  if m.count_from == COUNT_FROM_ANSWER and c.emergency == 0 and c.admitted_at_ms >= a.cycle_start_ms then
+    local billed = billed_seconds(m, a.now_ms - c.answered_at_ms)
     a.left = a.left - billed
     a.unheld = a.unheld - held_seconds(m, billed) + m.hold_seconds
-    write_order(field, text(answered_at_ms))
-    if answered_at_ms < p.folded_to_ms then
-      p.folded, p.folded_ticks = p.folded + 1, p.folded_ticks + floor(answered_at_ms / m.increment_ms)
-      write_phase(field, text(answered_at_ms % m.increment_ms))
+    write_order(field, text(c.answered_at_ms))
+    if c.answered_at_ms < p.folded_to_ms then
+      p.folded, p.folded_ticks = p.folded + 1, p.folded_ticks + floor(c.answered_at_ms / m.increment_ms)
+      write_phase(field, text(c.answered_at_ms % m.increment_ms))
     end
   end
   return answer_code(NOTED)
@@ -46,34 +45,88 @@ local function leave_sums(a, field, origin_ms, billed)
   end
 end
 
--- Settles a call in progress as ended at an instant, exactly once (R1-R3, R20), and answers with that. It ended after
--- it was admitted and answered, whatever is said (R16).
-local function settle(a, field, blob, ended_at_ms, ended_by)
-  local m, p = a.m, a.p
-  local flags, admitted_at_ms, answered_at_ms = decode_in_progress(blob)
-  ended_at_ms = max(ended_at_ms, admitted_at_ms, answered_at_ms)
-  local origin_ms = origin_of(m, admitted_at_ms, answered_at_ms)
-  local duration_ms, billed = origin_ms and ended_at_ms - origin_ms or 0, 0
-  if flags == EMERGENCY_FLAG then
+-- What a settlement billed is another amount now.
+local function rebill(a, before, billed)
+  a.left, a.unheld = a.left + before - billed, a.unheld + before - billed
+  a.p.settled_seconds = a.p.settled_seconds - before + billed
+end
+
+-- What a call bills that ended at that instant, and how long it was.
+local function bill(m, c, ended_at_ms)
+  local origin_ms = origin_of(m, c.admitted_at_ms, c.answered_at_ms)
+  local duration_ms = origin_ms and ended_at_ms - origin_ms or 0
+  return c.emergency == 1 and 0 or billed_seconds(m, duration_ms), duration_ms, origin_ms
+end
+
+-- Takes a call out of the calls in progress; `billed` is what it bills from now on.
+local function leave_progress(a, field, c, origin_ms, billed)
+  local p = a.p
+  if c.emergency == 1 then
     if p then p.emergencies = p.emergencies - 1 end
   else
-    billed = billed_seconds(m, duration_ms)
     p.calls = p.calls - 1
-    if admitted_at_ms >= a.cycle_start_ms then leave_sums(a, field, origin_ms, billed) end
+    if c.admitted_at_ms >= a.cycle_start_ms then leave_sums(a, field, origin_ms, billed) end
   end
-  local value = ended_value(blob, ended_by, 1, ended_at_ms, a.now_ms, duration_ms, billed)
+end
+
+-- Settles a call in progress as ended at an instant, exactly once (R1-R3, R20), and answers with that. It ended after
+-- it was admitted and answered, whatever is said.
+local function settle(a, field, blob, c, ended_at_ms, ended_by)
+  ended_at_ms = max(ended_at_ms, c.admitted_at_ms, c.answered_at_ms)
+  local billed, duration_ms, origin_ms = bill(a.m, c, ended_at_ms)
+  leave_progress(a, field, c, origin_ms, billed)
+  local value = ended_value(blob, ended_by, c.revision + 1, ended_at_ms, a.now_ms, duration_ms, billed)
   write_end(field, value)
   pool_changed(a)
   return answer_settled(SETTLED, value, remaining(a))
 end
 
--- An end that overtakes its start is kept, so that the start, when it comes, is refused.
-local function end_call(a, field, blob, device, ago_ms)
+-- R15: could a call that was settled still come back?
+local function may_return(a, ended_by, ended_at_ms)
+  return ended_by ~= ENDED_BY_HANGUP and a.now_ms - ended_at_ms <= late_ms
+end
+
+-- R17: the client's first end of a call that was settled in its absence is a late return and an end in one.
+local function settle_again(a, field, blob, c, ago_ms, revision, alive_ms, billed_before)
+  local progress = sub(blob, ENDED_PROGRESS)
+  local ended_at_ms = max(a.now_ms - ago_ms, alive_ms)
+  local billed, duration_ms = bill(a.m, c, ended_at_ms)
+  if c.emergency == 0 and c.admitted_at_ms >= a.cycle_start_ms then rebill(a, billed_before, billed) end
+  local value = ended_value(progress, ENDED_BY_HANGUP, revision + 1, ended_at_ms, a.now_ms, duration_ms, billed)
+  write_resettled(field, value)
+  pool_changed(a)
+  return answer_settled(SETTLED, value, remaining(a))
+end
+
+-- An end that overtakes its start is kept, so that the start, when it comes, is refused. `found` is what SQL has of the
+-- call ('' nothing).
+local function end_call(a, field, blob, device, ago_ms, connection, found)
+  if found ~= '' and (not blob or kind_of(blob) == OVERTAKEN) then blob = found end
   if not blob or kind_of(blob) == OVERTAKEN then
     write_overtaken(field, pack(OVERTAKEN_HEAD, OVERTAKEN, a.now_ms))
     return answer_nothing('X', CALL_UNKNOWN)
   end
   if not speaks_for(a, blob, device) then return answer_nothing('X', CALL_UNKNOWN) end
-  if kind_of(blob) == ENDED then return answer_settled(SETTLED_BEFORE, blob, remaining(a)) end
-  return settle(a, field, blob, a.now_ms - ago_ms, ENDED_BY_HANGUP)
+  local c = decode_call(blob)
+  if is_superseded(c, connection) then return answer_nothing('X', CALL_ID_CONFLICT) end
+  if kind_of(blob) == ENDED then
+    local ended_by, revision, ended_at_ms, _, billed = decode_end(blob)
+    if a.p and may_return(a, ended_by, ended_at_ms) then
+      return settle_again(a, field, blob, c, ago_ms, revision, ended_at_ms, billed)
+    end
+    return answer_settled(SETTLED_BEFORE, blob, remaining(a))
+  end
+  -- R16: it was still there when it was last known alive.
+  return settle(a, field, blob, c, max(a.now_ms - ago_ms, last_alive_ms(a.m, c)), ENDED_BY_HANGUP)
+end
+
+-- R13, R14: settled as of when it was last known alive, and only if it is known that nobody vouches for it.
+local function reap(a, field, blob)
+  if not blob or kind_of(blob) ~= IN_PROGRESS then return answer_nothing('P', NOT_DUE) end
+  local c = decode_call(blob)
+  if real_now_ms < c.reap_at_ms or not is_steady(a.m) or not (a.p or c.emergency == 1) then
+    return answer_nothing('P', NOT_DUE)
+  end
+  return settle(a, field, blob, c, last_alive_ms(a.m, c),
+    c.lost == 1 and ENDED_BY_CONNECTION_LOST or ENDED_BY_LEASE_EXPIRED)
 end

@@ -1,13 +1,12 @@
 -- Starts: R6-R10 and R30. `payload` is "<staff>/<device>|<channel>|<to>".
 
-local function admit(a, field, payload)
+local function admit(a, field, payload, connection)
   local p, m = a.p, a.m
-  if not a.fresh_head then
-    -- All calls that a batch admits begin alike.
-    a.fresh_head = in_progress_head(0, a.now_ms, 0, a.cycle_start_ms, lease_until_ms)
-    a.fresh_score = text(order_score(m, p, 0, a.now_ms, 0))
-  end
-  write_start(field, a.fresh_head .. payload, a.fresh_score)
+  local head = pack(IN_PROGRESS_HEAD, IN_PROGRESS, 0, 0, 0, 0, a.now_ms, 0, a.cycle_start_ms,
+    real_now_ms + lease_ms + grace_ms, real_now_ms, connection)
+  -- All calls that a batch admits sort alike.
+  a.fresh_score = a.fresh_score or text(order_score(m, p, 0, a.now_ms, 0))
+  write_start(field, head .. payload, a.fresh_score)
   p.calls, p.counting = p.calls + 1, p.counting + 1
   a.unheld = a.unheld - m.hold_seconds
   pool_changed(a)
@@ -27,53 +26,69 @@ local function refusal(a, staff, channel, is_destination)
   return nil
 end
 
-local function start(a, field, blob, payload, staff, channel, is_destination)
-  if blob then
-    if kind_of(blob) == IN_PROGRESS then
-      if payload_of(blob) ~= payload then return answer_start(CALL_ID_CONFLICT, 0, 0) end
-      local _, admitted_at_ms = decode_in_progress(blob)
-      return answer_start(REPLAYED, admitted_at_ms, remaining(a))
-    end
-    if is_remembered(blob, a.now_ms, memory_ms) then return answer_start(CALL_ID_USED, 0, 0) end
+-- R9: the same admission again. Who asks vouches for the call, too.
+local function replay(a, field, payload, c, connection)
+  if may_vouch(c, connection) and not is_superseded(c, connection) then
+    vouch(c, connection, real_now_ms)
+    write_call(field, encode_call(c, payload))
   end
-  local reason = refusal(a, staff, channel, is_destination)
-  if reason then return answer_start(reason, 0, remaining(a)) end
-  admit(a, field, payload)
-  return answer_start(ADMITTED, a.now_ms, remaining(a))
+  return answer_start(REPLAYED, c.admitted_at_ms, remaining(a), c.cycle_start_ms)
 end
 
-local function admit_emergency(a, field, payload, admitted_at_ms)
+local function start(a, field, blob, payload, staff, channel, is_destination, connection)
+  if blob then
+    if kind_of(blob) == IN_PROGRESS then
+      local c = decode_call(blob)
+      if payload_of(blob) ~= payload or is_superseded(c, connection) then
+        return answer_start(CALL_ID_CONFLICT, 0, 0, 0)
+      end
+      return replay(a, field, payload, c, connection)
+    end
+    if is_remembered(blob, a.now_ms, memory_ms) then return answer_start(CALL_ID_USED, 0, 0, 0) end
+  end
+  local reason = refusal(a, staff, channel, is_destination)
+  if reason then return answer_start(reason, 0, remaining(a), 0) end
+  admit(a, field, payload, connection)
+  return answer_start(ADMITTED, a.now_ms, remaining(a), a.cycle_start_ms)
+end
+
+-- `is_told`: it was admitted without the engine, and whether it goes on is not known.
+local function admit_emergency(a, field, payload, admitted_at_ms, connection, is_told)
   local p = a.p
-  write_start(field, in_progress_head(EMERGENCY_FLAG, admitted_at_ms, 0, a.cycle_start_ms, lease_until_ms) .. payload,
+  write_start(field, pack(IN_PROGRESS_HEAD, IN_PROGRESS, 1, is_told and 1 or 0, is_told and 1 or 0, 0, admitted_at_ms, 0,
+    a.cycle_start_ms, real_now_ms + lease_ms + grace_ms, is_told and admitted_at_ms or real_now_ms, connection) .. payload,
     text(EMERGENCY_BASE + admitted_at_ms))
   if p then p.emergencies = p.emergencies + 1 end
   pool_changed(a)
 end
 
--- When this emergency call was admitted, if it was already recorded under that id. A gateway that could not reach the
--- engine tells of it later, with the instant it was admitted at, perhaps after it ended, perhaps twice.
+-- This emergency call, if it was already recorded under that id. A gateway that could not reach the engine tells of it
+-- later, with the instant it was admitted at, perhaps after it ended, perhaps twice.
 local function told_before(blob, payload, told_at_ms)
   if not blob or kind_of(blob) == OVERTAKEN or payload_of(blob) ~= payload then return nil end
-  local is_ended = kind_of(blob) == ENDED
-  local flags, admitted_at_ms = decode_in_progress(blob, is_ended and ENDED_PROGRESS)
-  if is_ended and admitted_at_ms ~= told_at_ms then return nil end
-  return flags == EMERGENCY_FLAG and admitted_at_ms or nil
+  local c = decode_call(blob)
+  if kind_of(blob) == ENDED and c.admitted_at_ms ~= told_at_ms then return nil end
+  return c.emergency == 1 and c or nil
 end
 
 -- R30: admitted whatever there is. Only an id that names another call makes it go by the fresh one.
-local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload, told_at)
-  local told_at_ms, is_fresh = tonumber(told_at), 0
-  local before_ms = told_before(blob, payload, told_at_ms)
-  if not before_ms and blob and is_remembered(blob, a.now_ms, memory_ms) then
-    field, is_fresh = fresh_field, 1
-    before_ms = told_before(fresh_blob, payload, told_at_ms)
+local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload, told_at, connection)
+  local told_at_ms, is_fresh, known_blob = tonumber(told_at), 0, blob
+  local before = told_before(blob, payload, told_at_ms)
+  if not before and blob and is_remembered(blob, a.now_ms, memory_ms) then
+    field, is_fresh, known_blob = fresh_field, 1, fresh_blob
+    before = told_before(fresh_blob, payload, told_at_ms)
   end
-  if before_ms then
-    answer_start(REPLAYED, before_ms, remaining(a))
+  if before then
+    if kind_of(known_blob) == IN_PROGRESS then
+      replay(a, field, payload, before, connection)
+    else
+      answer_start(REPLAYED, before.admitted_at_ms, remaining(a), before.cycle_start_ms)
+    end
   else
     local admitted_at_ms = min(told_at_ms or a.now_ms, a.now_ms)
-    admit_emergency(a, field, payload, admitted_at_ms)
-    answer_start(ADMITTED, admitted_at_ms, remaining(a))
+    admit_emergency(a, field, payload, admitted_at_ms, connection, told_at_ms)
+    answer_start(ADMITTED, admitted_at_ms, remaining(a), a.cycle_start_ms)
   end
   return answer_code(is_fresh)
 end

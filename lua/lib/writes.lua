@@ -6,6 +6,7 @@
 local values, valued = {}, 0
 local leased, leases_given = {}, 0
 local ended, calls_ended = {}, 0
+local calls_left = 0
 local overtaken, calls_overtaken = {}, 0
 local items = new_items()
 
@@ -29,12 +30,19 @@ local function write_start(field, value, score)
   leased[leases_given] = field
 end
 
--- A call ends: its value, its record, and its places in the indexes.
-local function write_end(field, value)
+-- A call that is in progress no more has another settlement: its value and its record (if SQL does not have that).
+local function write_resettled(field, value, is_saved)
   write_call(field, value)
-  add_record(items, field, value)
-  order_removed, calls_ended = order_removed + 1, calls_ended + 1
-  order_out[order_removed], ended[calls_ended] = field, field
+  if not is_saved then add_record(items, field, value) end
+  calls_ended = calls_ended + 1
+  ended[calls_ended] = field
+end
+
+-- A call ends: the same, and its places in the indexes.
+local function write_end(field, value, is_saved)
+  write_resettled(field, value, is_saved)
+  order_removed, calls_left = order_removed + 1, calls_left + 1
+  order_out[order_removed] = field
 end
 
 -- An end came before its start.
@@ -69,11 +77,11 @@ local function write_account(keys)
 end
 
 -- `leases`, `ended` and `overtaken` take one entry for each script, which names all the calls: the first by the
--- instant at which the leases end, the others behind the instant of now.
-local function write_section(m, keys, lease_until_ms)
+-- instant at which they could be reaped, the others behind the instant of now.
+local function write_section(m, keys)
   call_variadic('HSET', keys[CALLS_KEY], values, valued)
   if leases_given > 0 then
-    call('ZADD', keys[LEASES_KEY], text(lease_until_ms), table.concat(leased, ' ', 1, leases_given))
+    call('ZADD', keys[LEASES_KEY], text(real_now_ms + lease_ms + grace_ms), table.concat(leased, ' ', 1, leases_given))
   end
   if calls_ended > 0 then
     call('RPUSH', keys[ENDED_KEY], text(m.now_ms) .. ' ' .. table.concat(ended, ' ', 1, calls_ended))
@@ -83,6 +91,6 @@ local function write_section(m, keys, lease_until_ms)
   end
   append_items(m, keys[RECORDS_KEY], items)
   if valued > 0 then m.written = true end
-  m.in_progress = m.in_progress + leases_given - calls_ended
-  valued, leases_given, calls_ended, calls_overtaken, items = 0, 0, 0, 0, new_items()
+  m.in_progress = m.in_progress + leases_given - calls_left
+  valued, leases_given, calls_ended, calls_left, calls_overtaken, items = 0, 0, 0, 0, 0, new_items()
 end

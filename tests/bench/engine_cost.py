@@ -36,6 +36,8 @@ SIZES: Final = ((1, 100), (1, 1_000), (1, 10_000), (1, 100_000), (64, 10))
 AVERAGE_CALL_MS: Final = 180_000
 START_MS: Final = 1_795_392_000_000
 ACCOUNT: Final = "acme"
+LENGTHS: Final = ("172800000", "15000", "30000", "43200000")
+"""Call id memory, lease, grace, late return, in ms."""
 
 TRIVIAL: Final = """#!lua
 redis.call('HGET', KEYS[1], ARGV[1])
@@ -79,7 +81,7 @@ class PoolLoad:
         self._calls = calls
         policy = ["30", "1", "60", "0"]
         metas = [self._keys.of_shard(0)[0]]
-        self._run("shards_open", metas, ["1", *policy, "1", str(START_MS)])
+        self._run("shards_open", metas, ["1", *policy, "1", str(START_MS), "0", "0", "0", "0"])
         plan = Plan("big", "Big", 1_000_000_000, 10, 10)
         for account in self._accounts:
             config = AccountConfig(
@@ -131,14 +133,14 @@ class PoolLoad:
         accounts: dict[str, list[Operation]] = {}
         for ask in asks:
             accounts.setdefault(ask.account, []).append(Operation(ask, lambda answer: None, 0))
-        arguments = ["1", "172800000", "15000", *section_arguments(accounts)]
+        arguments = ["1", *LENGTHS, *section_arguments(accounts)]
         reply = self._run("calls_decide", self._keys_of(accounts), arguments)
         assert reply[0] in (1, 4), reply[:9]
 
     def start_command(self, call_id: str) -> tuple[str, list[str], list[str]]:
         """The digest, keys and arguments of a script call that starts one call."""
         operation = Operation(Start(ACCOUNT, "ana", "desk", call_id, "+14155550100"), lambda answer: None, 0)
-        arguments = ["1", "172800000", "15000", *section_arguments({ACCOUNT: [operation]})]
+        arguments = ["1", *LENGTHS, *section_arguments({ACCOUNT: [operation]})]
         return script("calls_decide").sha, self._keys_of([ACCOUNT]), arguments
 
     @property

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import replace
 from datetime import date
 
 from gateway.domain.answers import Answer, PoolView, Settled, settled_before
 from gateway.domain.asks import AccountConfig, AccountStatus, Ask, End
-from gateway.domain.calls import CallRecord, CycleOpened
+from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
 from gateway.domain.cycles import Cycle
 from gateway.domain.errors import CallgateError, CallUnknown
 from gateway.domain.plans import AppliesFrom, Plan, plan_change
@@ -29,11 +29,21 @@ class LiveAccounts:
     """Accounts whose pools live in an engine. What SQL would keep of them is kept here."""
 
     def __init__(
-        self, engine: Engine, policy: Policy, *, simulate: bool, call_id_memory_hours: int, shards: int
+        self,
+        engine: Engine,
+        policy: Policy,
+        *,
+        simulate: bool,
+        call_id_memory_hours: int,
+        shards: int,
+        lease_ms: int,
+        grace_ms: int,
     ) -> None:
         self.engine = engine
         self.keys = KeySpace(shards)
         self.configs: dict[str, AccountConfig] = {}
+        self.lost_records: list[CallRecord | CallReopened | CycleOpened] = []
+        """What SQL has got of what the engine has lost since."""
         self.loads: list[str] = []
         """The accounts that SQL was asked for, in order."""
         self.database_failure: CallgateError | None = None
@@ -49,10 +59,23 @@ class LiveAccounts:
             policy,
             simulate=simulate,
             call_id_memory_hours=call_id_memory_hours,
+            lease_ms=lease_ms,
+            grace_ms=grace_ms,
             shards=shards,
+            find_ended=self.find_ended,
         )
 
     # SQL
+
+    async def find_ended(self, account: str, calls: Sequence[tuple[str, int]]) -> list[CallRecord]:
+        """Which of these calls SQL has the records of."""
+        return [
+            item
+            for item in await self.recorded()
+            if isinstance(item, CallRecord)
+            and item.account == account
+            and (item.call_id, item.admitted_at_ms) in calls
+        ]
 
     async def load(self, account: str) -> AccountConfig | None:
         """What SQL knows of an account, once it has saved all records."""
@@ -75,10 +98,15 @@ class LiveAccounts:
         ]
         return replace(config, running_cycle=cycle, settled_seconds=sum(billed))
 
-    async def recorded(self) -> list[CallRecord | CycleOpened]:
+    async def recorded(self) -> list[CallRecord | CallReopened | CycleOpened]:
         """All that was sent to SQL, in the order of each shard."""
         entries = await self.pool.records.read({}, 100_000)
-        return [item for entry in entries for item in entry.items if not isinstance(item, bytes)]
+        sent = [item for entry in entries for item in entry.items if not isinstance(item, bytes)]
+        return self.lost_records + sent
+
+    async def keep_records(self) -> None:
+        """Have SQL keep what the engine, which is about to lose it, has told it."""
+        self.lost_records = await self.recorded()
 
     # Time
 
@@ -252,11 +280,19 @@ async def live_accounts(
     simulate: bool = True,
     call_id_memory_hours: int = 48,
     shards: int = DEFAULT_SHARDS,
+    lease_ms: int = 15_000,
+    grace_ms: int = 30_000,
 ) -> AsyncIterator[LiveAccounts]:
     """Pools in an engine, under a clock that stands still."""
     engine = connect(engine_url)
     accounts = LiveAccounts(
-        engine, policy, simulate=simulate, call_id_memory_hours=call_id_memory_hours, shards=shards
+        engine,
+        policy,
+        simulate=simulate,
+        call_id_memory_hours=call_id_memory_hours,
+        shards=shards,
+        lease_ms=lease_ms,
+        grace_ms=grace_ms,
     )
     try:
         await accounts.pool.open()

@@ -1,0 +1,127 @@
+"""The leases of calls in progress: renewed where somebody vouches for a call, looked through elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Final
+
+from gateway.domain.asks import Asker
+from gateway.pool.codes import Code
+from gateway.pool.engine import Engine
+from gateway.pool.keys import KeySpace
+from gateway.pool.operations import device_prefix
+from gateway.pool.scripts import Argument, script
+
+RENEWED_AT_ONCE: Final = 1000
+"""How many calls one script call renews: others must not wait for a large gateway."""
+ENTRIES_AT_ONCE: Final = 16
+"""How many entries of a shard's `leases` are taken at once; each names the calls of one script."""
+
+
+@dataclass(frozen=True, slots=True)
+class Vouching:
+    """Somebody vouches for a call, or its connection is lost (R12, R13).
+
+    `connection` is 0 for a keepalive; `device` None asks for no device. `heard_ago_ms` is how long ago
+    something was last heard of the device.
+    """
+
+    account: str
+    call_id: str
+    connection: int
+    heard_ago_ms: int
+    lost: bool = False
+    device: Asker | None = None
+
+
+class Standing(Enum):
+    """What became of a vouching: where the call stands."""
+
+    IN_PROGRESS = "in_progress"
+    SUPERSEDED = "superseded"
+    """A later connection of the device has it."""
+    ABSENT = "absent"
+    """It was settled in its absence, and may come back (R15)."""
+    ENDED = "ended"
+    UNKNOWN = "unknown"
+    UNDECIDED = "undecided"
+    """The shard is being compared or made anew: vouch again."""
+
+
+_STANDINGS: Final = {
+    Code.RENEWED: Standing.IN_PROGRESS,
+    Code.CALL_ID_CONFLICT: Standing.SUPERSEDED,
+    Code.ABSENT: Standing.ABSENT,
+    Code.CALL_ID_USED: Standing.ENDED,
+    Code.CALL_UNKNOWN: Standing.UNKNOWN,
+    Code.SHARD_MISSING: Standing.UNDECIDED,
+    Code.SHARD_MOVED: Standing.UNDECIDED,
+}
+
+
+class Leases:
+    """The leases of all shards."""
+
+    def __init__(self, engine: Engine, keys: KeySpace, *, lease_ms: int, grace_ms: int) -> None:
+        self._engine = engine
+        self._keys = keys
+        self._lease_ms = lease_ms
+        self._grace_ms = grace_ms
+
+    async def renew(self, vouchings: Sequence[Vouching]) -> list[Standing]:
+        """Renew leases, and start the grace of what is lost; answers where each call stands, in their order.
+
+        Raises RedisError: those of a piece whose script call failed may have been renewed.
+        """
+        standings: list[Standing] = []
+        for first in range(0, len(vouchings), RENEWED_AT_ONCE):
+            standings += await self._renew(vouchings[first : first + RENEWED_AT_ONCE])
+        return standings
+
+    async def due(self) -> tuple[list[tuple[str, str]], int]:
+        """Calls (account, call id) that nobody has vouched for in time, and in how many ms to look again.
+
+        Raises RedisError.
+        """
+        found: list[tuple[str, str]] = []
+        wait_ms = self._lease_ms + self._grace_ms
+        for group in self._engine.split_shards(range(self._keys.shards)):
+            keys = [key for shard in group for key in self._keys.named(shard, "meta", "calls", "leases")]
+            next_ms, now_ms, *fields = await script("leases_due").run(
+                self._engine.client, keys, [str(ENTRIES_AT_ONCE)]
+            )
+            if next_ms:
+                wait_ms = min(wait_ms, max(0, next_ms - now_ms))
+            for field in fields:
+                account, _, call_id = field.decode().partition("/")
+                found.append((account, call_id))
+        return found, wait_ms
+
+    async def _renew(self, vouchings: Sequence[Vouching]) -> list[Standing]:
+        by_shard: dict[int, list[int]] = {}
+        for at, vouching in enumerate(vouchings):
+            by_shard.setdefault(self._keys.shard_of(vouching.account), []).append(at)
+        standings = [Standing.UNDECIDED] * len(vouchings)
+        for sections in self._engine.split(list(by_shard.items())):
+            keys: list[str] = []
+            arguments: list[Argument] = [str(self._lease_ms), str(self._grace_ms)]
+            for shard, places in sections:
+                keys += self._keys.named(shard, "meta", "calls", "leases")
+                arguments.append(str(len(places)))
+                arguments += _arguments(vouchings[at] for at in places)
+            codes = await script("calls_renew").run(self._engine.client, keys, arguments)
+            named = [at for _, places in sections for at in places]
+            for at, code in zip(named, codes, strict=True):
+                standings[at] = _STANDINGS[Code(code)]
+        return standings
+
+
+def _arguments(vouchings: Iterable[Vouching]) -> Iterable[Argument]:
+    for each in vouchings:
+        yield f"{each.account}/{each.call_id}"
+        yield str(each.connection)
+        yield device_prefix(each.device)
+        yield str(each.heard_ago_ms)
+        yield "1" if each.lost else "0"

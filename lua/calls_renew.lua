@@ -1,0 +1,58 @@
+-- Renews the leases of calls that somebody vouches for, or starts the grace of those whose connection is lost.
+--
+-- KEYS   for each shard: meta, calls, leases
+-- ARGV   lease (ms), grace (ms); for each shard: its number of calls; then for each of them: the call
+--        ("<account>/<call id>"), the connection that vouches (0: a keepalive), the asker ("<staff>/<device>|"; '' not
+--        asked), how long ago its device was last heard (ms), 1 if its connection is lost
+-- Reply  for each call: RENEWED; CALL_ID_CONFLICT a later connection has it; ABSENT it was settled in its absence;
+--        CALL_ID_USED it was ended by its client; CALL_UNKNOWN; SHARD_MISSING or SHARD_MOVED
+-- Rules  R12-R15
+-- @include shard
+-- @include codes
+-- @include call
+-- @include renew_settings
+-- @include leases
+
+local FIELDS = 5
+local at, reply = 3, {}
+
+local function renew(m, blob, i, lost, values)
+  if not blob or kind_of(blob) == OVERTAKEN then return CALL_UNKNOWN end
+  local connection, heard_ms = tonumber(ARGV[i + 1]), real_now_ms - tonumber(ARGV[i + 3])
+  if not is_callers(blob, ARGV[i + 2]) then return CALL_UNKNOWN end
+  local c = decode_call(blob)
+  if is_superseded(c, connection) then return CALL_ID_CONFLICT end
+  if kind_of(blob) == ENDED then
+    return decode_end(blob) == ENDED_BY_HANGUP and CALL_ID_USED or ABSENT
+  end
+  if not may_vouch(c, connection) then return RENEWED end
+  vouch(c, connection, heard_ms)
+  if ARGV[i + 4] == '1' then
+    c.alive_ms, c.lost, c.reap_at_ms = min(billing_ms(m, c.alive_ms), m.now_ms), 1, real_now_ms + grace_ms
+    lost[#lost + 1] = ARGV[i]
+  end
+  values[#values + 1] = ARGV[i]
+  values[#values + 1] = encode_call(c, payload_of(blob))
+  return RENEWED
+end
+
+for shard = 1, #KEYS, 3 do
+  local m, absent = open_shard(KEYS[shard])
+  local count, lost, values, fields = tonumber(ARGV[at]), {}, {}, {}
+  for k = 1, count do fields[k] = ARGV[at + 1 + FIELDS * (k - 1)] end
+  for first = 1, count, PIECE do
+    local last = min(first + PIECE - 1, count)
+    local blobs = m and call('HMGET', KEYS[shard + 1], unpack(fields, first, last))
+    for k = first, last do
+      reply[#reply + 1] = m and renew(m, blobs[k - first + 1], at + 1 + FIELDS * (k - 1), lost, values) or absent
+    end
+  end
+  at = at + 1 + FIELDS * count
+  if #values > 0 then
+    call_variadic('HSET', KEYS[shard + 1], values)
+    -- Their place among the leases is later than this; the others are looked at there, and move along.
+    if #lost > 0 then call('ZADD', KEYS[shard + 2], text(real_now_ms + grace_ms), table.concat(lost, ' ')) end
+    save_shard(m)
+  end
+end
+return reply

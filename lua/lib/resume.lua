@@ -1,0 +1,104 @@
+-- Calls that come back: R13 and R15; and what the engine has lost and is told again: R26, R28.
+
+-- Puts a call among those in progress, where it was not: it held nothing, and billed `billed_before` until now.
+local function enter_progress(a, field, c, payload, billed_before)
+  local m, p = a.m, a.p
+  write_start(field, encode_call(c, payload), text(order_score(m, p, c.emergency, c.admitted_at_ms, c.answered_at_ms)))
+  pool_changed(a)
+  if c.emergency == 1 then
+    if p then p.emergencies = p.emergencies + 1 end
+    return
+  end
+  p.calls = p.calls + 1
+  if c.admitted_at_ms < a.cycle_start_ms then return end
+  local origin_ms = origin_of(m, c.admitted_at_ms, c.answered_at_ms)
+  local live = origin_ms and billed_seconds(m, a.now_ms - origin_ms) or 0
+  p.counting = p.counting + 1
+  p.settled_seconds = p.settled_seconds - billed_before
+  a.left = a.left + billed_before - live
+  a.unheld = a.unheld + billed_before - held_seconds(m, live)
+  if origin_ms and origin_ms < p.folded_to_ms then
+    p.folded, p.folded_ticks = p.folded + 1, p.folded_ticks + floor(origin_ms / m.increment_ms)
+    write_phase(field, text(origin_ms % m.increment_ms))
+  end
+end
+
+-- R15: its settlement is taken back, and it goes on from its original start.
+local function take_back(a, field, blob, c, connection)
+  if not (a.p or c.emergency == 1) then return answer_resumed(CALL_UNKNOWN, '') end
+  local ended_by, revision, ended_at_ms, _, billed = decode_end(blob)
+  if not may_return(a, ended_by, ended_at_ms) then return answer_resumed(CALL_ID_USED, '') end
+  local payload = payload_of(blob)
+  c.revision = revision
+  vouch(c, connection, real_now_ms)
+  enter_progress(a, field, c, payload, billed)
+  add_reopened(items, field, c)
+  return answer_resumed(TAKEN_BACK, encode_call(c, payload))
+end
+
+-- R28: a call that the engine has lost, or was not there to admit, made again by what its receipt or its gateway says,
+-- unchecked. Of one that counts as lost it is not known whether it goes on.
+local function restore(a, field, found, connection)
+  local c, payload = decode_call(found), payload_of(found)
+  c.admitted_at_ms = min(c.admitted_at_ms, a.now_ms)
+  c.answered_at_ms = min(c.answered_at_ms, a.now_ms)
+  if c.admitted_at_ms >= a.cycle_start_ms then c.cycle_start_ms = a.cycle_start_ms end
+  if c.lost == 1 then
+    c.reap_at_ms, c.alive_ms = real_now_ms + lease_ms + grace_ms, c.admitted_at_ms
+  else
+    vouch(c, connection, real_now_ms)
+  end
+  enter_progress(a, field, c, payload, 0)
+  return answer_resumed(RESUMED, encode_call(c, payload))
+end
+
+-- `found` is for a call that is not known here ('' nothing): what SQL has of it, or what its receipt says.
+local function resume(a, field, blob, device, connection, found)
+  if found ~= '' and (not blob or kind_of(blob) == OVERTAKEN) then
+    if kind_of(found) == IN_PROGRESS then
+      if not speaks_for(a, found, device) then return answer_resumed(CALL_UNKNOWN, '') end
+      return restore(a, field, found, connection)
+    end
+    blob = found
+  end
+  if not blob then return answer_resumed(CALL_UNKNOWN, '') end
+  if kind_of(blob) == OVERTAKEN then return answer_resumed(CALL_ID_USED, '') end
+  if not speaks_for(a, blob, device) then return answer_resumed(CALL_UNKNOWN, '') end
+  local c = decode_call(blob)
+  if is_superseded(c, connection) then return answer_resumed(CALL_ID_CONFLICT, '') end
+  if kind_of(blob) == ENDED then return take_back(a, field, blob, c, connection) end
+  if may_vouch(c, connection) then
+    vouch(c, connection, real_now_ms)
+    write_call(field, encode_call(c, payload_of(blob)))
+  end
+  return answer_resumed(RESUMED, encode_call(c, payload_of(blob)))
+end
+
+-- R26: a settlement that a gateway was answered, and that may have been lost since. `is_saved`: SQL has its record, and so
+-- the pool, which was made from SQL, has what it billed.
+local function retell(a, field, blob, value, is_saved)
+  local told = decode_call(value)
+  local _, revision, _, _, billed = decode_end(value)
+  local counts = a.p and told.emergency == 0 and told.admitted_at_ms >= a.cycle_start_ms
+  if blob and kind_of(blob) ~= OVERTAKEN then
+    local c = decode_call(blob)
+    local known = kind_of(blob) == ENDED and select(2, decode_end(blob)) or c.revision
+    -- It is known, or the id is another call's by now.
+    if known >= revision or c.admitted_at_ms ~= told.admitted_at_ms then return answer_code(NOTED) end
+    if kind_of(blob) == ENDED then
+      local _, _, _, _, before = decode_end(blob)
+      if counts and not is_saved then rebill(a, before, billed) end
+      write_resettled(field, value, is_saved)
+    elseif a.p or c.emergency == 1 then
+      local _, _, origin_ms = bill(a.m, c, a.now_ms)
+      leave_progress(a, field, c, origin_ms, billed)
+      if counts and is_saved then rebill(a, billed, 0) end
+      write_end(field, value, is_saved)
+    end
+  else
+    if counts and not is_saved then rebill(a, 0, billed) end
+    write_resettled(field, value, is_saved)
+  end
+  pool_changed(a)
+  return answer_code(NOTED)
+end

@@ -1,0 +1,28 @@
+-- Says that gateways are there, so that the shards know that leases could be renewed, and tells how far the shards are.
+--
+-- KEYS   meta of each shard
+-- ARGV   lease (ms)
+-- Reply  run of the engine; then for each shard its epoch and seq: 0 and 0 where it is not there, -1 and 0 where its run has
+--        not been compared yet
+-- Rules  R14
+-- @include shard
+-- @include codes
+
+local lease_ms = tonumber(ARGV[1])
+local reply = { run }
+for i = 1, #KEYS do
+  local m, absent = open_shard(KEYS[i])
+  if m then
+    local since_ms = real_now_ms - m.beat_ms
+    -- Any gateway will do, and one is enough: the others find that it was said.
+    if since_ms < 0 or since_ms >= lease_ms / 6 then
+      if since_ms < 0 or since_ms > lease_ms / 3 then m.steady_ms = real_now_ms end
+      m.beat_ms = real_now_ms
+      save_shard(m)
+    end
+    reply[2 * i], reply[2 * i + 1] = m.epoch, m.seq
+  else
+    reply[2 * i], reply[2 * i + 1] = absent == SHARD_MOVED and -1 or 0, 0
+  end
+end
+return reply

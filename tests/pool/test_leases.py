@@ -1,0 +1,317 @@
+"""R12-R15 and R17 in a real engine: who vouches for a call, and what becomes of one that nobody vouches for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import date
+
+import pytest
+
+from gateway.domain.answers import Admitted, NotDue, Noted, Resumed, Settled
+from gateway.domain.asks import Answered, End, Reap, Resume, Start
+from gateway.domain.calls import CallRecord, CallReopened
+from gateway.domain.errors import CallIdConflict, CallIdUsed, CallUnknown
+from gateway.domain.policy import Policy
+from gateway.pool.leases import Standing, Vouching
+from tests.support.engines import EngineServer
+from tests.support.pool_model import ANA, BOB, HOUR, MINUTE, SECOND, T0, TO, a_plan
+from tests.support.pools import LiveAccounts, live_accounts
+from tests.support.waiting import wait_until
+
+BILLING_DATE = date(2026, 11, 15)
+LEASE_MS, GRACE_MS = 600, 300
+NEVER_MS = 3_600_000
+
+
+@pytest.fixture
+async def accounts(engine: EngineServer) -> AsyncIterator[LiveAccounts]:
+    """Under leases so short that a test can wait for their end."""
+    async with live_accounts(engine.url, Policy(), lease_ms=LEASE_MS, grace_ms=GRACE_MS) as accounts:
+        await accounts.at(T0)
+        await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(100))
+        yield accounts
+
+
+@pytest.fixture
+async def patient(engine: EngineServer) -> AsyncIterator[LiveAccounts]:
+    """Under leases that do not end within a test."""
+    async with live_accounts(engine.url, Policy(), lease_ms=NEVER_MS) as accounts:
+        await accounts.at(T0)
+        await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(100))
+        yield accounts
+
+
+async def start(accounts: LiveAccounts, call_id: str, connection: int = 0) -> Admitted:
+    answer = await accounts.pool.ask(Start("acme", *ANA, call_id, TO, connection=connection))
+    assert isinstance(answer, Admitted)
+    return answer
+
+
+async def renew(
+    accounts: LiveAccounts, call_id: str, connection: int = 0, *, heard_ago_ms: int = 0, lost: bool = False
+) -> Standing:
+    vouching = Vouching("acme", call_id, connection, heard_ago_ms, lost)
+    return (await accounts.pool.renew([vouching]))[0]
+
+
+async def records(accounts: LiveAccounts) -> list[CallRecord | CallReopened]:
+    return [item for item in await accounts.recorded() if isinstance(item, CallRecord | CallReopened)]
+
+
+async def settled_in_absence(accounts: LiveAccounts, call_id: str, connection: int = 7) -> CallRecord:
+    """A call of 90 seconds whose connection was then lost, and that nobody resumed."""
+    await start(accounts, call_id, connection)
+    await accounts.at(T0 + 90 * SECOND)
+    assert await renew(accounts, call_id, connection, lost=True) is Standing.IN_PROGRESS
+    return await until_settled(accounts, call_id)
+
+
+async def until_settled(accounts: LiveAccounts, call_id: str) -> CallRecord:
+    found: list[CallRecord] = []
+
+    async def is_settled() -> bool:
+        found[:] = [
+            item
+            for item in await records(accounts)
+            if isinstance(item, CallRecord) and item.call_id == call_id
+        ]
+        return bool(found)
+
+    await wait_until(is_settled, 15)
+    return found[-1]
+
+
+# Leases and their end
+
+
+async def test_a_call_whose_lease_runs_out_is_settled_as_of_when_it_was_last_known_alive(
+    accounts: LiveAccounts,
+) -> None:
+    """R14: by any gateway, with nobody asking."""
+    await start(accounts, "c-1", connection=7)
+    await accounts.at(T0 + MINUTE)
+    assert await renew(accounts, "c-1", 7) is Standing.IN_PROGRESS
+    record = await until_settled(accounts, "c-1")
+    assert (record.ended_by, record.ended_at_ms, record.billed_seconds) == ("lease_expired", T0 + MINUTE, 60)
+    view = await accounts.pool.read("acme")
+    assert (view.calls_in_progress, view.settled_seconds) == (0, 60)
+
+
+async def test_a_call_whose_connection_was_lost_is_settled_as_of_then(accounts: LiveAccounts) -> None:
+    """R13: not as of when somebody noticed."""
+    await start(accounts, "c-1", connection=7)
+    await accounts.at(T0 + 90 * SECOND)
+    await renew(accounts, "c-1", 7, lost=True)
+    await accounts.at(T0 + 10 * MINUTE)
+    record = await until_settled(accounts, "c-1")
+    assert (record.ended_by, record.ended_at_ms) == ("connection_lost", T0 + 90 * SECOND)
+    assert record.duration_ms == 90 * SECOND
+
+
+async def test_a_call_that_is_vouched_for_goes_on(accounts: LiveAccounts) -> None:
+    await start(accounts, "kept", connection=7)
+    await start(accounts, "lost", connection=7)
+
+    async def lost_is_settled() -> bool:
+        assert await renew(accounts, "kept", 7) is Standing.IN_PROGRESS
+        return any(record.call_id == "lost" for record in await records(accounts))
+
+    await wait_until(lost_is_settled, 15)
+    view = await accounts.pool.read("acme")
+    assert [call.call_id for call in view.calls] == ["kept"]
+
+
+async def test_nothing_is_reaped_before_its_lease_and_grace_are_over(patient: LiveAccounts) -> None:
+    await start(patient, "c-1", connection=7)
+    assert await patient.pool.ask(Reap("acme", "c-1")) == NotDue("c-1")
+    assert await patient.pool.ask(Reap("acme", "unheard-of")) == NotDue("unheard-of")
+
+
+async def test_nothing_is_reaped_where_no_gateway_was_heard_of_for_too_long(engine: EngineServer) -> None:
+    """R14, reliability.md 4: an engine that was away reaps nobody before all could have renewed."""
+    async with live_accounts(engine.url, Policy(), lease_ms=LEASE_MS, grace_ms=GRACE_MS) as accounts:
+        await accounts.at(T0)
+        await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(100))
+        await start(accounts, "c-1", connection=7)
+        engine.pause()
+        try:
+            await wait_until(lambda: _passed(accounts), 5)
+        finally:
+            engine.resume()
+        # The lease ran out meanwhile; whoever vouches for it comes first.
+        assert await _renewed(accounts, "c-1", 7) is Standing.IN_PROGRESS
+        assert await records(accounts) == []
+
+
+async def _passed(accounts: LiveAccounts) -> bool:
+    """Some time has passed: as long as an ask waits for an engine that does not answer, and longer than a lease."""
+    try:
+        await accounts.pool.renew([])
+        await accounts.pool.clock()
+    except Exception:  # noqa: BLE001 - whatever a paused engine leads to
+        return True
+    return False
+
+
+async def _renewed(accounts: LiveAccounts, call_id: str, connection: int) -> Standing:
+    standing = Standing.UNDECIDED
+
+    async def decided() -> bool:
+        nonlocal standing
+        try:
+            standing = await renew(accounts, call_id, connection)
+        except Exception:  # noqa: BLE001 - the engine is only just coming back
+            return False
+        return standing is not Standing.UNDECIDED
+
+    await wait_until(decided, 5)
+    return standing
+
+
+# Whose call it is
+
+
+async def test_the_newer_connection_wins_and_the_older_ones_words_are_refused(patient: LiveAccounts) -> None:
+    """R12: two gateways never own one call."""
+    await start(patient, "c-1", connection=7)
+    answer = await patient.pool.ask(Resume("acme", "c-1", ANA, connection=9))
+    assert isinstance(answer, Resumed)
+    assert (answer.call_id, answer.late) == ("c-1", False)
+    assert await renew(patient, "c-1", 7) is Standing.SUPERSEDED
+    assert await renew(patient, "c-1", 7, lost=True) is Standing.SUPERSEDED
+    for ask in (
+        Answered("acme", "c-1", ANA, connection=7),
+        End("acme", "c-1", ANA, connection=7),
+        End("acme", "c-1", ANA, ended_ago_ms=5, connection=7),
+        Resume("acme", "c-1", ANA, connection=7),
+        Start("acme", *ANA, "c-1", TO, connection=7),
+    ):
+        with pytest.raises(CallIdConflict):
+            await patient.pool.ask(ask)
+    assert await renew(patient, "c-1", 9) is Standing.IN_PROGRESS
+    assert isinstance(await patient.pool.ask(End("acme", "c-1", ANA, connection=9)), Settled)
+
+
+async def test_connections_are_numbered_upwards(patient: LiveAccounts) -> None:
+    numbers = [await patient.pool.next_connection("acme") for _ in range(3)]
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] > 0
+
+
+async def test_a_keepalive_vouches_until_a_connection_does(patient: LiveAccounts) -> None:
+    """The contract: only keepalives vouch for a call that HTTP began, until a WebSocket resumes it."""
+    await start(patient, "c-1")
+    assert await renew(patient, "c-1", 0) is Standing.IN_PROGRESS
+    await patient.pool.ask(Resume("acme", "c-1", ANA, connection=5))
+    assert await renew(patient, "c-1", 0) is Standing.IN_PROGRESS
+    assert await renew(patient, "c-1", 4) is Standing.SUPERSEDED, "still the connection's"
+    assert isinstance(await patient.pool.ask(End("acme", "c-1", ANA)), Settled), "words over HTTP are heard"
+    assert await renew(patient, "c-1", 5) is Standing.ENDED
+    assert await renew(patient, "c-2", 5) is Standing.UNKNOWN
+
+
+async def test_nobody_vouches_for_another_devices_call(patient: LiveAccounts) -> None:
+    await start(patient, "c-1")
+    vouching = Vouching("acme", "c-1", 0, 0, device=BOB)
+    assert await patient.pool.renew([vouching]) == [Standing.UNKNOWN]
+    with pytest.raises(CallUnknown):
+        await patient.pool.ask(Resume("acme", "c-1", BOB))
+
+
+# Late return
+
+
+async def test_a_call_that_comes_back_late_goes_on_from_its_start_with_one_record(
+    accounts: LiveAccounts,
+) -> None:
+    """R15."""
+    first = await settled_in_absence(accounts, "c-1")
+    assert (first.billed_seconds, first.revision) == (90, 1)
+    await accounts.at(T0 + HOUR)
+    answer = await accounts.pool.ask(Resume("acme", "c-1", ANA, connection=8))
+    assert isinstance(answer, Resumed)
+    assert (answer.late, answer.call.admitted_at_ms, answer.call.revision) == (True, T0, 1)
+    view = await accounts.pool.read("acme")
+    assert (view.settled_seconds, view.used_seconds, view.calls_in_progress) == (0, 3600, 1)
+    settled = await accounts.pool.ask(End("acme", "c-1", ANA, connection=8))
+    assert isinstance(settled, Settled)
+    assert (settled.billed_seconds, settled.revision, settled.ended_by) == (3600, 2, "hangup")
+    taken_back = CallReopened("acme", "c-1", T0, 1)
+    assert [each for each in await records(accounts) if each == taken_back] == [taken_back]
+    view = await accounts.pool.read("acme")
+    assert (view.settled_seconds, view.calls_in_progress) == (3600, 0)
+    with pytest.raises(CallIdUsed):
+        await accounts.pool.ask(Resume("acme", "c-1", ANA, connection=8))
+
+
+async def test_the_first_end_of_a_call_settled_in_its_absence_is_taken_and_repeated(
+    accounts: LiveAccounts,
+) -> None:
+    """R17: a late return and an end in one."""
+    await settled_in_absence(accounts, "c-1")
+    await accounts.at(T0 + HOUR)
+    ended = await accounts.pool.ask(End("acme", "c-1", ANA, ended_ago_ms=30 * MINUTE))
+    assert isinstance(ended, Settled)
+    assert (ended.ended_at_ms, ended.billed_seconds) == (T0 + 30 * MINUTE, 1800)
+    assert (ended.revision, ended.ended_by, ended.replayed) == (2, "hangup", False)
+    again = await accounts.pool.ask(End("acme", "c-1", ANA))
+    assert isinstance(again, Settled)
+    assert (again.billed_seconds, again.revision, again.replayed) == (1800, 2, True)
+    assert (await accounts.pool.read("acme")).settled_seconds == 1800
+    assert [each.revision for each in await records(accounts)] == [1, 2]
+
+
+async def test_a_call_comes_back_no_later_than_allowed(accounts: LiveAccounts) -> None:
+    await settled_in_absence(accounts, "c-1")
+    await accounts.at(T0 + 90 * SECOND + 12 * HOUR + 1)
+    with pytest.raises(CallIdUsed):
+        await accounts.pool.ask(Resume("acme", "c-1", ANA, connection=8))
+    settled = await accounts.pool.ask(End("acme", "c-1", ANA))
+    assert isinstance(settled, Settled)
+    assert (settled.billed_seconds, settled.revision, settled.replayed) == (90, 1, True)
+
+
+async def test_a_call_of_an_older_cycle_comes_back_to_that_one(accounts: LiveAccounts) -> None:
+    """R15, R20: it leaves the running pool alone."""
+    end_ms = (await accounts.pool.read("acme")).cycle.end_ms
+    await accounts.at(end_ms - MINUTE)
+    await start(accounts, "c-1", connection=7)
+    await renew(accounts, "c-1", 7, lost=True)
+    await until_settled(accounts, "c-1")
+    await accounts.at(end_ms + MINUTE)
+    answer = await accounts.pool.ask(Resume("acme", "c-1", ANA, connection=8))
+    assert isinstance(answer, Resumed)
+    assert answer.late
+    view = await accounts.pool.read("acme")
+    assert (view.used_seconds, view.settled_seconds, view.calls_in_progress) == (0, 0, 1)
+    await accounts.pool.ask(End("acme", "c-1", ANA, connection=8))
+    last = await until_settled(accounts, "c-1")
+    assert (last.billed_seconds, last.cycle_start_ms) == (120, T0)
+    assert (await accounts.pool.read("acme")).used_seconds == 0
+
+
+# The moment of the end
+
+
+async def test_an_end_told_late_is_taken_from_last_known_alive_to_now(patient: LiveAccounts) -> None:
+    """R16."""
+    for call_id in ("before", "within", "after"):
+        await start(patient, call_id, connection=7)
+    await patient.at(T0 + MINUTE)
+    for call_id in ("before", "within", "after"):
+        await renew(patient, call_id, 7, lost=True)
+    await patient.at(T0 + 3 * MINUTE)
+    ended = [
+        await patient.pool.ask(End("acme", call_id, ANA, ended_ago_ms=ago_ms))
+        for call_id, ago_ms in (("before", 3 * MINUTE), ("within", MINUTE), ("after", 0))
+    ]
+    assert [each.ended_at_ms for each in ended if isinstance(each, Settled)] == [
+        T0 + MINUTE,
+        T0 + 2 * MINUTE,
+        T0 + 3 * MINUTE,
+    ]
+
+
+async def test_answers_are_noted_by_whoever_has_the_call(patient: LiveAccounts) -> None:
+    await start(patient, "c-1", connection=7)
+    assert await patient.pool.ask(Answered("acme", "c-1", ANA, connection=7)) == Noted("c-1")
