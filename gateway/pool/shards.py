@@ -128,9 +128,9 @@ class Shards:
     async def confirm(self, shards: Iterable[int]) -> None:
         """Compare what shards have with what was seen of them, and build those that are not there.
 
-        Raises EngineUnavailable if some could not be, RedisError.
+        On a single server all of them, as all have had the same fate. Raises RedisError.
         """
-        wanted = set(shards)
+        wanted = set(range(self._keys.shards)) if self._engine.spans_shards else set(shards)
         before = {shard: self._seen.get(shard, _NOTHING_SEEN) for shard in wanted}
         async with self._comparing:
             # Who waited here may find that it was done meanwhile.
@@ -153,7 +153,7 @@ class Shards:
     async def beat(self, lease_ms: int) -> None:
         """Tell all shards that a gateway is there, and see to those that are not as they were.
 
-        Raises EngineUnavailable, RedisError.
+        Raises RedisError.
         """
         suspect, self._suspect = self._suspect, set()
         for group in self._engine.split_shards(range(self._keys.shards)):

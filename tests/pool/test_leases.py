@@ -1,4 +1,4 @@
-"""R12-R15 and R17 in a real engine: who vouches for a call, and what becomes of one that nobody vouches for."""
+"""R12-R15, R17 in a real engine: who vouches for a call, and what becomes of one that nobody vouches for."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ async def test_nothing_is_reaped_where_no_gateway_was_heard_of_for_too_long(engi
 
 
 async def _passed(accounts: LiveAccounts) -> bool:
-    """Some time has passed: as long as an ask waits for an engine that does not answer, and longer than a lease."""
+    """As much time has passed as an ask waits for an engine that does not answer: more than a lease."""
     try:
         await accounts.pool.renew([])
         await accounts.pool.clock()

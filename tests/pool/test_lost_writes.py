@@ -1,0 +1,190 @@
+"""R26, R28: an engine that has lost what it answered, and what is told again until nothing is missing."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import date
+from pathlib import Path
+from shutil import copytree, rmtree
+
+import pytest
+
+from gateway.domain.answers import Admitted, Noted, Resumed, Settled
+from gateway.domain.asks import End, Resume, Retell, Start
+from gateway.domain.calls import CallInProgress, CallRecord
+from gateway.domain.errors import CallUnknown
+from gateway.domain.policy import Policy
+from tests.support.engines import KINDS, EngineServer
+from tests.support.pool_model import ANA, BOB, MINUTE, SECOND, T0, TO, a_plan
+from tests.support.pools import LiveAccounts, live_accounts
+from tests.support.waiting import wait_until
+
+BILLING_DATE = date(2026, 11, 15)
+AOF = "appendonlydir"
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, start_engine: Callable[..., EngineServer]) -> EngineServer:
+    """An engine of the test's own, which keeps what it has said."""
+    return start_engine(request.param, persistent=True)
+
+
+@pytest.fixture
+async def accounts(server: EngineServer) -> AsyncIterator[LiveAccounts]:
+    async with live_accounts(server.url, Policy(), shards=4, lease_ms=1500) as accounts:
+        await accounts.at(T0)
+        await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(100))
+        yield accounts
+
+
+@pytest.fixture
+def new_epochs(accounts: LiveAccounts) -> list[Mapping[int, bool]]:
+    """What the pool says of shards that have lost something, from now on."""
+    heard: list[Mapping[int, bool]] = []
+    accounts.pool.on_new_epoch(heard.append)
+    return heard
+
+
+async def start(accounts: LiveAccounts, call_id: str) -> Admitted:
+    answer = await accounts.pool.ask(Start("acme", *ANA, call_id, TO, connection=7))
+    assert isinstance(answer, Admitted)
+    return answer
+
+
+async def end(accounts: LiveAccounts, call_id: str) -> Settled:
+    answer = await accounts.pool.ask(End("acme", call_id, ANA, connection=7))
+    assert isinstance(answer, Settled)
+    return answer
+
+
+async def record_of(accounts: LiveAccounts, call_id: str) -> CallRecord:
+    found = [
+        item
+        for item in await accounts.recorded()
+        if isinstance(item, CallRecord) and item.call_id == call_id
+    ]
+    return found[-1]
+
+
+def receipt(admitted: Admitted, staff: str = "ana", device: str = "desk") -> CallInProgress:
+    """What a receipt says of a call."""
+    return CallInProgress(
+        account="acme",
+        call_id=admitted.call_id,
+        staff=staff,
+        device=device,
+        channel=None,
+        to=TO,
+        admitted_at_ms=admitted.admitted_at_ms,
+        answered_at_ms=None,
+        cycle_start_ms=admitted.cycle_start_ms,
+        emergency=False,
+        counts=True,
+    )
+
+
+async def heard_of(new_epochs: list[Mapping[int, bool]], accounts: LiveAccounts) -> None:
+    async def is_heard() -> bool:
+        shard = accounts.pool.shard_of("acme")
+        return any(shard in each for each in new_epochs)
+
+    await wait_until(is_heard, 10)
+
+
+async def test_an_emptied_engine_is_told_again_and_nothing_counts_twice(
+    accounts: LiveAccounts, server: EngineServer, new_epochs: list[Mapping[int, bool]]
+) -> None:
+    saved, unsaved, going = (
+        await start(accounts, "saved"),
+        await start(accounts, "unsaved"),
+        await start(accounts, "going"),
+    )
+    await accounts.at(T0 + 100 * SECOND)
+    await end(accounts, "saved")
+    await accounts.keep_records()
+    await end(accounts, "unsaved")
+    lost = await record_of(accounts, "unsaved")
+    server.flush()
+    await heard_of(new_epochs, accounts)
+    view = await accounts.pool.read("acme")
+    assert (view.settled_seconds, view.calls_in_progress) == (100, 0), "what SQL has"
+    assert view.at_ms >= T0 + 100 * SECOND
+
+    known = await record_of(accounts, "saved")
+    for _ in range(2):
+        assert await accounts.pool.ask(Retell(lost, saved=False)) == Noted("unsaved")
+        assert await accounts.pool.ask(Retell(known, saved=True)) == Noted("saved")
+        answer = await accounts.pool.ask(Resume("acme", "going", ANA, 7, receipt(going)))
+        assert isinstance(answer, Resumed)
+        view = await accounts.pool.read("acme")
+        assert (view.settled_seconds, view.used_seconds, view.calls_in_progress) == (200, 300, 1)
+    assert [each.call_id for each in await accounts.recorded() if isinstance(each, CallRecord)] == [
+        "saved",
+        "unsaved",
+    ]
+    # What was told again is known as if it had never been lost.
+    assert (await end(accounts, "saved")).replayed
+    assert (await end(accounts, "unsaved")).replayed
+    assert (await end(accounts, "going")).billed_seconds == 100
+    assert (await accounts.pool.read("acme")).settled_seconds == 300
+    assert saved.admitted_at_ms == unsaved.admitted_at_ms == T0
+
+
+async def test_an_engine_that_restarts_with_all_it_had_goes_on_as_it_was(
+    accounts: LiveAccounts, server: EngineServer, new_epochs: list[Mapping[int, bool]]
+) -> None:
+    await start(accounts, "c-1")
+    loads = len(accounts.loads)
+    server.kill()
+    server.start()
+    await wait_until(accounts.pool.ping, 10)
+    assert (await accounts.pool.read("acme")).calls_in_progress == 1
+    await accounts.at(T0 + MINUTE)
+    assert (await end(accounts, "c-1")).billed_seconds == 60
+    assert new_epochs == []
+    assert len(accounts.loads) == loads, "no pool had to be made anew"
+
+
+async def test_an_engine_with_an_older_copy_of_its_data_is_found_out_and_set_right(
+    accounts: LiveAccounts, server: EngineServer, new_epochs: list[Mapping[int, bool]], tmp_path: Path
+) -> None:
+    """A ghost: the copy has a call in progress that SQL knows to have ended."""
+    await start(accounts, "ghost")
+    copytree(server.directory / AOF, tmp_path / AOF)
+    await accounts.at(T0 + 100 * SECOND)
+    await end(accounts, "ghost")
+    going = await start(accounts, "going")
+    await accounts.keep_records()
+    server.kill()
+    rmtree(server.directory / AOF)
+    copytree(tmp_path / AOF, server.directory / AOF)
+    server.start()
+    await wait_until(accounts.pool.ping, 10)
+    await heard_of(new_epochs, accounts)
+    await accounts.at(T0 + 100 * SECOND)
+    await accounts.pool.ask(Resume("acme", "going", ANA, 7, receipt(going)))
+    view = await accounts.pool.read("acme")
+    assert [call.call_id for call in view.calls] == ["going"]
+    assert (view.settled_seconds, view.used_seconds) == (100, 100)
+    assert (await end(accounts, "ghost")).replayed
+
+
+async def test_a_receipt_is_no_good_for_another_device(accounts: LiveAccounts, server: EngineServer) -> None:
+    admitted = await start(accounts, "c-1")
+    server.flush()
+    with pytest.raises(CallUnknown):
+        await accounts.pool.ask(Resume("acme", "c-1", BOB, 9, receipt(admitted)))
+
+
+async def test_a_call_that_was_let_through_without_the_engine_joins_its_pool_unchecked(
+    accounts: LiveAccounts,
+) -> None:
+    """It counts from its admission, and nobody vouches for it yet."""
+    await accounts.at(T0 + 10 * MINUTE)
+    told = receipt(Admitted("c-1", T0 + MINUTE, None, replayed=False, emergency=False, cycle_start_ms=T0))
+    answer = await accounts.pool.ask(Resume("acme", "c-1", None, 0, told, vouched=False))
+    assert isinstance(answer, Resumed)
+    assert (await accounts.pool.read("acme")).used_seconds == 9 * 60
+    ended = await accounts.pool.ask(End("acme", "c-1", ANA, ended_ago_ms=4 * MINUTE))
+    assert isinstance(ended, Settled)
+    assert (ended.billed_seconds, ended.ended_at_ms) == (5 * 60, T0 + 6 * MINUTE)
