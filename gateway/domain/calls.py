@@ -39,6 +39,7 @@ class CallEvent(StrEnum):
     CONNECTION_LOST = "connection_lost"
     LEASE_EXPIRED = "lease_expired"
     RESUMED = "resumed"
+    RETURN_EXPIRED = "return_expired"
     FORGOTTEN = "forgotten"
 
 
@@ -49,6 +50,7 @@ TRANSITIONS: Final[Mapping[tuple[CallState, CallEvent], CallState]] = MappingPro
     {
         (_UNKNOWN, CallEvent.ADMITTED): _IN_PROGRESS,
         (_UNKNOWN, CallEvent.REFUSED): _UNKNOWN,  # R9: it may be asked again
+        (_UNKNOWN, CallEvent.RESUMED): _IN_PROGRESS,  # R28: by its receipt, after the engine lost it
         (_UNKNOWN, CallEvent.ENDED): _OVERTAKEN,  # R17: call_unknown, and a start close behind it is too late
         (_IN_PROGRESS, CallEvent.STARTED_AGAIN): _IN_PROGRESS,  # R9: replayed
         (_IN_PROGRESS, CallEvent.ANSWERED): _IN_PROGRESS,
@@ -62,12 +64,16 @@ TRANSITIONS: Final[Mapping[tuple[CallState, CallEvent], CallState]] = MappingPro
         (_ABSENT, CallEvent.ANSWERED): _ABSENT,
         (_ABSENT, CallEvent.ENDED): _ENDED,  # R17: a late return and an end in one
         (_ABSENT, CallEvent.RESUMED): _IN_PROGRESS,  # R15
+        (_ABSENT, CallEvent.RETURN_EXPIRED): _ENDED,  # R15: after late_resume_hours
         (_ABSENT, CallEvent.FORGOTTEN): _UNKNOWN,
         (_OVERTAKEN, CallEvent.ENDED): _OVERTAKEN,
         (_OVERTAKEN, CallEvent.FORGOTTEN): _UNKNOWN,  # R17: after 60 s
     }
 )
-"""Everything that can happen to a call. What is missing from it is an error: `next_state` says so."""
+"""Everything that can happen to a call. What is missing from it is an error: `next_state` says so.
+
+A settlement that is told again (R26) is not in it: it puts back what had happened before.
+"""
 
 
 def next_state(state: CallState, event: CallEvent) -> CallState:

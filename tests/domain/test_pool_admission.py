@@ -35,7 +35,9 @@ from tests.support.pool_model import (
 def test_an_admitted_call_is_in_progress_with_all_that_was_asked() -> None:
     pool = a_pool()
     answer = admit(pool, "c-1", T0 + SECOND, channel="main")
-    assert answer == Admitted("c-1", T0 + SECOND, remaining_seconds=600, replayed=False, emergency=False)
+    assert answer == Admitted(
+        "c-1", T0 + SECOND, remaining_seconds=600, replayed=False, emergency=False, cycle_start_ms=T0
+    )
     (call,) = pool.read(T0 + SECOND).calls
     assert (call.call_id, call.staff, call.device, call.channel, call.to) == ("c-1", *ANA, "main", TO)
     assert (call.admitted_at_ms, call.answered_at_ms, call.cycle_start_ms) == (T0 + SECOND, None, T0)
@@ -127,7 +129,9 @@ def test_asking_again_gets_the_same_admission_and_counts_nothing_twice() -> None
     pool.set_members(frozenset(), frozenset(), T0 + HOUR)
     version = pool.read(T0 + HOUR).version
     again = admit(pool, "c-1", T0 + HOUR)
-    assert again == Admitted("c-1", T0, remaining_seconds=0, replayed=True, emergency=False)
+    assert again == Admitted(
+        "c-1", T0, remaining_seconds=0, replayed=True, emergency=False, cycle_start_ms=T0
+    )
     view = pool.read(T0 + HOUR)
     assert (view.calls_in_progress, view.version) == (1, version)
 
