@@ -29,6 +29,7 @@ from gateway.api.problems import (
     answer_unexpected_error,
     problem_response,
 )
+from gateway.api.receipts import Receipts
 from gateway.api.routes import ALL_OPERATIONS
 from gateway.api.starts import Numbering
 from gateway.domain.errors import CallgateError, NotFound
@@ -51,7 +52,9 @@ def create_app(
         authenticator=Authenticator(settings.token_secrets, settings.admin_key, service.revocations),
         origins=Origins(settings.allowed_origins),
         numbering=Numbering(settings.emergency_numbers, settings.sip_domains),
+        receipts=Receipts(settings.token_secrets),
         grace_seconds=settings.grace_seconds,
+        lease_seconds=settings.lease_seconds,
     )
     service.revocations.on_revoked(service.devices.close_revoked)
     app = Starlette(

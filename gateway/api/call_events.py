@@ -9,13 +9,18 @@ from typing import Final
 
 import structlog
 
-from gateway.domain.answers import Admitted, Answer, Refused, Settled
-from gateway.domain.asks import Answered, Ask, End, Start
+from gateway.domain.answers import Admitted, Answer, Refused, Resumed, Settled
+from gateway.domain.asks import Answered, Ask, End, Resume, Start
 from gateway.domain.errors import CallgateError, DatabaseUnavailable, EngineUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-_ASKED: Final[dict[type[Ask], str]] = {Start: "start", Answered: "answered", End: "end"}
+_ASKED: Final[dict[type[Ask], str]] = {
+    Start: "start",
+    Answered: "answered",
+    End: "end",
+    Resume: "resume",
+}
 _OURS: Final = (EngineUnavailable, DatabaseUnavailable)
 
 
@@ -44,6 +49,15 @@ def log_answer(ask: Ask, answer: Answer | CallgateError) -> None:
             revision=answer.revision,
             replayed=answer.replayed,
         )
+    elif isinstance(answer, Resumed):
+        log.info(
+            "call.resumed",
+            account=ask.account,
+            call_id=answer.call_id,
+            staff=answer.call.staff,
+            device=answer.call.device,
+            late=answer.late,
+        )
     else:
         log.info("call.answered", account=ask.account, call_id=answer.call_id)
 
@@ -59,6 +73,7 @@ def _log_decision(ask: Start, answer: Answer) -> None:
             to=ask.to,
             replayed=answer.replayed,
             emergency=answer.emergency,
+            **({"admitted_offline": True} if answer.admitted_offline else {}),
         )
     elif isinstance(answer, Refused):
         log.info(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from gateway.api.auth import Authenticator
 from gateway.api.origins import Origins
+from gateway.api.receipts import Receipts
 from gateway.api.starts import Numbering
 
 if TYPE_CHECKING:
@@ -21,4 +22,6 @@ class Api:
     authenticator: Authenticator
     origins: Origins
     numbering: Numbering
+    receipts: Receipts
     grace_seconds: int
+    lease_seconds: int

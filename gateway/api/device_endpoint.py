@@ -18,10 +18,17 @@ from gateway.api.problems import GoingAway, problem_response
 from gateway.domain.calls import Caller
 from gateway.domain.errors import CallgateError, FieldError, Forbidden, InvalidField, Unauthorized
 from gateway.sessions.close_codes import CloseCode
+from gateway.sessions.heard import Heard
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _connections: Final = metrics.CONNECTIONS.labels("device")
+
+
+def _heard(scope: Scope) -> Heard | None:
+    """Return what our server knows of when the device was heard of; another server knows nothing."""
+    ours: dict[str, Heard] = (scope.get("extensions") or {}).get("callgate", {})
+    return ours.get("heard")
 
 
 class DeviceEndpoint:
@@ -44,7 +51,7 @@ class DeviceEndpoint:
             return
         await websocket.accept(subprotocol=SUBPROTOCOL)
         # From here on ASGI's own receive and send: Starlette's add a check of its state to every frame.
-        socket = DeviceSocket(self._api, identity, caller, receive, send)
+        socket = DeviceSocket(self._api, identity, caller, receive, send, _heard(scope))
         devices.add(socket)
         self._catch_up(socket, identity)
         _connections.inc()
@@ -52,6 +59,10 @@ class DeviceEndpoint:
         try:
             await socket.run()
         finally:
+            if socket.calls:
+                self._api.service.lost(
+                    caller.account, list(socket.calls), socket.number, socket.heard_ago_ms()
+                )
             devices.remove(socket)
             _connections.dec()
             log.info("device.gone", account=caller.account, staff=caller.staff, device=caller.device)

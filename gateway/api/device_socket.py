@@ -3,7 +3,9 @@
 Three tasks for each connection. The reader takes frames and puts what they ask to the service, which
 answers by calling back; it never waits for the pool, so that pings are answered and pongs seen while the
 engine is slow. The writer sends what waits in the outbox. The greeter says welcome, before anything else is
-answered.
+answered, and goes on asking for the connection's number if the engine could not be asked for it then.
+
+The connection vouches for its `calls` (R12); renewing their leases is for the keeper of all connections.
 
 Bounded: a device with `MAX_PENDING` requests that have no answer sent is not read from until some are.
 """
@@ -11,6 +13,7 @@ Bounded: a device with `MAX_PENDING` requests that have no answer sent is not re
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import deque
 from functools import partial
 from typing import Final
@@ -29,11 +32,12 @@ from gateway.api.wire import frames, rendering
 from gateway.api.wire.decoding import MAX_BYTES, require_shallow
 from gateway.api.wire.fields import clamped_ago_ms
 from gateway.api.wire.resources import PoolCall
-from gateway.domain.answers import Admitted, Answer, Settled
-from gateway.domain.asks import Answered, Ask, End
+from gateway.domain.answers import Admitted, Answer, Resumed, Settled
+from gateway.domain.asks import Answered, Ask, End, Resume, Start
 from gateway.domain.calls import Caller
-from gateway.domain.errors import CallgateError, Forbidden
+from gateway.domain.errors import CallgateError, CallIdConflict, CallIdUsed, CallUnknown, Forbidden
 from gateway.sessions.close_codes import CloseCode
+from gateway.sessions.heard import Heard
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -41,16 +45,22 @@ MAX_PENDING: Final = 1024
 """How many requests of a device may be without an answer sent."""
 CLOSE_SECONDS: Final = 5.0
 """How long a device may take to read what waits for it before the closing."""
+NUMBER_SECONDS: Final = 1.0
+"""About how often a connection without a number asks for one."""
 _A_DAY_SECONDS: Final = 86_400.0
 _RESTARTING: Final = (CloseCode.RESTARTING, "the gateway is shutting down")
 _REPLACED: Final = (CloseCode.REPLACED, "the same device has connected again")
+_OVERTAKEN: Final = "The device has connected again, and this call belongs to its newer connection."
+_NOT_OURS: Final = (CallUnknown, CallIdUsed, CallIdConflict)
 _GOING_AWAY: Final = frames.Notice("going_away", "This gateway is shutting down; connect again.")
 
 
 class DeviceSocket:
     """One device's connection. `receive` and `send` are ASGI's, of a WebSocket that was accepted.
 
-    `number` is its place among all connections of the deployment, 0 as long as the engine has not said.
+    `number` is its place among the device's connections, 0 as long as the engine has not said. `calls` are
+    those it vouches for: which it started or resumed, and neither ended nor lost to a newer connection.
+    `heard` is kept by the server; without it the device is heard of by its frames alone.
     """
 
     __slots__ = (
@@ -58,7 +68,10 @@ class DeviceSocket:
         "_closing",
         "_draining",
         "_expiry",
+        "_gone",
         "_greeted",
+        "_heard",
+        "_hears_frames",
         "_identity",
         "_newest",
         "_outbox",
@@ -74,7 +87,15 @@ class DeviceSocket:
         "number",
     )
 
-    def __init__(self, api: Api, identity: Identity, caller: Caller, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        api: Api,
+        identity: Identity,
+        caller: Caller,
+        receive: Receive,
+        send: Send,
+        heard: Heard | None = None,
+    ) -> None:
         self.caller = caller
         self.calls: set[str] = set()
         self.number = 0
@@ -83,6 +104,9 @@ class DeviceSocket:
         self._receive = receive
         self._send = send
         self._outbox: deque[str] = deque()
+        self._heard = Heard() if heard is None else heard
+        self._hears_frames = heard is None
+        self._gone = False
         self._pending = 0
         self._wake = asyncio.Event()
         self._readable = asyncio.Event()
@@ -99,8 +123,16 @@ class DeviceSocket:
         """When the token it now goes by was issued (real time)."""
         return self._identity.issued_at_ms
 
+    def heard_ago_ms(self) -> int:
+        """Return how long ago anything was heard of the device: a frame, a pong, its closing (R12)."""
+        return self._heard.ago_ms()
+
     async def run(self) -> None:
-        """Serve the device until either side closes. The calls of a connection that is gone go on (R13)."""
+        """Serve the device until either side closes. The calls of a connection that is gone go on (R13).
+
+        What is admitted or resumed after that is told to the service as lost; `calls` are its caller's to
+        tell of.
+        """
         self._watch_expiry()
         try:
             async with anyio.create_task_group() as tasks:
@@ -110,6 +142,7 @@ class DeviceSocket:
                 await self._read()
                 tasks.cancel_scope.cancel()
         finally:
+            self._gone = True
             for timer in (self._expiry, self._overdue):
                 if timer is not None:
                     timer.cancel()
@@ -151,6 +184,8 @@ class DeviceSocket:
         receive = self._receive
         while True:
             message = await receive()
+            if self._hears_frames:
+                self._heard.note()
             text = message.get("text")
             if text is None:
                 if message["type"] == "websocket.disconnect":
@@ -181,15 +216,18 @@ class DeviceSocket:
             self._carry_out(frame)
 
     def _carry_out(self, frame: frames.DeviceFrame) -> None:
-        caller = self.caller
+        caller, number = self.caller, self.number
         if isinstance(frame, frames.CallStart):
-            ask: Ask = start_ask(caller, frame.call_id, frame.to, frame.channel, self._api.numbering)
+            ask: Ask = start_ask(caller, frame.call_id, frame.to, frame.channel, self._api.numbering, number)
         elif isinstance(frame, frames.CallEnd):
+            # Whatever becomes of this end: to vouch for the call any longer would move the end of it (R16).
+            self.calls.discard(frame.call_id)
             ask = End(
                 caller.account,
                 frame.call_id,
                 (caller.staff, caller.device),
                 clamped_ago_ms(frame.ended_ago_ms),
+                number,
             )
         elif isinstance(frame, frames.CallAnswered):
             ask = Answered(
@@ -197,7 +235,14 @@ class DeviceSocket:
                 frame.call_id,
                 (caller.staff, caller.device),
                 clamped_ago_ms(frame.answered_ago_ms),
+                number,
             )
+        elif isinstance(frame, frames.CallResume):
+            try:
+                ask = self._resume(frame)
+            except CallgateError as error:
+                self._answer_error(frame.id, error)
+                return
         elif isinstance(frame, frames.Ping):
             pong = frames.Pong(re=frame.id, server_time_ms=self._api.service.server_time_ms())
             self._answer(frames.encode_text(pong))
@@ -207,13 +252,21 @@ class DeviceSocket:
             return
         self._api.service.submit(ask, partial(self._settle, frame.id, ask))
 
+    def _resume(self, frame: frames.CallResume) -> Resume:
+        caller = self.caller
+        device = (caller.staff, caller.device)
+        found = None
+        if frame.receipt is not None:
+            found = self._api.receipts.read(frame.receipt, caller.account, device, frame.call_id)
+        return Resume(caller.account, frame.call_id, device, self.number, found)
+
     def _take_faulty(self, text: str) -> None:
         re, found, raw = read_again(text)
         numbering = self._api.numbering
         if not isinstance(found, CallgateError):
             self._carry_out(found)
         elif raw.get("type") == "call.start" and asks_for_emergency(raw, numbering):
-            ask = salvaged_emergency(self.caller, raw, numbering)
+            ask = salvaged_emergency(self.caller, raw, numbering, self.number)
             self._api.service.submit(ask, partial(self._settle, re, ask))
         else:
             self._answer_error(re, found)
@@ -237,14 +290,30 @@ class DeviceSocket:
 
     def _settle(self, re: frames.Re, ask: Ask, answer: Answer | CallgateError) -> None:
         log_answer(ask, answer)
-        if isinstance(answer, Admitted):
-            self.calls.add(answer.call_id)
+        if isinstance(answer, CallgateError):
+            self._answer_error(re, self._refused(ask, answer))
+            return
+        if isinstance(answer, (Admitted, Resumed)):
+            self._vouch_for(answer.call_id)
         elif isinstance(answer, Settled):
             self.calls.discard(answer.call_id)
-        if isinstance(answer, CallgateError):
-            self._answer_error(re, answer)
-        else:
-            self._answer(frames.encode_text(rendering.answer_frame(answer, re)))
+        frame = rendering.answer_frame(ask, answer, self._api.receipts, re)
+        self._answer(frames.encode_text(frame))
+
+    def _vouch_for(self, call_id: str) -> None:
+        if not self._gone:
+            self.calls.add(call_id)
+            return
+        self._api.service.lost(self.caller.account, [call_id], self.number, self.heard_ago_ms())
+
+    def _refused(self, ask: Ask, error: CallgateError) -> CallgateError:
+        """Vouch no more for a call that is not this connection's, and return what to say of that."""
+        conflict = isinstance(error, CallIdConflict)
+        if isinstance(ask, Start) and conflict:  # asked as another call; the one in progress may be ours
+            return error
+        if isinstance(ask, End) or isinstance(error, _NOT_OURS):
+            self.calls.discard(ask.call_id)
+        return CallIdConflict(_OVERTAKEN) if conflict else error
 
     def _answer_error(self, re: frames.Re, error: CallgateError) -> None:
         errors = error.members.get("errors", msgspec.UNSET)
@@ -266,11 +335,35 @@ class DeviceSocket:
         except CallgateError as error:
             log.warning("device.greeted_blindly", account=self.caller.account, code=error.code)
             self._welcome(self._api.service.server_time_ms(), None, [])
+            await self._number_late()
             return
-        self.number = connected.number
-        self.supersede(self._newest)
+        self._be_number(connected.number)
         calls = rendering.pool_calls(connected.calls, self._identity)
         self._welcome(connected.server_time_ms, connected.remaining_seconds, calls)
+
+    async def _number_late(self) -> None:
+        """Ask for a number until there is one: without it a newer connection would not be told from this.
+
+        Only while the device is heard of. It may have connected elsewhere meanwhile, and this connection be
+        dead without anybody knowing; a number that it got now would close the living one as the older.
+        """
+        asked_at = self._heard.now()
+        while True:
+            await asyncio.sleep(NUMBER_SECONDS * random.uniform(0.5, 1.5))  # noqa: S311 - no secret
+            if self._heard.at <= asked_at:
+                continue
+            asked_at = self._heard.now()
+            try:
+                connected = await self._api.service.connect_device(self.caller)
+            except CallgateError:
+                continue
+            self._be_number(connected.number)
+            log.info("device.numbered_late", account=self.caller.account, number=connected.number)
+            return
+
+    def _be_number(self, number: int) -> None:
+        self.number = number
+        self.supersede(self._newest)
 
     async def _greeting_before(self, text: str) -> None:
         """Wait for the welcome, which comes first. An emergency call (R30) does not wait for the engine."""

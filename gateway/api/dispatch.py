@@ -17,7 +17,7 @@ from gateway.api.context import Api
 from gateway.api.credentials import bearer_credential
 from gateway.api.operations import PATH_KINDS, AnyOperation, Exchange, Reply
 from gateway.api.problems import MethodNotAllowed, problem_response
-from gateway.api.wire.decoding import MAX_BYTES, convert, decode
+from gateway.api.wire.decoding import convert, decode
 from gateway.api.wire.requests import Nothing
 from gateway.domain.errors import BadJson, CallgateError, FieldError, InvalidField, TooLarge
 
@@ -56,7 +56,7 @@ class Address:
         query = _read_query(operation, request)
         raw, body = b"", _NO_BODY
         if operation.body is not None:
-            raw = await read_body(request)
+            raw = await read_body(request, operation.max_bytes)
             if not operation.raw_body:
                 body = _read_body(operation, raw)
         reply = await operation.handler(Exchange(self._api, identity, path, query, body, raw, refusal))
@@ -82,14 +82,14 @@ class Address:
         return identity, None
 
 
-async def read_body(request: Request) -> bytes:
-    """Return the body of a request. Raises TooLarge before more than 64 KiB of it are held."""
-    too_large = TooLarge("A body is at most 64 KiB.")
-    if _said_length(request.headers) > MAX_BYTES:
+async def read_body(request: Request, max_bytes: int) -> bytes:
+    """Return the body of a request. Raises TooLarge before more than `max_bytes` of it are held."""
+    too_large = TooLarge(f"A body is at most {max_bytes // 1024} KiB here.")
+    if _said_length(request.headers) > max_bytes:
         raise too_large
     body = bytearray()
     async for chunk in request.stream():
-        if len(body) + len(chunk) > MAX_BYTES:
+        if len(body) + len(chunk) > max_bytes:
             raise too_large
         body += chunk
     return bytes(body)

@@ -15,6 +15,7 @@ from starlette.responses import Response
 
 from gateway.api.auth import Identity
 from gateway.api.context import Api
+from gateway.api.wire.decoding import MAX_BYTES
 from gateway.api.wire.fields import Id, Instant
 from gateway.api.wire.requests import Nothing
 from gateway.domain.errors import CallgateError
@@ -82,7 +83,7 @@ class Operation(Generic[Q, B]):
 
     `answers` are the contents by status; `errors` those that this operation can raise besides what follows
     from its access, its path, its query and its body. With `body_optional` no body is an empty object; with
-    `raw_body` the handler reads the body itself.
+    `raw_body` the handler reads the body itself; of more than `max_bytes` none is read.
     """
 
     method: Literal["GET", "PUT", "POST", "DELETE"]
@@ -96,6 +97,7 @@ class Operation(Generic[Q, B]):
     body: type[B] | None = None
     body_optional: bool = False
     raw_body: bool = False
+    max_bytes: int = MAX_BYTES
     errors: tuple[type[CallgateError], ...] = field(default=())
     description: str = ""
 

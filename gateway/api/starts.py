@@ -25,7 +25,9 @@ class Numbering:
         return is_emergency(to, self.emergency_numbers, self.sip_domains)
 
 
-def start_ask(caller: Caller, call_id: str, to: str, channel: str | None, numbering: Numbering) -> Start:
+def start_ask(
+    caller: Caller, call_id: str, to: str, channel: str | None, numbering: Numbering, connection: int = 0
+) -> Start:
     """Return the ask for admission of a call whose fields are well formed."""
     if numbering.is_emergency(to):
         return Start(
@@ -37,6 +39,7 @@ def start_ask(caller: Caller, call_id: str, to: str, channel: str | None, number
             channel=channel,
             emergency=True,
             fresh_call_id=_fresh_call_id(),
+            connection=connection,
         )
     return Start(
         account=caller.account,
@@ -46,6 +49,7 @@ def start_ask(caller: Caller, call_id: str, to: str, channel: str | None, number
         to=to,
         channel=channel,
         destination_valid=is_destination(to),
+        connection=connection,
     )
 
 
@@ -55,7 +59,9 @@ def asks_for_emergency(raw: Mapping[str, Any], numbering: Numbering) -> bool:
     return isinstance(to, str) and len(to) <= MAX_DESTINATION_LENGTH and numbering.is_emergency(to)
 
 
-def salvaged_emergency(caller: Caller, raw: Mapping[str, Any], numbering: Numbering) -> Start:
+def salvaged_emergency(
+    caller: Caller, raw: Mapping[str, Any], numbering: Numbering, connection: int = 0
+) -> Start:
     """Return the ask for an emergency call (`asks_for_emergency`) whose other fields may be wrong or missing.
 
     An emergency call is admitted whatever else is wrong with it (R30): without a usable `call_id` it gets a
@@ -68,6 +74,7 @@ def salvaged_emergency(caller: Caller, raw: Mapping[str, Any], numbering: Number
         raw["to"],
         channel if isinstance(channel, str) and valid_id(channel) else None,
         numbering,
+        connection,
     )
 
 

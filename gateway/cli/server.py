@@ -16,6 +16,7 @@ from gateway.api.app import create_app
 from gateway.cli.http_protocol import BoundedHttp
 from gateway.cli.listening import why_not
 from gateway.cli.stopping import STOPPING_SECONDS, signals_to
+from gateway.cli.websocket_protocol import HeardWebSocket
 from gateway.domain.errors import StartRefused
 from gateway.service import open_callgate
 from gateway.settings import Settings
@@ -111,7 +112,7 @@ def _server_config(app: Callable[..., Any]) -> uvicorn.Config:
     return uvicorn.Config(
         app,
         http=BoundedHttp,
-        ws="websockets-sansio",
+        ws=HeardWebSocket,
         ws_max_size=LARGEST_FRAME_BYTES,
         ws_ping_interval=PING_INTERVAL_SECONDS,
         ws_ping_timeout=PING_TIMEOUT_SECONDS,

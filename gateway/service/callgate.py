@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
@@ -13,7 +13,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from gateway.domain.answers import Admitted, Answer, PoolView, settled_before
-from gateway.domain.asks import AccountStatus, Answered, Ask, End, Start
+from gateway.domain.asks import AccountStatus, Answered, Ask, Asker, End, Start
 from gateway.domain.calls import Caller, CallInProgress, CallRecord
 from gateway.domain.errors import (
     CallgateError,
@@ -158,6 +158,8 @@ class Callgate:
         """
         if isinstance(ask, Start):
             self._pool.submit(ask, partial(self._journalled, ask, done) if ask.emergency else done)
+        elif not isinstance(ask, Answered | End):
+            done(EngineUnavailable())  # the pool does not take them yet
         elif self.journal.holds(ask.account, ask.call_id):
             self._look_up(self._note_in_journal(ask, done))
         else:
@@ -176,6 +178,26 @@ class Callgate:
         if isinstance(answer, CallgateError):
             raise answer
         return answer
+
+    async def keepalive(
+        self,
+        account: str,
+        device: Asker | None,
+        call_ids: Sequence[str],
+        receipts: Mapping[str, CallInProgress],
+    ) -> list[str]:
+        """Vouch for calls (R12, R15), and return those that are not in progress.
+
+        `receipts` are looked at only for calls that neither the pool nor SQL knows. `device` None is the
+        admin.
+        """
+        raise EngineUnavailable  # the pool does not take them yet
+
+    def lost(self, account: str, call_ids: Sequence[str], number: int, heard_ago_ms: int) -> None:
+        """Hear that nobody vouches for these calls any more: connection `number` is gone (R13).
+
+        Its device was last heard of so long ago. Returns at once.
+        """
 
     async def find_call(self, account: str, call_id: str) -> FoundCall:
         """The newest call of that id, from its admission on. Raises NotFound."""

@@ -13,6 +13,7 @@ async def test_a_call_from_its_admission_to_its_settlement(acme: Acme) -> None:
     async with acme.device() as device:
         admitted = await device.ask(start(channel="main"))
         admitted_at_ms = admitted.pop("admitted_at_ms")
+        assert admitted.pop("receipt").startswith("r1.")
         assert admitted == {
             "type": "call.admitted",
             "re": 1,

@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from gateway.api.faulty_frames import read_again
+from gateway.api.receipts import Receipts
 from gateway.api.wire import frames
 from gateway.api.wire.rendering import answer_frame
 from gateway.domain.admission import RefusalReason
-from gateway.domain.answers import Admitted, Noted, Refused, Settled
+from gateway.domain.answers import Admitted, Answer, Noted, Refused, Resumed, Settled
+from gateway.domain.asks import Answered, Ask, End, Resume, Start
+from gateway.domain.calls import CallInProgress
 from gateway.domain.errors import BadJson, InvalidField, UnknownType
 
+RECEIPTS = Receipts(["0123456789abcdef0123456789abcdef"])
 START = {"type": "call.start", "id": 1, "call_id": "c-1", "to": "+14155550100", "channel": "main"}
 
 
@@ -39,6 +43,11 @@ def test_every_frame_of_a_device_is_read() -> None:
             frames.CallAnswered(2, "c-1", 5),
         ),
         ({"type": "call.end", "id": "three", "call_id": "c-1"}, frames.CallEnd("three", "c-1", 0)),
+        ({"type": "call.resume", "id": 4, "call_id": "c-1"}, frames.CallResume(4, "c-1", None)),
+        (
+            {"type": "call.resume", "id": 4, "call_id": "c-1", "receipt": "r1.x"},
+            frames.CallResume(4, "c-1", "r1.x"),
+        ),
         ({"type": "auth.refresh", "id": 5, "token": "x.y.z"}, frames.AuthRefresh(5, "x.y.z")),
         ({"id": 6, "type": "ping"}, frames.Ping(6)),
     ):
@@ -79,7 +88,14 @@ def test_all_wrong_fields_of_a_frame_are_named_and_its_id_is_answered() -> None:
     }
 
 
-@pytest.mark.parametrize("kind", ["call.hold", "", "Ping", "welcome", "call.resume"])
+@pytest.mark.parametrize("receipt", [5, {}, "x" * 4097])
+def test_a_receipt_is_a_text_of_bounded_length(receipt: Any) -> None:
+    resume = {"type": "call.resume", "id": 4, "call_id": "c-1", "receipt": receipt}
+
+    assert set(faults(resume)[1]) == {"receipt"}
+
+
+@pytest.mark.parametrize("kind", ["call.hold", "", "Ping", "welcome", "call.resumed"])
 def test_an_unknown_type_is_told_with_the_request_s_id(kind: str) -> None:
     re, error, _ = read_again(json.dumps({"type": kind, "id": 7}))
 
@@ -115,29 +131,81 @@ def test_every_text_is_read_or_told_what_is_wrong_with_it(text: str) -> None:
         assert isinstance(error, BadJson | InvalidField | UnknownType)
 
 
-def sent(answer: Any, re: frames.Re = 1) -> dict[str, Any]:
+def sent(ask: Ask, answer: Answer, re: Any = 1, **over_http: int) -> dict[str, Any]:
     """An answer as the device reads it."""
-    read: dict[str, Any] = json.loads(frames.encode_text(answer_frame(answer, re)))
+    frame = answer_frame(ask, answer, RECEIPTS, re, **over_http)
+    read: dict[str, Any] = json.loads(frames.encode_text(frame))
     return read
+
+
+def asked(*, emergency: bool = False) -> Start:
+    return Start("acme", "ana", "desk", "c-1", "+14155550100", "main", emergency=emergency)
+
+
+def in_progress(*, emergency: bool = False, admitted_offline: bool = False) -> CallInProgress:
+    return CallInProgress(
+        account="acme",
+        call_id="c-1",
+        staff="ana",
+        device="desk",
+        channel="main",
+        to="+14155550100",
+        admitted_at_ms=1_795_391_940_000,
+        answered_at_ms=None,
+        cycle_start_ms=0,
+        emergency=emergency,
+        counts=not emergency,
+        admitted_offline=admitted_offline,
+    )
 
 
 def test_an_admission_is_answered_as_the_contract_has_it() -> None:
     admitted = Admitted("c-1", 1_795_391_940_000, 58_740, replayed=False, emergency=False)
 
-    assert sent(admitted) == {
+    assert sent(asked(), admitted) == {
         "type": "call.admitted",
         "re": 1,
         "call_id": "c-1",
         "admitted_at_ms": 1_795_391_940_000,
         "remaining_seconds": 58_740,
+        "receipt": RECEIPTS.issue(in_progress()),
         "replayed": False,
     }
     emergency = Admitted("c-1", 1_795_391_940_000, 0, replayed=False, emergency=True)
-    assert sent(emergency)["emergency"] is True
+    told = sent(asked(emergency=True), emergency)
+    assert told["emergency"] is True
+    assert told["receipt"] == RECEIPTS.issue(in_progress(emergency=True))
+
+
+def test_an_admission_without_the_engine_says_so() -> None:
+    blind = Admitted("c-1", 1_795_391_940_000, None, replayed=False, emergency=False, admitted_offline=True)
+
+    assert sent(asked(), blind) == {
+        "type": "call.admitted",
+        "re": 1,
+        "call_id": "c-1",
+        "admitted_at_ms": 1_795_391_940_000,
+        "remaining_seconds": None,
+        "receipt": RECEIPTS.issue(in_progress(admitted_offline=True)),
+        "replayed": False,
+        "admitted_offline": True,
+    }
+
+
+def test_a_resumption_is_answered_with_a_receipt_of_its_own() -> None:
+    resumed = Resumed(in_progress(), late=True)
+
+    assert sent(Resume("acme", "c-1"), resumed, re=4) == {
+        "type": "call.resumed",
+        "re": 4,
+        "call_id": "c-1",
+        "admitted_at_ms": 1_795_391_940_000,
+        "receipt": RECEIPTS.issue(in_progress()),
+    }
 
 
 def test_a_refusal_says_its_reason_to_programs_and_to_people() -> None:
-    refused = sent(Refused("c-1", RefusalReason.MINUTES_EXHAUSTED, 0), re="x")
+    refused = sent(asked(), Refused("c-1", RefusalReason.MINUTES_EXHAUSTED, 0), re="x")
 
     assert refused.pop("message").startswith("All minutes")
     assert refused == {
@@ -164,7 +232,7 @@ def test_a_settlement_is_answered_as_the_contract_has_it() -> None:
         emergency=False,
     )
 
-    assert sent(settled) == {
+    assert sent(End("acme", "c-1"), settled) == {
         "type": "call.settled",
         "re": 1,
         "call_id": "c-1",
@@ -179,10 +247,21 @@ def test_a_settlement_is_answered_as_the_contract_has_it() -> None:
 
 
 def test_an_answer_noted_is_answered_with_null_where_the_id_could_not_be_read() -> None:
-    assert sent(Noted("c-1"), re=None) == {"type": "call.noted", "re": None, "call_id": "c-1"}
+    noted = sent(Answered("acme", "c-1"), Noted("c-1"), re=None)
+
+    assert noted == {"type": "call.noted", "re": None, "call_id": "c-1"}
 
 
 def test_over_http_an_answer_has_no_re() -> None:
-    text = frames.encode_text(answer_frame(Noted("c-1"), UNSET))
+    noted = sent(Answered("acme", "c-1"), Noted("c-1"), re=UNSET, lease_seconds=15)
 
-    assert json.loads(text) == {"type": "call.noted", "call_id": "c-1"}
+    assert noted == {"type": "call.noted", "call_id": "c-1"}
+
+
+def test_over_http_an_admission_says_for_how_long_it_is_vouched_for() -> None:
+    admitted = Admitted("c-1", 1_795_391_940_000, 58_740, replayed=False, emergency=False)
+
+    told = sent(asked(), admitted, re=UNSET, lease_seconds=15)
+
+    assert "re" not in told
+    assert told["lease_seconds"] == 15

@@ -28,12 +28,15 @@ def ask(client: httpx.Client, path: str, body: dict[str, Any] | None = None) -> 
 def test_a_call_over_http_is_answered_as_over_the_websocket(acme: Acme) -> None:
     now_ms = advance(acme.admin, 0)
     with acme.client(acme.token()) as client:
-        assert ask(client, "/v1/calls", {"call_id": "c-1", "to": NUMBER, "channel": "main"}) == {
+        admitted = ask(client, "/v1/calls", {"call_id": "c-1", "to": NUMBER, "channel": "main"})
+        assert admitted.pop("receipt").startswith("r1.")
+        assert admitted == {
             "type": "call.admitted",
             "call_id": "c-1",
             "admitted_at_ms": now_ms,
             "remaining_seconds": 6000,
             "replayed": False,
+            "lease_seconds": 15,
         }
         advance(acme.admin, 60_000)
         noted = ask(client, "/v1/calls/c-1/answered", {"answered_ago_ms": 50_000})

@@ -43,6 +43,8 @@ CONTRACT = [
     "POST /v1/calls",
     "POST /v1/calls/{call_id}/answered",
     "POST /v1/calls/{call_id}/end",
+    "POST /v1/calls/{call_id}/resume",
+    "POST /v1/calls/keepalive",
     "GET /v1/policy",
     "PUT /v1/policy",
     "GET /v1/simulation/clock",

@@ -1,4 +1,4 @@
-"""Calls over HTTP: asking for admission, telling of answer and end.
+"""Calls over HTTP: asking for admission, telling of answer and end, and vouching for them (R12).
 
 The answers are the WebSocket's, without `re`.
 """
@@ -12,19 +12,25 @@ from msgspec import UNSET, UnsetType
 from gateway.api.auth import Identity
 from gateway.api.call_events import log_answer
 from gateway.api.operations import NO_QUERY, AnyOperation, Exchange, Operation, Reply
+from gateway.api.receipts import GivenReceipts
 from gateway.api.starts import asks_for_emergency, salvaged_emergency, start_ask
 from gateway.api.wire import frames, rendering
 from gateway.api.wire.decoding import decode, decode_object, require_shallow
 from gateway.api.wire.fields import clamped_ago_ms
 from gateway.api.wire.requests import (
+    MAX_CALLS_VOUCHED_FOR,
+    MAX_KEEPALIVE_BYTES,
     AdminStartRequest,
     AnsweredRequest,
     EndRequest,
+    KeepaliveRequest,
     Nothing,
     OfAccount,
+    ResumeRequest,
     StartRequest,
 )
-from gateway.domain.asks import Answered, Ask, Asker, End, Start
+from gateway.api.wire.resources import Keepalive
+from gateway.domain.asks import Answered, Ask, Asker, End, Resume, Start
 from gateway.domain.calls import Caller
 from gateway.domain.errors import (
     CallgateError,
@@ -62,6 +68,26 @@ async def end_call(exchange: Exchange[OfAccount, EndRequest]) -> Reply:
     return await _ask(exchange, End(account, exchange.path["call_id"], device, ago_ms))
 
 
+async def resume_call(exchange: Exchange[OfAccount, ResumeRequest]) -> Reply:
+    """Vouch for a call again, also for one that was settled in its absence (R13, R15)."""
+    account, device = _whose(exchange)
+    call_id, receipt = exchange.path["call_id"], exchange.body.receipt
+    found = None
+    if receipt is not None:
+        found = exchange.api.receipts.read(receipt, account, device, call_id)
+    return await _ask(exchange, Resume(account, call_id, device, found=found))
+
+
+async def keep_calls_alive(exchange: Exchange[OfAccount, KeepaliveRequest]) -> Reply:
+    """Vouch for many calls at once (R12, R15)."""
+    account, device = _whose(exchange)
+    api, body = exchange.api, exchange.body
+    call_ids = list(dict.fromkeys(body.call_ids))
+    receipts = GivenReceipts(api.receipts, body.receipts, account, device)
+    missing = await api.service.keepalive(account, device, call_ids, receipts)
+    return Reply(Keepalive(api.lease_seconds, missing))
+
+
 async def _ask(exchange: Exchange[Any, Any], ask: Ask) -> Reply:
     try:
         answer = await exchange.api.service.ask(ask)
@@ -69,7 +95,8 @@ async def _ask(exchange: Exchange[Any, Any], ask: Ask) -> Reply:
         log_answer(ask, error)
         raise
     log_answer(ask, answer)
-    return Reply(rendering.answer_frame(answer, UNSET))
+    api = exchange.api
+    return Reply(rendering.answer_frame(ask, answer, api.receipts, UNSET, api.lease_seconds))
 
 
 def _start(exchange: Exchange[Nothing, StartRequest]) -> Start:
@@ -150,6 +177,16 @@ _EMERGENCIES: Final = (
     "it only needs the admin key or a signed token, be it expired, revoked or without the scope `call`."
 )
 
+_RESUMING: Final = (
+    "The call goes on from its original admission, also if it was settled in its absence (R13, R15). With "
+    "its receipt also if its live state was lost (R28)."
+)
+_KEEPING: Final = (
+    f"Vouches for up to {MAX_CALLS_VOUCHED_FOR:,} calls until `lease_seconds` from now (R12); send one every "
+    "third of that. A call that was settled in its absence goes on (R15). `not_in_progress` are those that "
+    "have ended, or are unknown. The body may be up to 8 MiB large."
+)
+
 OPERATIONS: Final[tuple[AnyOperation, ...]] = (
     Operation(
         method="POST",
@@ -191,5 +228,33 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
         body_optional=True,
         answers={200: frames.CallSettled},
         errors=(CallUnknown, CallIdUsed, EngineUnavailable, DatabaseUnavailable),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/calls/{call_id}/resume",
+        handler=resume_call,
+        access="call",
+        tag="Calls",
+        summary="Vouch for a call again",
+        description=_RESUMING,
+        query=OfAccount,
+        body=ResumeRequest,
+        body_optional=True,
+        answers={200: frames.CallResumed},
+        errors=(CallUnknown, CallIdUsed, CallIdConflict, EngineUnavailable, DatabaseUnavailable),
+    ),
+    Operation(
+        method="POST",
+        path="/v1/calls/keepalive",
+        handler=keep_calls_alive,
+        access="call",
+        tag="Calls",
+        summary="Vouch for calls in progress",
+        description=_KEEPING,
+        query=OfAccount,
+        body=KeepaliveRequest,
+        max_bytes=MAX_KEEPALIVE_BYTES,
+        answers={200: Keepalive},
+        errors=(EngineUnavailable, DatabaseUnavailable),
     ),
 )

@@ -16,6 +16,8 @@ CHECK: Final = "check"
 MAX_SAFE_INTEGER: Final = 2**53 - 1
 """The largest integer that every JSON reader keeps exactly (RFC 8259, 6)."""
 _INT64: Final = 2**63
+MAX_RECEIPT_LENGTH: Final = 4096
+"""More than the longest receipt has, and room for those of a newer gateway."""
 
 # Python's `$` also matches before a newline at the end; `openapi` writes these anchors as `^` and `$` again.
 START: Final = r"\A"
@@ -63,6 +65,10 @@ To = Annotated[
         description="where the call goes: E.164 (`+` and 5 to 15 digits), a short code (2 to 6 digits), "
         "or a sip:, sips: or tel: URI",
     ),
+]
+Receipt = Annotated[
+    str,
+    Meta(max_length=MAX_RECEIPT_LENGTH, description="the receipt of the call's admission, as it came (R28)"),
 ]
 AgoMs = Annotated[int, Meta(description="how many milliseconds ago; clamped to what can be (R16)")]
 RequestId = (

@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
-from gateway.api.wire.fields import AgoMs, Id, RequestId, To
+from gateway.api.wire.fields import AgoMs, Id, Receipt, RequestId, To
 from gateway.api.wire.resources import FieldProblem, PoolCall
 from gateway.domain.calls import EndedBy
 
@@ -45,6 +45,14 @@ class CallEnd(Struct, frozen=True, gc=False, tag_field="type", tag="call.end"):
     ended_ago_ms: AgoMs = 0
 
 
+class CallResume(Struct, frozen=True, gc=False, tag_field="type", tag="call.resume"):
+    """Vouches for a call again, also for one that was settled in its absence (R13, R15)."""
+
+    id: RequestId
+    call_id: Id
+    receipt: Receipt | None = None
+
+
 class AuthRefresh(Struct, frozen=True, gc=False, tag_field="type", tag="auth.refresh"):
     """Goes on by a newer token of the same device."""
 
@@ -58,11 +66,11 @@ class Ping(Struct, frozen=True, gc=False, tag_field="type", tag="ping"):
     id: RequestId
 
 
-DeviceFrame = CallStart | CallAnswered | CallEnd | AuthRefresh | Ping
+DeviceFrame = CallStart | CallAnswered | CallEnd | CallResume | AuthRefresh | Ping
 
 _SHAPES: Final[dict[str, type[Struct]]] = {
     shape.__struct_config__.tag: shape  # type: ignore[misc]  # every tag here is a string
-    for shape in (CallStart, CallAnswered, CallEnd, AuthRefresh, Ping)
+    for shape in (CallStart, CallAnswered, CallEnd, CallResume, AuthRefresh, Ping)
 }
 
 decode_frame: Final = msgspec.json.Decoder(DeviceFrame).decode
@@ -92,14 +100,21 @@ class Welcome(Struct, frozen=True, tag_field="type", tag="welcome"):
 class CallAdmitted(
     Struct, frozen=True, kw_only=True, gc=False, omit_defaults=True, tag_field="type", tag="call.admitted"
 ):
-    """The call may be placed. `emergency` is there, and true, for an emergency call only (R30)."""
+    """The call may be placed.
+
+    `emergency` is there, and true, for an emergency call only (R30), `admitted_offline` for one that was let
+    through without asking the engine, and `lease_seconds` over HTTP.
+    """
 
     re: Re | UnsetType = UNSET
     call_id: str
     admitted_at_ms: int
     remaining_seconds: int | None
+    receipt: str
     replayed: bool
     emergency: bool = False
+    admitted_offline: bool = False
+    lease_seconds: int | UnsetType = UNSET
 
 
 class CallRefused(Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="call.refused"):
@@ -131,6 +146,15 @@ class CallSettled(Struct, frozen=True, kw_only=True, gc=False, tag_field="type",
     revision: int
     replayed: bool
     remaining_seconds: int | None
+
+
+class CallResumed(Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="call.resumed"):
+    """The call goes on, from its original admission (R13, R15)."""
+
+    re: Re | UnsetType = UNSET
+    call_id: str
+    admitted_at_ms: int
+    receipt: str
 
 
 class AuthRefreshed(Struct, frozen=True, tag_field="type", tag="auth.refreshed"):

@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
+from msgspec import UNSET
+
 from gateway.api.auth import Identity
+from gateway.api.receipts import Receipts
 from gateway.api.wire import frames, resources
 from gateway.domain.admission import MESSAGES
-from gateway.domain.answers import Admitted, Answer, PoolView, Refused, Settled
+from gateway.domain.answers import Admitted, Answer, PoolView, Refused, Resumed, Settled
+from gateway.domain.asks import Ask, Start
 from gateway.domain.billing import billed_seconds, duration_ms
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.cycles import Cycle, rfc3339
@@ -19,19 +23,31 @@ from gateway.domain.policy import Policy
 if TYPE_CHECKING:
     from msgspec import UnsetType
 
-CallFrame = frames.CallAdmitted | frames.CallRefused | frames.CallNoted | frames.CallSettled
+CallFrame = (
+    frames.CallAdmitted | frames.CallRefused | frames.CallNoted | frames.CallSettled | frames.CallResumed
+)
 
 
-def answer_frame(answer: Answer, re: frames.Re | UnsetType) -> CallFrame:
-    """Return a pool's answer as a frame; over HTTP `re` is UNSET, which leaves it out."""
+def answer_frame(
+    ask: Ask,
+    answer: Answer,
+    receipts: Receipts,
+    re: frames.Re | UnsetType,
+    lease_seconds: int | UnsetType = UNSET,
+) -> CallFrame:
+    """Return a pool's answer as a frame. Over HTTP there is no `re` (UNSET), but `lease_seconds`."""
     if isinstance(answer, Admitted):
+        assert isinstance(ask, Start)
         return frames.CallAdmitted(
             re=re,
             call_id=answer.call_id,
             admitted_at_ms=answer.admitted_at_ms,
             remaining_seconds=answer.remaining_seconds,
+            receipt=receipts.issue_admitted(ask, answer),
             replayed=answer.replayed,
             emergency=answer.emergency,
+            admitted_offline=answer.admitted_offline,
+            lease_seconds=lease_seconds,
         )
     if isinstance(answer, Settled):
         return frames.CallSettled(
@@ -52,6 +68,13 @@ def answer_frame(answer: Answer, re: frames.Re | UnsetType) -> CallFrame:
             reason=answer.reason,
             message=MESSAGES[answer.reason],
             remaining_seconds=answer.remaining_seconds,
+        )
+    if isinstance(answer, Resumed):
+        return frames.CallResumed(
+            re=re,
+            call_id=answer.call_id,
+            admitted_at_ms=answer.call.admitted_at_ms,
+            receipt=receipts.issue(answer.call),
         )
     return frames.CallNoted(re=re, call_id=answer.call_id)
 

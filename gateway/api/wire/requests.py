@@ -21,6 +21,7 @@ from gateway.api.wire.fields import (
     Limit,
     Minutes,
     Name,
+    Receipt,
     Text,
     TimeZone,
     To,
@@ -37,6 +38,10 @@ EARLIEST_MS = 946_684_800_000
 LATEST_MS = 253_370_764_800_000
 """9999-01-01T00:00:00Z: no clock is set further, for the calendar of a cycle ends with that year."""
 MAX_SPEED = 100_000
+MAX_CALLS_VOUCHED_FOR = 10_000
+"""How many calls a keepalive is for at most."""
+MAX_KEEPALIVE_BYTES = 8 * 1024 * 1024
+"""The largest body of a keepalive: that many calls with the receipts that they usually have, and more."""
 MIN_TTL_SECONDS = 60
 MAX_TTL_SECONDS = 365 * 86_400
 DEFAULT_TTL_SECONDS = 86_400
@@ -143,6 +148,19 @@ class EndRequest(Struct, forbid_unknown_fields=True, frozen=True):
     """Ends a call."""
 
     ended_ago_ms: AgoMs = 0
+
+
+class ResumeRequest(Struct, forbid_unknown_fields=True, frozen=True):
+    """Vouches for a call again. With its receipt also where its live state was lost (R28)."""
+
+    receipt: Receipt | None = None
+
+
+class KeepaliveRequest(Struct, forbid_unknown_fields=True, frozen=True):
+    """Vouches for calls in progress. Their receipts, where given, bring back what was lost (R28)."""
+
+    call_ids: Annotated[list[Id], Meta(min_length=1, max_length=MAX_CALLS_VOUCHED_FOR)]
+    receipts: Annotated[dict[Id, Receipt], Meta(max_length=MAX_CALLS_VOUCHED_FOR)] = {}
 
 
 class ClockMove(Struct, forbid_unknown_fields=True, frozen=True):

@@ -228,6 +228,13 @@ class Call(Struct, frozen=True):
     revision: int | None
 
 
+class Keepalive(Struct, frozen=True):
+    """For how long the calls are vouched for now, and which of them are not in progress any more."""
+
+    lease_seconds: int
+    not_in_progress: list[str]
+
+
 class Calls(Struct, frozen=True):
     """A page of call records, newest admitted first; it may lag by the recorder."""
 
