@@ -37,6 +37,15 @@ RECORDER_LAG_ENTRIES: Final = Gauge(
 RECORDER_LAG_SECONDS: Final = Gauge("callgate_recorder_lag_seconds", "Age of the oldest entry not yet in SQL")
 RECORDED: Final = Counter("callgate_recorded", "Call records written to SQL")
 DEAD_LETTERS: Final = Counter("callgate_dead_letters", "Records that SQL refused")
+ANSWERS_KEPT: Final = Gauge(
+    "callgate_answers_kept", "Settlements kept until SQL has them", multiprocess_mode="livesum"
+)
+ANSWERS_DROPPED: Final = Counter(
+    "callgate_answers_dropped", "Settlements not kept any more although SQL has not got them: too many"
+)
+ENDS_KEPT: Final = Gauge(
+    "callgate_ends_kept", "Ends of calls kept until the engine is back", multiprocess_mode="livesum"
+)
 EMERGENCY_JOURNAL: Final = Gauge(
     "callgate_emergency_journal_entries", "Emergency calls kept in the data directory until they can be saved"
 )

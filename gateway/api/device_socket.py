@@ -127,6 +127,10 @@ class DeviceSocket:
         """Return how long ago anything was heard of the device: a frame, a pong, its closing (R12)."""
         return self._heard.ago_ms()
 
+    def give_up(self, call_id: str) -> None:
+        """Vouch for this call no more: it has ended, or belongs to a newer connection."""
+        self.calls.discard(call_id)
+
     async def run(self) -> None:
         """Serve the device until either side closes. The calls of a connection that is gone go on (R13).
 

@@ -23,6 +23,7 @@ from gateway.domain.asks import Ask
 from gateway.domain.errors import CallgateError, EngineUnavailable
 from gateway.pool.codes import UNDECIDED
 from gateway.pool.engine import Engine
+from gateway.pool.kept_answers import KeptAnswers
 from gateway.pool.keys import KeySpace
 from gateway.pool.operations import Done, Operation, Reply, section_arguments
 from gateway.pool.scripts import Argument, script
@@ -70,10 +71,16 @@ class Batcher:
     """The lanes by which asks reach the engine. `run` carries them out until it is cancelled."""
 
     def __init__(
-        self, engine: Engine, keys: KeySpace, provisioner: Provisioner, lengths: Lengths, saw: Saw
+        self,
+        engine: Engine,
+        keys: KeySpace,
+        provisioner: Provisioner,
+        lengths: Lengths,
+        saw: Saw,
+        kept: KeptAnswers,
     ) -> None:
         self._keys = keys
-        self._lanes = [_Lane(engine, keys, provisioner, lengths.arguments(), saw) for _ in range(LANES)]
+        self._lanes = [_Lane(engine, keys, provisioner, lengths.arguments(), saw, kept) for _ in range(LANES)]
 
     def submit(self, ask: Ask, done: Done) -> None:
         """Queue an ask and return at once; `done` is called later, on this loop, exactly once."""
@@ -108,13 +115,20 @@ class _Lane:
     """One queue of asks, and the one batch it has under way."""
 
     def __init__(
-        self, engine: Engine, keys: KeySpace, provisioner: Provisioner, head: tuple[str, ...], saw: Saw
+        self,
+        engine: Engine,
+        keys: KeySpace,
+        provisioner: Provisioner,
+        head: tuple[str, ...],
+        saw: Saw,
+        kept: KeptAnswers,
     ) -> None:
         self._engine = engine
         self._keys = keys
         self._provisioner = provisioner
         self._head = head
         self._saw = saw
+        self._kept = kept
         self._waiting: deque[Operation] = deque()
         self._under_way: list[Operation] = []
         # Asks of an account whose pool is being loaded wait here, so that they keep their order.
@@ -216,7 +230,11 @@ class _Lane:
                     at += sum(operation.width for operation in operations)
                     continue
                 for operation in operations:
-                    operation.deliver(reply, at)
+                    answer = operation.deliver(reply, at)
+                    if operation.width > 1:
+                        self._kept.note(operation.ask, answer, reply[at + 1])
+                    elif operation.letter == "A":
+                        self._kept.note(operation.ask, answer, None)
                     at += operation.width
         run = reply[at]
         for (shard, _), epoch, seq in zip(sections, reply[at + 1 :: 2], reply[at + 2 :: 2], strict=True):

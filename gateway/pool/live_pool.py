@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -25,6 +25,7 @@ from gateway.pool.batcher import Batcher, Lengths
 from gateway.pool.codes import UNDECIDED
 from gateway.pool.device_calls import DeviceCalls
 from gateway.pool.engine import Engine
+from gateway.pool.kept_answers import FindEnded, KeptAnswers
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.leases import Leases, Standing, Vouching
 from gateway.pool.operations import Done
@@ -48,13 +49,10 @@ READ_AT_ONCE: Final = 200
 BEATS_A_LEASE: Final = 6
 LONGEST_LOOK_SECONDS: Final = 1.0
 SHORTEST_LOOK_SECONDS: Final = 0.05
+KEPT_SECONDS: Final = 2.0
 FORGET_SECONDS: Final = 10.0
 FORGET_AT_ONCE: Final = 1000
 FEW_COMING_CYCLES: Final = 2
-
-
-FindEnded = Callable[[str, Sequence[tuple[str, int]]], Awaitable[Sequence[CallRecord]]]
-"""Asks SQL which of an account's calls (id, admission) have ended. Raises DatabaseUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +81,7 @@ class LivePool:
         shards: int = DEFAULT_SHARDS,
         saved_numbers: SavedNumbers | None = None,
         find_ended: FindEnded | None = None,
+        saved_before_ms: Callable[[], Awaitable[int]] | None = None,
     ) -> None:
         self._engine = engine
         self._keys = KeySpace(shards)
@@ -95,9 +94,13 @@ class LivePool:
         self._accounts = Accounts(engine, self._keys, self._shards, loader, self._reconcile)
         self._loader = loader
         self._find_ended = find_ended
+        self._saved_before_ms = saved_before_ms
+        self._kept = KeptAnswers(self._keys.shard_of, self._shards.estimated_now_ms, find_ended)
+        self._has_to_tell = asyncio.Event()
+        self._shards.on_new_epoch(self._lost)
         self._alarms = Alarms(engine, self._keys, self._shards, self._turn_cycles)
         lengths = Lengths(self._memory_ms, lease_ms, grace_ms, late_resume_hours * MS_AN_HOUR)
-        self._batcher = Batcher(engine, self._keys, self._accounts, lengths, self._shards.saw)
+        self._batcher = Batcher(engine, self._keys, self._accounts, lengths, self._shards.saw, self._kept)
         self._leases = Leases(engine, self._keys, lease_ms=lease_ms, grace_ms=grace_ms)
         self._device_calls = DeviceCalls(engine, self._keys)
         self.records = RecordStream(engine, self._keys, self._shards)
@@ -121,6 +124,7 @@ class LivePool:
             self._alarms.run(),
             self._beat(),
             self._reap(),
+            self._keep_answers(),
             self._forget_old_calls(),
         )
 
@@ -192,6 +196,10 @@ class LivePool:
             return await self._leases.renew(vouchings)
         except (RedisError, OSError) as failure:
             raise EngineUnavailable from failure
+
+    def known_call(self, account: str, call_id: str) -> CallInProgress | None:
+        """What this gateway knows of a call that was in progress when it last heard of it."""
+        return self._kept.call_in_progress(account, call_id)
 
     async def oldest_calls(self, accounts: Iterable[str]) -> dict[str, int | None]:
         """When each account's oldest call in progress was admitted, at the latest (ms;
@@ -269,6 +277,16 @@ class LivePool:
         """The policy in force. Raises EngineUnavailable."""
         try:
             return await self._shards.read_policy()
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
+
+    async def renew_epochs(self) -> int:
+        """Have all pools made anew from SQL as they are met; answers in how many shards.
+
+        Raises EngineUnavailable.
+        """
+        try:
+            return await self._shards.renew_epochs()
         except (RedisError, OSError) as failure:
             raise EngineUnavailable from failure
 
@@ -375,6 +393,38 @@ class LivePool:
         calls = await self._device_calls.all_of(account)
         ended = await self._find_ended(account, [(call.call_id, call.admitted_at_ms) for call in calls])
         await self._batcher.ask_aside(Retell(record, saved=True) for record in ended)
+
+    def _lost(self, changed: Mapping[int, bool]) -> None:
+        self._kept.lost(changed)
+        self._has_to_tell.set()
+
+    async def _keep_answers(self) -> None:
+        """Tell again what an engine has lost, and let go of what is safe (R26)."""
+        while True:
+            try:
+                async with asyncio.timeout(KEPT_SECONDS):
+                    await self._has_to_tell.wait()
+            except TimeoutError:
+                pass
+            self._has_to_tell.clear()
+            if self._kept.has_to_tell:
+                await self._kept.tell(self._bring_up, self.ask, self._shards.policy)
+            try:
+                await self._release_saved()
+            except (CallgateError, RedisError, OSError) as failure:
+                log.debug("answers.kept", error=type(failure).__name__)
+
+    async def _bring_up(self, account: str) -> None:
+        await self.read_many([account])
+
+    async def _release_saved(self) -> None:
+        if self._saved_before_ms is None or not len(self._kept):
+            return
+        saved_before_ms = await self._saved_before_ms()
+        # Only if nothing was lost up to now is what SQL has got all that was answered before that.
+        await self._shards.beat(self.lease_ms)
+        if not self._kept.has_to_tell:
+            self._kept.release(saved_before_ms)
 
     async def _beat(self) -> None:
         """Say to the shards that a gateway is there, so that they know that leases could be renewed (R14)."""

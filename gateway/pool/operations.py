@@ -124,10 +124,12 @@ class Operation:
             self.fail(CallUnknown())
         return False
 
-    def deliver(self, reply: Reply, at: int) -> None:
-        """Answer with what the script replied from `at` on."""
+    def deliver(self, reply: Reply, at: int) -> Answer | CallgateError:
+        """Answer with what the script replied from `at` on, and return that."""
+        answer = self._decode(reply, at)
         if self.done is not None:
-            self._answer(self._decode(reply, at))
+            self._answer(answer)
+        return answer
 
     def fail(self, error: CallgateError) -> None:
         """Answer with an error, if it was not answered before."""

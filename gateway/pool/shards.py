@@ -183,6 +183,13 @@ class Shards:
             await script("policy_set").run(self._engine.client, self._metas(group), _policy_arguments(policy))
         self._policy = policy
 
+    async def renew_epochs(self) -> int:
+        """Give all shards that are there a new epoch; answers how many that are. Raises RedisError."""
+        renewed = 0
+        for group in self._engine.split_shards(range(self._keys.shards)):
+            renewed += await script("shards_renew").run(self._engine.client, self._metas(group))
+        return renewed
+
     async def epochs(self) -> dict[int, int]:
         """The epoch of each shard that is there. Raises RedisError."""
         found: dict[int, int] = {}

@@ -24,8 +24,18 @@ class Connection(Protocol):
         """When the token it now goes by was issued (real time)."""
 
     @property
+    def number(self) -> int:
+        """Its place among the device's connections, 0 as long as it is not known."""
+
+    @property
     def calls(self) -> Collection[str]:
-        """The ids of the calls that it started and has not ended."""
+        """The ids of the calls that it vouches for: which it started or resumed, and has not ended."""
+
+    def heard_ago_ms(self) -> int:
+        """How long ago anything was heard of the device."""
+
+    def give_up(self, call_id: str) -> None:
+        """Vouch for this call no more: it has ended, or belongs to a newer connection."""
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Send what is waiting, then close. Closing again changes nothing."""

@@ -1,0 +1,208 @@
+"""What this gateway was answered, kept until it is known to be safe, and told again after an engine has lost it (R26).
+
+An engine can lose what it has answered: in a failover, with an older copy of its data, emptied. A settlement
+is kept until SQL has it; an admission while its call goes on, as far as this gateway knows. Both are told again
+when a shard has a new epoch (`gateway.pool.shards`). Telling twice is telling once.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+import structlog
+from redis.exceptions import RedisError
+
+from gateway import metrics
+from gateway.domain.answers import Admitted, Answer, Noted, Resumed, Settled
+from gateway.domain.asks import Answered, Ask, Resume, Retell, Start
+from gateway.domain.calls import CallInProgress, CallRecord
+from gateway.domain.errors import CallgateError
+from gateway.domain.policy import Policy
+from gateway.pool.packed import unpack_end, unpack_record
+
+log = structlog.get_logger(__name__)
+
+MOST_SETTLED: Final = 200_000
+"""Settlements kept at most; SQL that is away for long leaves the oldest to the engine alone."""
+MOST_IN_PROGRESS: Final = 100_000
+
+Key = tuple[str, str]
+"""Account and call id."""
+
+FindEnded = Callable[[str, Sequence[tuple[str, int]]], Awaitable[Sequence[CallRecord]]]
+"""Asks SQL which of an account's calls (id, admission) have ended. Raises DatabaseUnavailable."""
+
+
+@dataclass(slots=True)
+class _Going:
+    """A call in progress: how it was admitted, or resumed."""
+
+    call: CallInProgress | tuple[Start, Admitted]
+    connection: int
+    answered_at_ms: int | None = None
+
+    def known(self) -> CallInProgress:
+        """The call as this gateway knows it."""
+        if isinstance(self.call, CallInProgress):
+            call = self.call
+        else:
+            ask, admitted = self.call
+            call = CallInProgress(
+                account=ask.account,
+                call_id=admitted.call_id,
+                staff=ask.staff,
+                device=ask.device,
+                channel=ask.channel,
+                to=ask.to,
+                admitted_at_ms=admitted.admitted_at_ms,
+                answered_at_ms=None,
+                cycle_start_ms=admitted.cycle_start_ms,
+                emergency=admitted.emergency,
+                counts=not admitted.emergency,
+            )
+        return replace(call, answered_at_ms=call.answered_at_ms or self.answered_at_ms)
+
+
+class KeptAnswers:
+    """The answers of one gateway."""
+
+    def __init__(
+        self, shard_of: Callable[[str], int], now_ms: Callable[[], int], find_ended: FindEnded | None
+    ) -> None:
+        self._shard_of = shard_of
+        self._now_ms = now_ms
+        self._find_ended = find_ended
+        self._going: OrderedDict[Key, _Going] = OrderedDict()
+        self._settled: OrderedDict[Key, bytes] = OrderedDict()
+        self._to_tell: set[Key] = set()
+
+    def __len__(self) -> int:
+        return len(self._settled)
+
+    # What the engine answered
+
+    def note(self, ask: Ask, answer: Answer | CallgateError, value: object) -> None:
+        """Keep what is to be kept of an answer; `value` stands first in it behind its code."""
+        if isinstance(answer, Admitted):
+            assert isinstance(ask, Start)
+            self.admitted(ask, answer)
+        elif isinstance(answer, Settled):
+            if not answer.replayed:
+                assert isinstance(value, bytes)
+                self.settled(ask.account, ask.call_id, value)
+        elif isinstance(answer, Resumed):
+            assert isinstance(ask, Resume)
+            self.resumed(ask, answer)
+        elif isinstance(answer, Noted) and isinstance(ask, Answered):
+            self.answered(ask.account, ask.call_id, self._now_ms() - ask.answered_ago_ms)
+
+    def admitted(self, ask: Start, answer: Admitted) -> None:
+        """Keep an admission."""
+        self._keep((ask.account, answer.call_id), _Going((ask, answer), ask.connection))
+
+    def resumed(self, ask: Resume, answer: Resumed) -> None:
+        """Keep what is known of a call that goes on."""
+        self._keep((ask.account, ask.call_id), _Going(answer.call, ask.connection))
+
+    def answered(self, account: str, call_id: str, at_ms: int) -> None:
+        """Keep when a call was answered."""
+        going = self._going.get((account, call_id))
+        if going is not None and going.answered_at_ms is None:
+            going.answered_at_ms = at_ms
+
+    def settled(self, account: str, call_id: str, value: bytes) -> None:
+        """Keep a settlement: the ended call's value."""
+        key = (account, call_id)
+        self._going.pop(key, None)
+        self._settled[key] = value
+        self._settled.move_to_end(key)
+        if len(self._settled) > MOST_SETTLED:
+            dropped, _ = self._settled.popitem(last=False)
+            self._to_tell.discard(dropped)
+            metrics.ANSWERS_DROPPED.inc()
+
+    def call_in_progress(self, account: str, call_id: str) -> CallInProgress | None:
+        """What is known of a call that was in progress when it was last heard of."""
+        going = self._going.get((account, call_id))
+        return None if going is None else going.known()
+
+    # What is safe, and what was lost
+
+    def release(self, saved_before_ms: int) -> None:
+        """Let go of settlements made before an instant, as SQL has them all."""
+        while self._settled:
+            key, value = next(iter(self._settled.items()))
+            if unpack_end(value).settled_at_ms >= saved_before_ms:
+                break
+            del self._settled[key]
+            self._to_tell.discard(key)
+        metrics.ANSWERS_KEPT.set(len(self._settled))
+
+    def lost(self, shards: Iterable[int]) -> None:
+        """These shards have lost something: all that was answered of them is to be told again."""
+        of = set(shards)
+        self._to_tell |= {key for key in (*self._settled, *self._going) if self._shard_of(key[0]) in of}
+
+    @property
+    def has_to_tell(self) -> bool:
+        """Whether something is still to be told again."""
+        return bool(self._to_tell)
+
+    async def tell(
+        self,
+        bring_up: Callable[[str], Awaitable[object]],
+        ask: Callable[[Ask], Awaitable[object]],
+        policy: Policy,
+    ) -> None:
+        """Tell again what was lost; what can't be told now stays to be told.
+
+        `bring_up` has an account's pool made anew: only then does SQL tell what it has in its sum already.
+        """
+        by_account: dict[str, list[Key]] = {}
+        for key in self._to_tell:
+            by_account.setdefault(key[0], []).append(key)
+        for account, keys in by_account.items():
+            try:
+                await bring_up(account)
+                await self._tell_account(account, keys, ask, policy)
+            except (CallgateError, RedisError, OSError) as failure:
+                log.warning("answers.not_told_yet", account=account, error=type(failure).__name__)
+
+    async def _tell_account(
+        self, account: str, keys: Sequence[Key], ask: Callable[[Ask], Awaitable[object]], policy: Policy
+    ) -> None:
+        settled = {key: self._settled[key] for key in keys if key in self._settled}
+        going = {key: self._going[key] for key in keys if key in self._going and key not in settled}
+        records = [unpack_record(account, key[1], value, policy) for key, value in settled.items()]
+        calls = [each.known() for each in going.values()]
+        named = [(each.call_id, each.admitted_at_ms) for each in (*records, *calls)]
+        ended = await self._find_ended(account, named) if self._find_ended is not None else ()
+        revisions = {(each.call_id, each.admitted_at_ms): each.revision for each in ended}
+        for record in records:
+            is_saved = revisions.get((record.call_id, record.admitted_at_ms), 0) >= record.revision
+            await ask(Retell(record, saved=is_saved))
+            self._to_tell.discard((account, record.call_id))
+        for call in calls:
+            key = (account, call.call_id)
+            if (call.call_id, call.admitted_at_ms) not in revisions:
+                # Whether it goes on is for its device to say, which vouches for it if it is still there.
+                await self._tell_call(ask, call)
+            self._to_tell.discard(key)
+        log.info("answers.told_again", account=account, settlements=len(records), calls=len(calls))
+
+    async def _tell_call(self, ask: Callable[[Ask], Awaitable[object]], call: CallInProgress) -> None:
+        try:
+            await ask(Resume(call.account, call.call_id, None, 0, call, vouched=False))
+        except CallgateError as refusal:
+            if refusal.code in ("engine_unavailable", "database_unavailable"):
+                raise
+            self._going.pop((call.account, call.call_id), None)  # it ended, or the id is another call's
+
+    def _keep(self, key: Key, going: _Going) -> None:
+        self._going[key] = going
+        self._going.move_to_end(key)
+        if len(self._going) > MOST_IN_PROGRESS:
+            self._going.popitem(last=False)

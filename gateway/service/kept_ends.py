@@ -1,0 +1,71 @@
+"""Ends of calls that were told while the engine was away: delivered when it is back, with their true moment.
+
+The client that told it holds the end, too, until it is settled, and asks again; whichever is first, the
+settlement is the same (R17).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from time import monotonic
+from typing import Final, NoReturn
+
+import structlog
+
+from gateway import metrics
+from gateway.domain.answers import Answer
+from gateway.domain.asks import Ask, End
+from gateway.domain.errors import CallgateError, DatabaseUnavailable, EngineUnavailable
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+RETRY_SECONDS: Final = 1.0
+MOST: Final = 100_000
+"""Ends kept at most: beyond that the clients' own keeping has to do."""
+
+
+class KeptEnds:
+    """The ends that one gateway still has to deliver."""
+
+    def __init__(self, ask: Callable[[Ask], Awaitable[Answer]]) -> None:
+        self._ask = ask
+        self._ends: OrderedDict[tuple[str, str], tuple[End, float]] = OrderedDict()
+        self._waiting = asyncio.Event()
+
+    def keep(self, ask: End) -> None:
+        """Keep an end that nobody could be told; the first told stands (R17)."""
+        self._ends.setdefault((ask.account, ask.call_id), (ask, monotonic()))
+        if len(self._ends) > MOST:
+            self._ends.popitem(last=False)
+        metrics.ENDS_KEPT.set(len(self._ends))
+        self._waiting.set()
+
+    async def run(self) -> NoReturn:
+        """Deliver what is kept, as soon as the engine can be asked, until cancelled."""
+        while True:
+            if not self._ends:
+                self._waiting.clear()
+                await self._waiting.wait()
+            for key in list(self._ends):
+                if not await self._deliver(key):
+                    break
+            metrics.ENDS_KEPT.set(len(self._ends))
+            if self._ends:
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _deliver(self, key: tuple[str, str]) -> bool:
+        ask, kept_at = self._ends[key]
+        ago_ms = ask.ended_ago_ms + int((monotonic() - kept_at) * 1000)
+        try:
+            await self._ask(replace(ask, ended_ago_ms=ago_ms))
+        except (EngineUnavailable, DatabaseUnavailable):
+            return False
+        except CallgateError as refusal:
+            log.info("end.not_taken", account=ask.account, call_id=ask.call_id, code=refusal.code)
+        else:
+            log.info("end.delivered", account=ask.account, call_id=ask.call_id, ago_ms=ago_ms)
+        del self._ends[key]
+        return True

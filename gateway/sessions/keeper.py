@@ -1,0 +1,149 @@
+"""The keeper: renews the leases of calls that this gateway's connections vouch for, starts the grace of others.
+
+A device is vouched for only while it is heard of: a gateway that slept, or whose host did, learns first which
+of its devices are still there (R12-R14).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from time import monotonic
+from typing import Final, NoReturn
+
+import structlog
+
+from gateway.domain.answers import Answer, Resumed
+from gateway.domain.asks import Ask, Asker, Resume
+from gateway.domain.calls import CallInProgress
+from gateway.domain.errors import CallgateError, EngineUnavailable
+from gateway.pool.leases import Standing, Vouching
+from gateway.sessions.devices import Connection, DeviceConnections
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+RENEWALS_A_LEASE: Final = 3
+RETRY_SECONDS: Final = 0.25
+
+Renew = Callable[[Sequence[Vouching]], Awaitable[list[Standing]]]
+Submit = Callable[[Ask, Callable[[Answer | CallgateError], None]], None]
+Known = Callable[[str, str], CallInProgress | None]
+"""What is known of a call in progress, by account and call id."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """Calls whose connection is gone."""
+
+    account: str
+    call_ids: tuple[str, ...]
+    number: int
+    heard_ago_ms: int
+    since: float
+
+    def vouchings(self) -> list[Vouching]:
+        ago_ms = self.heard_ago_ms + int((monotonic() - self.since) * 1000)
+        return [Vouching(self.account, each, self.number, ago_ms, lost=True) for each in self.call_ids]
+
+
+class Keeper:
+    """Keeps the leases of one gateway's calls."""
+
+    def __init__(
+        self, devices: DeviceConnections, renew: Renew, submit: Submit, known: Known, lease_ms: int
+    ) -> None:
+        self._devices = devices
+        self._renew = renew
+        self._submit = submit
+        self._known = known
+        self._lease_ms = lease_ms
+        self._lost: list[_Lost] = []
+        self._woken = asyncio.Event()
+        self._telling = asyncio.Lock()
+
+    def lost(self, account: str, call_ids: Sequence[str], number: int, heard_ago_ms: int) -> None:
+        """Start the grace of calls whose connection is gone (R13), as soon as the engine can be told."""
+        self._lost.append(_Lost(account, tuple(call_ids), number, heard_ago_ms, monotonic()))
+        self._woken.set()
+
+    async def run(self) -> NoReturn:
+        """Renew until cancelled; while the engine is away, again and again."""
+        next_at = monotonic()
+        while True:
+            self._woken.clear()
+            try:
+                await self.tell_lost()
+                if monotonic() >= next_at:
+                    await self.renew()
+                    next_at = monotonic() + self._pause_seconds()
+            except EngineUnavailable as failure:
+                log.warning("leases.not_renewed", code=failure.code)
+                await asyncio.sleep(RETRY_SECONDS)
+                continue
+            try:
+                async with asyncio.timeout(max(0.0, next_at - monotonic())):
+                    await self._woken.wait()
+            except TimeoutError:
+                pass
+
+    async def renew(self) -> None:
+        """Vouch for all calls of devices that are heard of. Raises EngineUnavailable."""
+        vouched: list[tuple[Connection, str]] = []
+        vouchings: list[Vouching] = []
+        for connection in self._devices:
+            heard_ago_ms = connection.heard_ago_ms()
+            if heard_ago_ms > self._lease_ms:
+                continue
+            caller = connection.caller
+            for call_id in connection.calls:
+                vouched.append((connection, call_id))
+                vouchings.append(
+                    Vouching(
+                        caller.account,
+                        call_id,
+                        connection.number,
+                        heard_ago_ms,
+                        device=(caller.staff, caller.device),
+                    )
+                )
+        if not vouchings:
+            return
+        for (connection, call_id), standing in zip(vouched, await self._renew(vouchings), strict=True):
+            self._see_to(connection, call_id, standing)
+
+    async def tell_lost(self) -> None:
+        """Start the grace of what was lost. Raises EngineUnavailable; then it is still to be told."""
+        async with self._telling:
+            while self._lost:
+                telling = self._lost[:]
+                standings = await self._renew([each for lost in telling for each in lost.vouchings()])
+                del self._lost[: len(telling)]
+                if Standing.UNDECIDED in standings:
+                    # The shard is being compared; a call that it does not know is told of by its device.
+                    self._lost += telling
+                    raise EngineUnavailable
+
+    def _pause_seconds(self) -> float:
+        # Gateways that were started together do not come all at once.
+        return self._lease_ms / 1000 / RENEWALS_A_LEASE * random.uniform(0.7, 1)  # noqa: S311 - no secret
+
+    def _see_to(self, connection: Connection, call_id: str, standing: Standing) -> None:
+        if call_id not in connection.calls:
+            return  # it ended meanwhile
+        if standing in (Standing.SUPERSEDED, Standing.ENDED):
+            connection.give_up(call_id)
+        elif standing in (Standing.ABSENT, Standing.UNKNOWN):
+            # Its device is here, and has it up: it comes back (R15), or the engine has lost it (R28).
+            caller = connection.caller
+            device: Asker = (caller.staff, caller.device)
+            found = self._known(caller.account, call_id)
+
+            def resumed(answer: Answer | CallgateError) -> None:
+                if isinstance(answer, Resumed):
+                    log.info("call.kept", account=caller.account, call_id=call_id, late=answer.late)
+                elif isinstance(answer, CallgateError) and answer.code.startswith("call_"):
+                    connection.give_up(call_id)
+
+            self._submit(Resume(caller.account, call_id, device, connection.number, found), resumed)
