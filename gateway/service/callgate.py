@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, cast
@@ -185,7 +185,7 @@ class Callgate:
         record = await self._records.calls.find_call(account, call_id)
         if record is None:
             raise NotFound(f"There is no call {call_id} of the account {account}.")
-        return FoundCall(record, record.settled_at_ms, record.policy)
+        return (await self._as_found([record]))[0]
 
     async def connect_device(self, caller: Caller) -> DeviceConnected:
         """Welcome a device, and have its older connections on other gateways closed."""
@@ -312,14 +312,14 @@ class Callgate:
         staff: str | None,
         after: str | None,
         limit: int,
-    ) -> tuple[list[CallRecord], str | None, int]:
+    ) -> tuple[list[FoundCall], str | None, int]:
         """A page of call records, where the next one begins, and as of when they are. Raises NotFound."""
         await self.get_account(account)
         as_of_ms = await self._recorder.as_of_ms()
         records, following = await self._records.calls.list_calls(
             account, cycle_start_ms=cycle_start_ms, staff=staff, after=after, limit=limit
         )
-        return records, following, as_of_ms
+        return await self._as_found(records), following, as_of_ms
 
     async def list_statements(
         self, account: str, after: str | None, limit: int
@@ -339,7 +339,7 @@ class Callgate:
         return await self._records.statements.get_statement(account, cycle_start_ms), as_of_ms
 
     def statement_calls(self, account: str, cycle_start_ms: int) -> AsyncGenerator[CallRecord]:
-        """All records of a cycle, oldest admitted first."""
+        """All records of a cycle, oldest admitted first, but for those whose call came back (R15)."""
         return self._records.calls.calls_of_cycle(account, cycle_start_ms)
 
     # Tokens
@@ -441,6 +441,21 @@ class Callgate:
 
     # Inside
 
+    async def _as_found(self, calls: Sequence[CallRecord | CallInProgress]) -> list[FoundCall]:
+        """Calls as SQL has them, with the instant that each is told of."""
+        policy: Policy | None = None
+        found = []
+        for call in calls:
+            if isinstance(call, CallRecord):
+                found.append(FoundCall(call, call.settled_at_ms, call.policy))
+                continue
+            if policy is None:
+                deployment = self._records.deployment
+                kept = await deployment.get("policy_next") or await deployment.get("policy")
+                policy = unpacked_policy(kept) if kept else self.settings.policy
+            found.append(FoundCall(call, self.server_time_ms(), policy))
+        return found
+
     def _require_simulation(self) -> None:
         if not self.settings.simulate:
             raise NotFound("This gateway runs on real time; its clock can be moved only with --simulate.")
@@ -508,7 +523,8 @@ class Callgate:
         answer: Answer | CallgateError = CallUnknown()
         try:
             record = await self._records.calls.find_call(ask.account, ask.call_id)
-            if record is not None and ask.device in (None, (record.staff, record.device)):
+            # One that came back (R15) and that the engine has lost has no settlement that still holds.
+            if isinstance(record, CallRecord) and ask.device in (None, (record.staff, record.device)):
                 views = await self._pool.read_many([ask.account])
                 remaining = views[ask.account].remaining_seconds if ask.account in views else 0
                 answer = settled_before(record, remaining)
