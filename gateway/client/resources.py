@@ -171,6 +171,7 @@ class CallRecord(Struct, frozen=True):
     emergency: bool
     cycle_start: str
     revision: int | None
+    admitted_offline: bool = False
 
 
 class Statement(Struct, frozen=True):

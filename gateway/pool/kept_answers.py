@@ -1,8 +1,8 @@
-"""What this gateway was answered, kept until it is known to be safe, and told again after an engine has lost it (R26).
+"""What this gateway was answered, kept until it is safe, and told again after an engine has lost it (R26).
 
 An engine can lose what it has answered: in a failover, with an older copy of its data, emptied. A settlement
-is kept until SQL has it; an admission while its call goes on, as far as this gateway knows. Both are told again
-when a shard has a new epoch (`gateway.pool.shards`). Telling twice is telling once.
+is kept until SQL has it; an admission while its call goes on, as far as this gateway knows. Both are told
+again when a shard has a new epoch (`gateway.pool.shards`). Telling twice is telling once.
 """
 
 from __future__ import annotations
@@ -178,7 +178,8 @@ class KeptAnswers:
         going = {key: self._going[key] for key in keys if key in self._going and key not in settled}
         records = [unpack_record(account, key[1], value, policy) for key, value in settled.items()]
         calls = [each.known() for each in going.values()]
-        named = [(each.call_id, each.admitted_at_ms) for each in (*records, *calls)]
+        named = [(each.call_id, each.admitted_at_ms) for each in records]
+        named += [(each.call_id, each.admitted_at_ms) for each in calls]
         ended = await self._find_ended(account, named) if self._find_ended is not None else ()
         revisions = {(each.call_id, each.admitted_at_ms): each.revision for each in ended}
         for record in records:

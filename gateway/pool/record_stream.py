@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from redis.exceptions import RedisError
 
@@ -15,6 +15,7 @@ from gateway.domain.errors import EngineUnavailable
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
 from gateway.pool.packed import Item, unpack_items, unpack_policy
+from gateway.pool.scripts import script
 from gateway.pool.shards import Shards
 
 START: Final = "0-0"
@@ -33,6 +34,18 @@ class StreamEntry:
     entry_id: str
     items: list[Item | bytes]
     first_number: int
+
+
+class Saved(Protocol):
+    """How far a shard is saved: its last entry, and the highest number of an item."""
+
+    @property
+    def entry_id(self) -> str:
+        """The last entry."""
+
+    @property
+    def record_number(self) -> int:
+        """The highest number."""
 
 
 @contextmanager
@@ -79,13 +92,18 @@ class RecordStream:
                         await asyncio.sleep(0)
         return entries
 
-    async def trim(self, positions: Mapping[int, str]) -> None:
-        """Delete entries up to and including these: only what SQL has committed. Raises EngineUnavailable."""
+    async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
+        """Delete entries up to and including these that are older than `kept_ms` by the engine's clock.
+
+        Only what SQL has committed. Raises EngineUnavailable.
+        """
         with _engine_unavailable():
+            until = await self._server_ms() - kept_ms if kept_ms else None
             await self._engine.run_all(
                 [
-                    ("XTRIM", self._keys.named(shard, "records")[0], "MINID", _after(entry_id))
+                    ("XTRIM", self._keys.named(shard, "records")[0], "MINID", _least_kept(entry_id, until))
                     for shard, entry_id in positions.items()
+                    if entry_id != START
                 ]
             )
 
@@ -94,11 +112,25 @@ class RecordStream:
         with _engine_unavailable():
             return await self._shards.epochs()
 
-    async def backlog(self) -> int:
-        """Entries that wait in all shards. Raises EngineUnavailable."""
-        streams = [self._keys.named(shard, "records")[0] for shard in range(self._keys.shards)]
+    async def _server_ms(self) -> int:
+        reply: int = await script("server_time").run(self._engine.client, [self._keys.of_shard(0)[0]])
+        return reply
+
+    async def backlog(self, saved: Mapping[int, Saved]) -> int:
+        """Items of all shards behind what is saved of each. Raises EngineUnavailable."""
+        shards = range(self._keys.shards)
         with _engine_unavailable():
-            return sum(await self._engine.run_all([("XLEN", stream) for stream in streams]))
+            last = await self._engine.run_all(
+                [
+                    ("XREVRANGE", self._keys.named(shard, "records")[0], "+", "-", "COUNT", 1)
+                    for shard in shards
+                ]
+            )
+        return sum(
+            _behind(_entry(shard, *found[0]), saved.get(shard))
+            for shard, found in zip(shards, last, strict=True)
+            if found
+        )
 
 
 def _entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> StreamEntry:
@@ -110,7 +142,24 @@ def _entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Stream
     return StreamEntry(shard, entry_id.decode(), items, int(fields.get(b"n", 0)))
 
 
-def _after(entry_id: str) -> str:
-    """The least id behind this one: trimming keeps entries from there on."""
+def _behind(last: StreamEntry, saved: Saved | None) -> int:
+    """How many items there are behind what is saved, by the last entry of a shard."""
+    if saved is None:
+        return last.first_number + len(last.items) - 1
+    if _order(last.entry_id) <= _order(saved.entry_id):
+        return 0
+    # At least those of the entry: after a loss of writes numbers may begin again below what SQL has.
+    return max(last.first_number + len(last.items) - 1 - saved.record_number, len(last.items))
+
+
+def _least_kept(entry_id: str, until_ms: int | None) -> str:
+    """The least id that trimming keeps: the one behind this one, and none younger than that."""
     milliseconds, sequence = entry_id.split("-")
+    if until_ms is not None and until_ms <= int(milliseconds):
+        return f"{until_ms}-0"
     return f"{milliseconds}-{int(sequence) + 1}"
+
+
+def _order(entry_id: str) -> tuple[int, int]:
+    milliseconds, sequence = entry_id.split("-")
+    return int(milliseconds), int(sequence)

@@ -1,19 +1,25 @@
-"""Call records, as they are read (R26)."""
+"""Call records, as they are read (R26).
+
+A record whose call came back (R15) is read as a call in progress, until the next revision replaces it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, and_, or_, select
+from sqlalchemy import Row, Select, and_, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.calls import CallRecord
+from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.policy import CountFrom, Policy
 from gateway.records.database import Database
 from gateway.records.paging import after_instant_and_id, page_of
 from gateway.records.tables import call_records
+
+NAMED_AT_ONCE: Final = 500
+"""How many calls one query names."""
 
 PAGE: Final = 1000
 """How many records one query of a long reading takes."""
@@ -25,9 +31,17 @@ class Calls:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def find_call(self, account: str, call_id: str) -> CallRecord | None:
-        """Return the record of the newest call of that id (R9), or None."""
+    async def find_call(self, account: str, call_id: str) -> CallRecord | CallInProgress | None:
+        """Return the newest call of that id (R9), or None if none ever ended."""
         return await self._database.read(_find_call, account, call_id)
+
+    async def find_ended(self, account: str, calls: Sequence[tuple[str, int]]) -> list[CallRecord]:
+        """Return the records of those of an account's calls (id, admission) that have ended."""
+        found: list[CallRecord] = []
+        for first in range(0, len(calls), NAMED_AT_ONCE):
+            piece = calls[first : first + NAMED_AT_ONCE]
+            found += await self._database.read(_find_ended, account, piece)
+        return found
 
     async def list_calls(
         self,
@@ -37,17 +51,20 @@ class Calls:
         staff: str | None = None,
         after: str | None = None,
         limit: int,
-    ) -> tuple[list[CallRecord], str | None]:
-        """Return a page of an account's records, newest admitted first, and the cursor of the next page.
+    ) -> tuple[list[CallRecord | CallInProgress], str | None]:
+        """Return a page of an account's calls, newest admitted first, and the cursor of the next page.
 
-        They are those of one cycle, of one staff member, of both, or all.
+        They are those of one cycle, of one staff member, of both, or all, that ended at least once.
         """
         return await self._database.read(
             _list_calls, account, cycle_start_ms, staff, after_instant_and_id(after), limit
         )
 
     async def calls_of_cycle(self, account: str, cycle_start_ms: int) -> AsyncGenerator[CallRecord]:
-        """Give all records of a cycle, oldest admitted first. No connection is held in between pages."""
+        """Give all records of a cycle, oldest admitted first, but for those whose call came back.
+
+        No connection is held in between pages.
+        """
         last: CallRecord | None = None
         while True:
             records = await self._database.read(_records_of_cycle, account, cycle_start_ms, last)
@@ -58,7 +75,9 @@ class Calls:
             last = records[-1]
 
 
-async def _find_call(connection: AsyncConnection, account: str, call_id: str) -> CallRecord | None:
+async def _find_call(
+    connection: AsyncConnection, account: str, call_id: str
+) -> CallRecord | CallInProgress | None:
     query = (
         _of_account(account)
         .where(call_records.c.call_id == call_id)
@@ -66,7 +85,15 @@ async def _find_call(connection: AsyncConnection, account: str, call_id: str) ->
         .limit(1)
     )
     row = (await connection.execute(query)).one_or_none()
-    return None if row is None else _record(row)
+    return None if row is None else _call(row)
+
+
+async def _find_ended(
+    connection: AsyncConnection, account: str, calls: Sequence[tuple[str, int]]
+) -> list[CallRecord]:
+    key = tuple_(call_records.c.call_id, call_records.c.admitted_at_ms)
+    query = _of_account(account).where(key.in_(calls), ~call_records.c.reopened)
+    return [_record(row) for row in await connection.execute(query)]
 
 
 async def _list_calls(
@@ -76,7 +103,7 @@ async def _list_calls(
     staff: str | None,
     after: tuple[int, str] | None,
     limit: int,
-) -> tuple[list[CallRecord], str | None]:
+) -> tuple[list[CallRecord | CallInProgress], str | None]:
     admitted_at_ms, call_id = call_records.c.admitted_at_ms, call_records.c.call_id
     query = _of_account(account).order_by(admitted_at_ms.desc(), call_id).limit(limit + 1)
     if cycle_start_ms is not None:
@@ -87,8 +114,8 @@ async def _list_calls(
         at_ms, shown = after
         # The first condition alone lets an index begin there.
         query = query.where(admitted_at_ms <= at_ms, or_(admitted_at_ms < at_ms, call_id > shown))
-    rows = [_record(row) for row in await connection.execute(query)]
-    return page_of(rows, limit, lambda record: (record.admitted_at_ms, record.call_id))
+    rows = [_call(row) for row in await connection.execute(query)]
+    return page_of(rows, limit, lambda call: (call.admitted_at_ms, call.call_id))
 
 
 async def _records_of_cycle(
@@ -97,7 +124,7 @@ async def _records_of_cycle(
     admitted_at_ms, call_id = call_records.c.admitted_at_ms, call_records.c.call_id
     query = (
         _of_account(account)
-        .where(call_records.c.cycle_start_ms == cycle_start_ms)
+        .where(call_records.c.cycle_start_ms == cycle_start_ms, ~call_records.c.reopened)
         .order_by(admitted_at_ms, call_id.desc())  # the list's order backwards, which one index serves
         .limit(PAGE)
     )
@@ -112,6 +139,28 @@ async def _records_of_cycle(
 
 def _of_account(account: str) -> Select[Any]:
     return select(call_records).where(call_records.c.account == account)
+
+
+def _call(row: Row[Any]) -> CallRecord | CallInProgress:
+    return _in_progress(row) if row.reopened else _record(row)
+
+
+def _in_progress(row: Row[Any]) -> CallInProgress:
+    return CallInProgress(
+        account=row.account,
+        call_id=row.call_id,
+        staff=row.staff,
+        device=row.device,
+        channel=row.channel,
+        to=row.to,
+        admitted_at_ms=row.admitted_at_ms,
+        answered_at_ms=row.answered_at_ms,
+        cycle_start_ms=row.cycle_start_ms,
+        emergency=row.emergency,
+        counts=not row.emergency,  # whether its cycle is over as well, only the pool knows
+        revision=row.revision,
+        admitted_offline=row.admitted_offline,
+    )
 
 
 def _record(row: Row[Any]) -> CallRecord:
@@ -134,6 +183,7 @@ def _record(row: Row[Any]) -> CallRecord:
         cycle_start_ms=row.cycle_start_ms,
         revision=row.revision,
         policy=_policy(row.free_seconds, row.increment_seconds, row.hold_seconds, row.count_from),
+        admitted_offline=row.admitted_offline,
     )
 
 

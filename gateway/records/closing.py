@@ -1,4 +1,7 @@
-"""Closing statements: once the cycle is over, its last call ended and saved, and none can come back (R27)."""
+"""Closing statements: once the cycle is over, its last call ended and saved, and none can come back (R27).
+
+Nor did one come back that has not ended again (R15): its record is in progress.
+"""
 
 from __future__ import annotations
 
@@ -73,9 +76,15 @@ async def _due(
         call_records.c.ended_at_ms >= now_ms - late_resume_ms,
         _IN_ABSENCE,
     )
+    came_back = exists().where(
+        call_records.c.account == statements.c.account,
+        call_records.c.cycle_start_ms == statements.c.cycle_start_ms,
+        call_records.c.reopened,
+    )
+    is_over = statements.c.cycle_end_ms <= now_ms
     query = (
         select(statements)
-        .where(statements.c.closed_at_ms.is_(None), statements.c.cycle_end_ms <= now_ms, ~may_come_back)
+        .where(statements.c.closed_at_ms.is_(None), is_over, ~may_come_back, ~came_back)
         .order_by(statements.c.cycle_end_ms, statements.c.account)
         .limit(PAGE)
     )
@@ -99,8 +108,8 @@ async def _close_one(
     key = {"of": row.account, "since_ms": row.cycle_start_ms}
     total = (await connection.execute(_TOTAL, key)).one()
     late_until_ms = 0 if total.absent_at_ms is None else total.absent_at_ms + late_resume_ms
-    if late_until_ms >= now_ms:
-        return None  # of a record that was saved meanwhile
+    if late_until_ms >= now_ms or total.reopened:
+        return None  # by what was saved meanwhile
     final = {
         "closed_at_ms": max(row.cycle_end_ms, total.settled_at_ms or 0, late_until_ms),
         "used_seconds": total.used_seconds,
@@ -115,6 +124,7 @@ _TOTAL: Final = select(
     *sums(),
     func.max(call_records.c.settled_at_ms).label("settled_at_ms"),
     func.max(case((_IN_ABSENCE, call_records.c.ended_at_ms))).label("absent_at_ms"),
+    func.count(case((call_records.c.reopened, 1))).label("reopened"),
 ).where(call_records.c.account == bindparam("of"), call_records.c.cycle_start_ms == bindparam("since_ms"))
 
 _CLOSE: Final = (

@@ -2,7 +2,12 @@
 
 An entry may come twice: after an answer that was lost, or to two recorders at once. Whoever is second finds
 the positions further on than where it read from, and skips what lies behind them. Without them, too, the rows
-come out the same: a record's key is its call; a higher revision replaces a lower one, never the other way.
+come out the same: a record's key is its call; a higher revision replaces a lower one, and of one revision the
+reopened state the other (R15), never the other way.
+
+Each shard of the engine has an epoch, which rises when writes of it were lost. SQL keeps the epoch that its
+position belongs to. What was read under an older one is refused: it comes from an engine that is no longer
+the one, and pools may have been rebuilt without it.
 """
 
 from __future__ import annotations
@@ -14,11 +19,11 @@ from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
-from sqlalchemy import select
+from sqlalchemy import Row, bindparam, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.calls import CallRecord, CycleOpened
-from gateway.records.bulk import BulkInsert, replacing
+from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
+from gateway.records.bulk import BulkInsert, Rows, replacing
 from gateway.records.failures import refused
 from gateway.records.tables import call_records, dead_letters, recorder_positions, statements
 from gateway.records.upserts import insert
@@ -31,6 +36,9 @@ TRIES: Final = 3
 
 BREATHE: Final = 200
 """After how many entries everything else that the gateway does has its turn."""
+
+Item = CallRecord | CallReopened | CycleOpened | bytes
+"""What the stream holds. Bytes are an item that could not be read: a dead letter."""
 
 
 class StreamEntry(Protocol):
@@ -45,24 +53,36 @@ class StreamEntry(Protocol):
         """Its id in that stream: ``milliseconds-sequence``, rising."""
 
     @property
-    def items(self) -> Sequence[CallRecord | CycleOpened | bytes]:
-        """What it holds, in order. Bytes are an item that could not be read: a dead letter."""
+    def items(self) -> Sequence[Item]:
+        """What it holds, in order."""
 
     @property
     def first_number(self) -> int:
         """The number of its first item, in the order of settling within the shard."""
 
 
+class Progress(NamedTuple):
+    """How far SQL has come in a shard: the last entry saved, its epoch, and the highest number of an item."""
+
+    entry_id: str = START
+    epoch: int = 0
+    record_number: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Saved:
     """What one transaction saved: how far it got in each shard, how many records, and what was refused.
 
-    Of a dead letter, the shard, the entry's id and the index of the item in it.
+    Of a dead letter, the shard, the entry's id and the index of the item in it. `refused` are the shards of
+    which nothing was saved, as what was read is not what follows on what SQL has; `missing` is how many items
+    before those saved were never seen, by shard.
     """
 
-    positions: dict[int, str]
+    progress: dict[int, Progress]
     records: int
     dead_letters: list[tuple[int, str, int]]
+    refused: frozenset[int]
+    missing: dict[int, int]
 
 
 class _Item(NamedTuple):
@@ -82,11 +102,15 @@ class _Rejected:
     error: str
 
 
+_Key = tuple[str, str, int]
+
+
 @dataclass(slots=True)
 class _Batch:
     """What some entries come to: of several items with one key, the one that counts."""
 
-    records: dict[tuple[str, str, int], _Item] = field(default_factory=dict)
+    records: dict[_Key, _Item] = field(default_factory=dict)
+    reopened: dict[_Key, _Item] = field(default_factory=dict)
     cycles: dict[tuple[str, int], _Item] = field(default_factory=dict)
     rejected: list[_Rejected] = field(default_factory=list)
 
@@ -100,19 +124,62 @@ class _Batch:
                     self.records[key] = _Item(_record_row(item, entry, index), entry, index)
             elif isinstance(item, CycleOpened):
                 self.cycles[item.account, item.cycle_start_ms] = _Item(_cycle_row(item), entry, index)
+            elif isinstance(item, CallReopened):
+                key = item.account, item.call_id, item.admitted_at_ms
+                earlier = self.reopened.get(key)
+                if earlier is None or earlier.row[-1] < item.revision:
+                    self.reopened[key] = _Item((*key, item.revision), entry, index)
             else:
                 self.rejected.append(_Rejected(entry, index, "it could not be read"))
 
+    def reopen(self) -> None:
+        """Settle which of the calls that came back are so by a record of this batch, now that all are in."""
+        for key in self.reopened.keys() & self.records.keys():
+            revision, record = self.reopened.pop(key).row[-1], self.records[key]
+            if record.row[_REVISION] <= revision:
+                row = (*record.row[:_REVISION], revision, *record.row[_REVISION + 1 : -1], True)
+                self.records[key] = record._replace(row=row)
 
-_RECORD_FIELDS: Final = attrgetter(*(c.name for c in call_records.c if c.name in CallRecord.__slots__))
+
+class _Reopening:
+    """Marks the records of calls that came back: up to the revision named, which the record then has.
+
+    So a record of that revision, or an older one, that is saved again does not replace it. Where there is no
+    record, as it was a dead letter, nothing is to be marked: the next one tells the whole call.
+    """
+
+    async def run(self, connection: AsyncConnection, rows: Rows) -> None:
+        """Mark them within the transaction of `connection`."""
+        await connection.execute(_REOPEN, [dict(zip(_REOPEN_KEYS, row, strict=True)) for row in rows])
+
+
+_REOPEN_KEYS: Final = ("of", "id", "admitted_ms", "up_to")
+_REOPEN: Final = (
+    update(call_records)
+    .where(
+        call_records.c.account == bindparam("of"),
+        call_records.c.call_id == bindparam("id"),
+        call_records.c.admitted_at_ms == bindparam("admitted_ms"),
+        call_records.c.revision <= bindparam("up_to"),
+    )
+    .values(reopened=True, revision=bindparam("up_to"))
+)
+
+_LAST_COLUMNS: Final = ("admitted_offline", "reopened")
+_RECORD_FIELDS: Final = attrgetter(
+    *(c.name for c in call_records.c if c.name in CallRecord.__slots__ and c.name not in _LAST_COLUMNS)
+)
 _POLICY_FIELDS: Final = attrgetter("free_seconds", "increment_seconds", "hold_seconds", "count_from")
 _CYCLE_FIELDS: Final = attrgetter(*(c.name for c in statements.c if c.name in CycleOpened.__slots__))
 _OPEN: Final = (None,) * (len(statements.c) - len(CycleOpened.__slots__))
 _REVISION: Final = list(call_records.c.keys()).index("revision")
 
 _SAVE_RECORDS: Final = BulkInsert(
-    call_records, f"{replacing(call_records)} WHERE excluded.revision > call_records.revision"
+    call_records,
+    f"{replacing(call_records)} "
+    "WHERE (excluded.revision, excluded.reopened) > (call_records.revision, call_records.reopened)",
 )
+_SAVE_REOPENED: Final = _Reopening()
 _SAVE_CYCLES: Final = BulkInsert(
     statements,
     "DO UPDATE SET cycle_end_ms = excluded.cycle_end_ms, cycle_index = excluded.cycle_index, "
@@ -125,60 +192,94 @@ _SAVE_DEAD_LETTERS: Final = BulkInsert(dead_letters, "DO NOTHING")
 
 async def load_positions(connection: AsyncConnection) -> dict[int, str]:
     """Return the last entry saved of each shard."""
-    return {row.shard: row.entry_id for row in await connection.execute(select(recorder_positions))}
+    return {shard: each.entry_id for shard, each in (await load_progress(connection)).items()}
+
+
+async def load_progress(connection: AsyncConnection) -> dict[int, Progress]:
+    """Return how far each shard is saved."""
+    return {row.shard: _progress(row) for row in await connection.execute(select(recorder_positions))}
 
 
 async def save_entries(
-    connection: AsyncConnection, entries: Sequence[StreamEntry], read_from: Mapping[int, str], now_ms: int
+    connection: AsyncConnection,
+    entries: Sequence[StreamEntry],
+    read_from: Mapping[int, str],
+    epochs: Mapping[int, int],
+    now_ms: int,
 ) -> Saved:
     """Save entries that were read behind the positions `read_from`, oldest first in each shard.
 
-    An item that the database refuses goes to the dead letters and stops no other.
+    `epochs` are those that they were read under, and of other shards those that SQL shall take: where it is
+    newer than the one SQL has, the shard's position begins anew. An item that the database refuses goes to
+    the dead letters and stops no other.
     """
-    shards = sorted({entry.shard for entry in entries})
+    shards = sorted({entry.shard for entry in entries} | epochs.keys())
     saved = await _lock_positions(connection, shards)
-    moved = {shard for shard in shards if saved[shard] != read_from.get(shard, START)}
+    refused = set()
+    for shard, known in saved.items():
+        epoch = epochs.get(shard, 0)
+        if epoch > known.epoch:
+            saved[shard] = known._replace(entry_id=START, epoch=epoch)
+        # A position before where this was read from is that of an older copy of the database.
+        if epoch < known.epoch or _order(saved[shard].entry_id) < _order(read_from.get(shard, START)):
+            refused.add(shard)
+    moved = {shard for shard in shards if saved[shard].entry_id != read_from.get(shard, START)}
     batch = _Batch()
+    missing: dict[int, int] = {}
     for nth, entry in enumerate(entries):
         if nth % BREATHE == 0:
             await asyncio.sleep(0)
-        if entry.shard in moved and _order(entry.entry_id) <= _order(saved[entry.shard]):
-            continue  # another recorder was first
+        at = saved[entry.shard]
+        if entry.shard in refused or (entry.shard in moved and _order(entry.entry_id) <= _order(at.entry_id)):
+            continue  # another recorder was first, or it is not to be saved at all
+        if entry.first_number > at.record_number + 1:
+            missing[entry.shard] = missing.get(entry.shard, 0) + entry.first_number - at.record_number - 1
         batch.add(entry)
-        saved[entry.shard] = entry.entry_id
+        last = max(at.record_number, entry.first_number + len(entry.items) - 1)
+        saved[entry.shard] = Progress(entry.entry_id, at.epoch, last)
+    batch.reopen()
     # Sorted, so that two recorders come to the same rows in the same order, and to no deadlock.
     records = [batch.records[key] for key in sorted(batch.records)]
+    reopened = [batch.reopened[key] for key in sorted(batch.reopened)]
     cycles = [batch.cycles[key] for key in sorted(batch.cycles)]
     refused_records = await _save(connection, _SAVE_RECORDS, records)
+    refused_reopenings = await _save(connection, _SAVE_REOPENED, reopened)
     refused_cycles = await _save(connection, _SAVE_CYCLES, cycles)
-    rejected = [*batch.rejected, *refused_records, *refused_cycles]
+    rejected = [*batch.rejected, *refused_records, *refused_reopenings, *refused_cycles]
     await _SAVE_DEAD_LETTERS.run(connection, [_dead_letter(each, now_ms) for each in rejected])
-    await _SAVE_POSITIONS.run(connection, sorted(saved.items()))
+    # Refused ones too: a newer epoch is taken all the same.
+    await _SAVE_POSITIONS.run(connection, [(shard, *saved[shard]) for shard in shards])
     return Saved(
-        positions=saved,
+        progress={shard: saved[shard] for shard in shards if shard not in refused},
         records=len(records) - len(refused_records),
         dead_letters=[(each.entry.shard, each.entry.entry_id, each.index) for each in rejected],
+        refused=frozenset(refused),
+        missing=missing,
     )
 
 
-async def _lock_positions(connection: AsyncConnection, shards: Sequence[int]) -> dict[int, str]:
-    """Return the last entry saved of each of the shards, which nobody else moves before this one is done."""
+def _progress(row: Row[Any]) -> Progress:
+    return Progress(row.entry_id, row.epoch, row.record_number)
+
+
+async def _lock_positions(connection: AsyncConnection, shards: Sequence[int]) -> dict[int, Progress]:
+    """Return how far each of the shards is saved, which nobody else moves before this one is done."""
     query = (
         select(recorder_positions)
         .where(recorder_positions.c.shard.in_(shards))
         .order_by(recorder_positions.c.shard)
         .with_for_update()
     )
-    positions = {row.shard: row.entry_id for row in await connection.execute(query)}
+    positions = {row.shard: _progress(row) for row in await connection.execute(query)}
     new = [{"shard": shard, "entry_id": START} for shard in shards if shard not in positions]
     if new:
         await connection.execute(insert(connection, recorder_positions).on_conflict_do_nothing(), new)
-        return {row.shard: row.entry_id for row in await connection.execute(query)}
+        return {row.shard: _progress(row) for row in await connection.execute(query)}
     return positions
 
 
 async def _save(
-    connection: AsyncConnection, inserting: BulkInsert, items: Sequence[_Item], tries: int = 1
+    connection: AsyncConnection, inserting: BulkInsert | _Reopening, items: Sequence[_Item], tries: int = 1
 ) -> list[_Rejected]:
     """Insert all that the database takes; return what it refuses, found by halving."""
     if not items:
@@ -203,7 +304,14 @@ async def _save(
 
 def _record_row(record: CallRecord, entry: StreamEntry, index: int) -> tuple[Any, ...]:
     number = entry.first_number + index
-    return (*_RECORD_FIELDS(record), *_POLICY_FIELDS(record.policy), entry.shard, number)
+    return (
+        *_RECORD_FIELDS(record),
+        *_POLICY_FIELDS(record.policy),
+        entry.shard,
+        number,
+        record.admitted_offline,
+        False,
+    )
 
 
 def _cycle_row(cycle: CycleOpened) -> tuple[Any, ...]:

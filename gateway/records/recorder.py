@@ -1,19 +1,21 @@
 """The recorder: moves what ended from the records stream to SQL (R26).
 
 It reads behind its positions, saves in one transaction with the new positions, and only then has the stream
-trimmed. Every gateway has a recorder, and one of them records; the others stand by. Should two record at once
-all the same, they come to the same rows (`gateway.records.ingest`): nothing hangs on who holds the lock.
+trimmed: of what was saved some hours ago, so that a database restored from an older copy is filled again.
+Every gateway has a recorder, and one of them records; the others stand by. Should two record at once all the
+same, they come to the same rows (`gateway.records.ingest`): nothing hangs on who holds the lock.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn, Protocol
 
 import anyio
 import structlog
@@ -25,7 +27,7 @@ from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
 from gateway.records.database import Database, Kind
 from gateway.records.deployment import put_value, value_of
 from gateway.records.exclusive import Exclusive
-from gateway.records.ingest import Saved, StreamEntry, load_positions, save_entries
+from gateway.records.ingest import START, Progress, Saved, StreamEntry, load_progress, save_entries
 
 log = structlog.get_logger()
 
@@ -43,7 +45,10 @@ RETRY_SECONDS: Final = (0.1, 5.0)
 """The first wait after a failure, and the longest."""
 
 FRESH_SECONDS: Final = 1.0
-"""For how long a backlog or an `as_of_ms` is not asked for again."""
+"""For how long a backlog, an `as_of_ms`, or how far SQL is, is not asked for again."""
+
+TRIM_SECONDS: Final = 10.0
+"""How often entries that were kept long enough are deleted."""
 
 _AS_OF: Final = "records_as_of_ms"
 
@@ -58,18 +63,22 @@ class RecordStream(Protocol):
         is read from its beginning.
         """
 
-    async def trim(self, positions: Mapping[int, str]) -> None:
-        """Let go of the entries up to and including these, which are committed."""
+    async def epochs(self) -> Mapping[int, int]:
+        """Return each shard's epoch, which rises when writes of it were lost; 0 or none: it is not there."""
 
-    async def backlog(self) -> int:
-        """Return how many entries wait."""
+    async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
+        """Let go of entries up to and including these, which are committed, if they are older than that."""
+
+    async def backlog(self, saved: Mapping[int, Progress]) -> int:
+        """Return how many items lie behind what is saved of each shard."""
 
 
 @dataclass(frozen=True, slots=True)
 class RecorderStatus:
     """How the recorder is doing: whether it is the one that records, what it found waiting and for how long.
 
-    `failing` says what keeps it from its work, None if nothing does.
+    `waiting_entries` counts records and cycles. `failing` says what keeps it from its work, None if nothing
+    does.
     """
 
     recording: bool
@@ -78,11 +87,23 @@ class RecorderStatus:
     failing: str | None
 
 
+class _Round(NamedTuple):
+    """What one round did: how many records it saved, and whether those were all.
+
+    `stale` are shards whose engine is of an older epoch than SQL: nothing of theirs is saved.
+    """
+
+    records: int
+    at_end: bool
+    stale: set[int]
+
+
 class Recorder:
     """Records until it is cancelled, whatever fails on the way; what is not saved yet stays in the stream.
 
-    `now_ms` asks for the billing clock. `stuck_seconds` is how long an entry may wait before a recorder that
-    stands by takes the one that should record it for stuck, and does it itself.
+    `now_ms` asks for the billing clock. What is saved stays in the stream for `kept_ms`. `stuck_seconds` is
+    how long an entry may wait before a recorder that stands by takes the one that should record it for stuck,
+    and does it itself.
     """
 
     def __init__(
@@ -91,12 +112,14 @@ class Recorder:
         stream: RecordStream,
         now_ms: Callable[[], Awaitable[int]],
         *,
+        kept_ms: int = 0,
         records_at_once: int | None = None,
         stuck_seconds: float = STUCK_SECONDS,
     ) -> None:
         self._database = database
         self._stream = stream
         self._now_ms = now_ms
+        self._kept_ms = kept_ms
         self._records_at_once = records_at_once or RECORDS_AT_ONCE[database.kind]
         self._stuck_seconds = stuck_seconds
         self._one_round = asyncio.Lock()
@@ -104,7 +127,9 @@ class Recorder:
         self._entries_a_shard = 4
         self._recording = False
         self._failing: str | None = None
-        self._positions: dict[int, str] | None = None
+        self._progress: dict[int, Progress] | None = None
+        self._progress_asked_at = 0.0
+        self._trimmed_at = -math.inf
         self._first_waiting: tuple[int, str] | None = None
         self._first_waiting_since = 0.0
         self._waiting_entries = 0
@@ -135,14 +160,23 @@ class Recorder:
     async def drain(self) -> int:
         """Save everything that was in the stream when this was called; return how many records that were.
 
-        Raises DatabaseUnavailable or EngineUnavailable; what was saved by then stays saved.
+        SQL then has the epochs that the engine had: a recorder elsewhere that still holds entries of an older
+        one will be refused. So pools can be made from SQL. Raises DatabaseUnavailable or EngineUnavailable;
+        what was saved by then stays saved.
         """
         records = 0
+        self._progress = None
         while True:
-            saved, at_end = await self._round()
-            records += saved
-            if at_end:
+            done = await self._round()
+            records += done.records
+            if done.at_end:
+                _require_current(done.stale)
                 return records
+
+    async def saved_numbers(self) -> Mapping[int, int]:
+        """Return the highest number of an item of each shard that SQL has. Raises DatabaseUnavailable."""
+        saved = await self._database.read(load_progress)
+        return {shard: each.record_number for shard, each in saved.items()}
 
     def wake(self) -> None:
         """Have it look into the stream at once, if it is idle."""
@@ -168,15 +202,18 @@ class Recorder:
         if not self._recording:
             await self._stand_by()
             return
-        _, at_end = await self._round()
-        if at_end:
+        done = await self._round()
+        if done.at_end:
+            _require_current(done.stale)
             with anyio.move_on_after(IDLE_SECONDS):
                 await self._woken.wait()
             self._woken.clear()
 
     async def _stand_by(self) -> None:
-        waiting = await self._stream.read(await self._database.read(load_positions), 1)
+        progress = await self._database.read(load_progress)
+        waiting = await self._stream.read(_behind(progress, await self._stream.epochs()), 1)
         self._observe(waiting, await self._now_ms())
+        await self._count_waiting(progress, at_end=not waiting)
         first = (waiting[0].shard, waiting[0].entry_id) if waiting else None
         if first is None or first != self._first_waiting:
             self._first_waiting, self._first_waiting_since = first, time.monotonic()
@@ -185,36 +222,72 @@ class Recorder:
             await self.drain()
         await anyio.sleep(min(STANDBY_SECONDS, self._stuck_seconds / 3))
 
-    async def _round(self) -> tuple[int, bool]:
-        """Save what waits, or about `records_at_once` of it; return how many records, and if that was all."""
+    async def _round(self) -> _Round:
+        """Save what waits, or about `records_at_once` of it."""
         async with self._one_round:
             # Forgotten until all went well: what was committed must otherwise be asked for again.
-            positions, self._positions = await self._where(), None
+            progress, self._progress = await self._how_far(), None
             now_ms = await self._now_ms()
-            entries, at_end = await self._read(positions)
+            read_from, epochs, entries, at_end = await self._read(progress)
+            older = {shard for shard, each in progress.items() if epochs.get(shard, 0) < each.epoch}
+            # One that was lost whole, and not built again yet, says nothing.
+            stale = older & ({each.shard for each in entries} | {shard for shard in epochs if epochs[shard]})
+            entries = [each for each in entries if each.shard not in older]
             self._observe(entries, now_ms)
-            records = 0
-            if entries:
-                as_of_ms = now_ms if at_end else None
-                saved = await self._database.write(_save, entries, positions, now_ms, as_of_ms)
+            # Of which shards SQL has to hear, with their epochs.
+            news = {entry.shard: epochs.get(entry.shard, 0) for entry in entries}
+            news |= {
+                shard: epoch
+                for shard, epoch in epochs.items()
+                if epoch > progress.get(shard, Progress()).epoch
+            }
+            records, refused = 0, False
+            if news:
+                as_of_ms = now_ms if at_end and not stale else None
+                saved = await self._database.write(_save, entries, read_from, news, now_ms, as_of_ms)
                 _report(saved)
-                records = saved.records
-                positions |= saved.positions
-                await self._stream.trim(saved.positions)
-            if at_end:
+                records, refused = saved.records, bool(saved.refused)
+                progress |= saved.progress
+            if refused:
+                return _Round(records, at_end=False, stale=stale)  # and ask SQL again
+            await self._trim(
+                {s: each for s, each in progress.items() if each.epoch == epochs.get(s, 0)}, news
+            )
+            if at_end and not stale:
                 self._as_of_ms = max(self._as_of_ms, now_ms)
-            self._positions = positions
-            await self._count_waiting()
-            return records, at_end
+            self._progress = progress
+            await self._count_waiting(progress, at_end=at_end)
+            return _Round(records, at_end, stale)
 
-    async def _where(self) -> dict[int, str]:
-        if self._positions is not None and self._recording:
-            return self._positions
-        positions = await self._database.read(load_positions)
-        await self._stream.trim(positions)  # the recorder before this one may not have come to it
-        return positions
+    async def _how_far(self) -> dict[int, Progress]:
+        now = time.monotonic()
+        if self._progress is not None and now - self._progress_asked_at < FRESH_SECONDS:
+            return self._progress
+        # Asked again now and then: the database may have been restored from an older copy.
+        self._progress_asked_at = now
+        return await self._database.read(load_progress)
 
-    async def _read(self, positions: Mapping[int, str]) -> tuple[list[StreamEntry], bool]:
+    async def _trim(self, progress: Mapping[int, Progress], news: Collection[int]) -> None:
+        """Let go of what was saved: now and then everywhere, else where there was news if none is kept."""
+        now = time.monotonic()
+        if now - self._trimmed_at >= TRIM_SECONDS:
+            self._trimmed_at = now
+            await self._stream.trim({s: each.entry_id for s, each in progress.items()}, self._kept_ms)
+        elif not self._kept_ms:
+            await self._stream.trim({s: progress[s].entry_id for s in news if s in progress}, 0)
+
+    async def _read(
+        self, progress: Mapping[int, Progress]
+    ) -> tuple[Mapping[int, str], Mapping[int, int], list[StreamEntry], bool]:
+        """Read what waits under one epoch of each shard; return where from, the epochs, and what was read."""
+        while True:
+            epochs = await self._stream.epochs()
+            read_from = _behind(progress, epochs)
+            entries, at_end = await self._read_behind(read_from)
+            if not entries or await self._stream.epochs() == epochs:
+                return read_from, epochs, entries, at_end
+
+    async def _read_behind(self, positions: Mapping[int, str]) -> tuple[list[StreamEntry], bool]:
         """Read behind the positions, a little at a time; return the entries, and whether those are all."""
         entries: list[StreamEntry] = []
         behind = dict(positions)
@@ -241,18 +314,20 @@ class Recorder:
         self._lag_ms = max(0, now_ms - min(settled, default=now_ms))
         metrics.RECORDER_LAG_SECONDS.set(self._lag_ms / 1000)
 
-    async def _count_waiting(self) -> None:
-        if time.monotonic() - self._waiting_asked_at >= FRESH_SECONDS:
+    async def _count_waiting(self, progress: Mapping[int, Progress], *, at_end: bool) -> None:
+        if at_end:
+            self._waiting_entries = 0
+        elif time.monotonic() - self._waiting_asked_at >= FRESH_SECONDS:
             self._waiting_asked_at = time.monotonic()
-            self._waiting_entries = await self._stream.backlog()
-            metrics.RECORDER_LAG_ENTRIES.set(self._waiting_entries)
+            self._waiting_entries = await self._stream.backlog(progress)
+        metrics.RECORDER_LAG_ENTRIES.set(self._waiting_entries)
 
     async def _ask_as_of_ms(self) -> int:
-        positions = await self._database.read(load_positions)
+        progress = await self._database.read(load_progress)
         known = [self._as_of_ms, int(await self._database.read(value_of, _AS_OF) or 0)]
         try:
             now_ms = await self._now_ms()
-            if not await self._stream.read(positions, 1):
+            if not await self._stream.read(_behind(progress, await self._stream.epochs()), 1):
                 return now_ms
         except EngineUnavailable:
             return max(known)
@@ -260,14 +335,30 @@ class Recorder:
         return max((each for each in known if each <= now_ms), default=0)
 
 
+def _behind(progress: Mapping[int, Progress], epochs: Mapping[int, int]) -> dict[int, str]:
+    """Return where to read each shard from: a newer epoch than SQL has from its beginning."""
+    return {
+        shard: START if epochs.get(shard, 0) > each.epoch else each.entry_id
+        for shard, each in progress.items()
+    }
+
+
+def _require_current(stale: set[int]) -> None:
+    if stale:
+        raise EngineUnavailable(
+            f"The engine has gone back to data that is older than what SQL has, in {len(stale)} shards."
+        )
+
+
 async def _save(
     connection: AsyncConnection,
     entries: Sequence[StreamEntry],
     read_from: Mapping[int, str],
+    epochs: Mapping[int, int],
     now_ms: int,
     as_of_ms: int | None,
 ) -> Saved:
-    saved = await save_entries(connection, entries, read_from, now_ms)
+    saved = await save_entries(connection, entries, read_from, epochs, now_ms)
     if as_of_ms is not None:
         await put_value(connection, _AS_OF, str(as_of_ms))
     return saved
@@ -279,6 +370,9 @@ def _report(saved: Saved) -> None:
         metrics.DEAD_LETTERS.inc()
         # What it says is in the table: a log never has a phone number.
         log.error("record.refused", shard=shard, entry_id=entry_id, index=index)
+    for shard, items in saved.missing.items():
+        # Deleted from the stream before this database had them: it was restored from too old a copy.
+        log.error("records.missing", shard=shard, items=items)
 
 
 def _backoff(failures: int) -> float:

@@ -21,7 +21,8 @@ from gateway.records.tables import INT, call_records, statements
 class Statement:
     """What a cycle came to; so far, if it is open: then it is summed from the records there are.
 
-    A closed one never changes. `calls_free` counts those that billed nothing, emergencies among them.
+    Those of calls that came back are in progress, and not in the sums (R15). A closed one never changes.
+    `calls_free` counts those that billed nothing, emergencies among them.
     """
 
     account: str
@@ -78,16 +79,18 @@ async def latest_cycle(connection: AsyncConnection, account: str, now_ms: int) -
 
 def billed_seconds_in_all() -> ColumnElement[int]:
     """Return the sum of what records billed; PostgreSQL's own type for it would be a decimal."""
-    return cast(func.coalesce(func.sum(call_records.c.billed_seconds), 0), INT)
+    billed = func.sum(call_records.c.billed_seconds).filter(~call_records.c.reopened)
+    return cast(func.coalesce(billed, 0), INT)
 
 
 def sums() -> tuple[ColumnElement[Any], ...]:
     """Return what is summed of the records of a cycle: used_seconds, calls_counted, calls_free."""
-    counted = func.count(case((call_records.c.counted, 1)))
+    ended = ~call_records.c.reopened
+    counted = func.count(case((call_records.c.counted & ended, 1)))
     return (
         billed_seconds_in_all().label("used_seconds"),
         counted.label("calls_counted"),
-        (func.count() - counted).label("calls_free"),
+        (func.count(case((ended, 1))) - counted).label("calls_free"),
     )
 
 

@@ -18,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.engine import Dialect
@@ -63,6 +64,9 @@ ID: Final = Text().with_variant(Text(collation="C"), "postgresql")
 
 INT: Final = BigInteger().with_variant(Integer(), "sqlite")
 """64 bits in both."""
+
+NO: Final = false()
+"""The default of a flag."""
 
 metadata = MetaData(
     naming_convention={
@@ -162,6 +166,10 @@ call_records = Table(
     # Together the order of settling within a shard (R26).
     Column("shard", INT, nullable=False),
     Column("record_number", INT, nullable=False),
+    # The defaults are for gateways of the version before, which may still record while others are updated.
+    Column("admitted_offline", Flag, nullable=False, server_default=NO),
+    # It came back (R15): the call is in progress again, and its record counts in no sum.
+    Column("reopened", Flag, nullable=False, server_default=NO),
     sqlite_strict=True,
 )
 Index(
@@ -183,7 +191,7 @@ Index(
     call_records.c.cycle_start_ms,
     call_records.c.admitted_at_ms.desc(),
     call_records.c.call_id,
-    postgresql_include=["billed_seconds", "counted"],
+    postgresql_include=["billed_seconds", "counted", "reopened"],
 )
 _in_absence = text("ended_by <> 'hangup'")
 Index(
@@ -193,6 +201,14 @@ Index(
     call_records.c.ended_at_ms,
     postgresql_where=_in_absence,
     sqlite_where=_in_absence,
+)
+
+Index(
+    "call_records_reopened",
+    call_records.c.account,
+    call_records.c.cycle_start_ms,
+    postgresql_where=text("reopened"),
+    sqlite_where=text("reopened = 1"),
 )
 
 statements = Table(
@@ -231,6 +247,10 @@ recorder_positions = Table(
     metadata,
     Column("shard", INT, primary_key=True, autoincrement=False),
     Column("entry_id", Text, nullable=False),
+    # The engine's epoch that the position belongs to: what was read under an older one is refused.
+    Column("epoch", INT, nullable=False, server_default=text("0")),
+    # The highest number of an item saved.
+    Column("record_number", INT, nullable=False, server_default=text("0")),
     sqlite_strict=True,
 )
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Final, cast
+from typing import Any, Final, NoReturn, cast
 
 import structlog
 from redis.exceptions import RedisError
 
-from gateway.domain.answers import Admitted, Answer, PoolView, settled_before
-from gateway.domain.asks import AccountStatus, Answered, Ask, Asker, End, Start
+from gateway.domain.answers import Answer, PoolView
+from gateway.domain.asks import AccountStatus, Ask, Asker
 from gateway.domain.calls import Caller, CallInProgress, CallRecord
 from gateway.domain.errors import (
-    CallgateError,
-    CallUnknown,
-    DatabaseUnavailable,
     EngineUnavailable,
     FieldError,
     InvalidField,
@@ -40,10 +35,13 @@ from gateway.records.recorder import Recorder
 from gateway.records.statements import Statement
 from gateway.records.store import Records
 from gateway.service.administration import Administration
-from gateway.service.emergencies import EmergencyJournal
+from gateway.service.calls import Calls
 from gateway.service.health import Health, Monitor, PartHealth
+from gateway.service.journal import Journal
 from gateway.service.ranking import Ranking
+from gateway.service.rebuilding import Rebuilder
 from gateway.sessions.devices import DeviceConnections
+from gateway.sessions.keeper import Keeper
 from gateway.sessions.revocations import Revocation, Revocations
 from gateway.settings import Settings
 
@@ -54,8 +52,6 @@ LATEST_MS: Final = 253_370_764_800_000
 
 9999-01-01T00:00:00Z, a year before the calendar's end.
 """
-
-_NOT_ASKED = (EngineUnavailable, DatabaseUnavailable)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +140,17 @@ class Callgate:
         self._administration = administration
         self._monitor = monitor
         self._ranking = Ranking(records, pool)
-        self._looking_up: set[asyncio.Task[None]] = set()
-        self.journal = EmergencyJournal(settings.data_dir, pool.ask, self.server_time_ms)
+        self.rebuilder = Rebuilder(records, pool)
+        self._calls = Calls(
+            pool,
+            records,
+            Journal(settings.data_dir, pool.ask, self.server_time_ms, self._cycle_start_ms),
+            self.server_time_ms,
+            admits_offline=settings.when_engine_down == "admit",
+        )
+        self.keeper = Keeper(
+            self.devices, pool.renew, self._calls.submit, pool.known_call, settings.lease_seconds * 1000
+        )
 
     # Calls
 
@@ -156,28 +161,11 @@ class Callgate:
         An emergency call is answered within 300 ms whatever is down (R30). An end of a call that Redis has
         forgotten is answered from SQL (R17).
         """
-        if isinstance(ask, Start):
-            self._pool.submit(ask, partial(self._journalled, ask, done) if ask.emergency else done)
-        elif not isinstance(ask, Answered | End):
-            done(EngineUnavailable())  # the pool does not take them yet
-        elif self.journal.holds(ask.account, ask.call_id):
-            self._look_up(self._note_in_journal(ask, done))
-        else:
-            self._pool.submit(ask, partial(self._remembered, ask, done))
+        self._calls.submit(ask, done)
 
     async def ask(self, ask: Ask) -> Answer:
         """Ask and wait for the answer."""
-        future: asyncio.Future[Answer | CallgateError] = asyncio.get_running_loop().create_future()
-
-        def done(answer: Answer | CallgateError) -> None:
-            if not future.done():
-                future.set_result(answer)
-
-        self.submit(ask, done)
-        answer = await future
-        if isinstance(answer, CallgateError):
-            raise answer
-        return answer
+        return await self._calls.ask(ask)
 
     async def keepalive(
         self,
@@ -191,13 +179,14 @@ class Callgate:
         `receipts` are looked at only for calls that neither the pool nor SQL knows. `device` None is the
         admin.
         """
-        raise EngineUnavailable  # the pool does not take them yet
+        return await self._calls.keepalive(account, device, call_ids, receipts)
 
     def lost(self, account: str, call_ids: Sequence[str], number: int, heard_ago_ms: int) -> None:
         """Hear that nobody vouches for these calls any more: connection `number` is gone (R13).
 
         Its device was last heard of so long ago. Returns at once.
         """
+        self.keeper.lost(account, call_ids, number, heard_ago_ms)
 
     async def find_call(self, account: str, call_id: str) -> FoundCall:
         """The newest call of that id, from its admission on. Raises NotFound."""
@@ -207,13 +196,13 @@ class Callgate:
         record = await self._records.calls.find_call(account, call_id)
         if record is None:
             raise NotFound(f"There is no call {call_id} of the account {account}.")
-        return FoundCall(record, record.settled_at_ms, record.policy)
+        return (await self._as_found([record]))[0]
 
     async def connect_device(self, caller: Caller) -> DeviceConnected:
         """Welcome a device, and have its older connections on other gateways closed."""
         gateway = self._control.gateway
         try:
-            number = await self._control.next_connection()
+            number = await self._pool.next_connection(caller.account)
             await self._control.send(
                 control.DeviceConnected(gateway, caller.account, caller.staff, caller.device, number)
             )
@@ -334,14 +323,14 @@ class Callgate:
         staff: str | None,
         after: str | None,
         limit: int,
-    ) -> tuple[list[CallRecord], str | None, int]:
+    ) -> tuple[list[FoundCall], str | None, int]:
         """A page of call records, where the next one begins, and as of when they are. Raises NotFound."""
         await self.get_account(account)
         as_of_ms = await self._recorder.as_of_ms()
         records, following = await self._records.calls.list_calls(
             account, cycle_start_ms=cycle_start_ms, staff=staff, after=after, limit=limit
         )
-        return records, following, as_of_ms
+        return await self._as_found(records), following, as_of_ms
 
     async def list_statements(
         self, account: str, after: str | None, limit: int
@@ -361,7 +350,7 @@ class Callgate:
         return await self._records.statements.get_statement(account, cycle_start_ms), as_of_ms
 
     def statement_calls(self, account: str, cycle_start_ms: int) -> AsyncGenerator[CallRecord]:
-        """All records of a cycle, oldest admitted first."""
+        """All records of a cycle, oldest admitted first, but for those whose call came back (R15)."""
         return self._records.calls.calls_of_cycle(account, cycle_start_ms)
 
     # Tokens
@@ -457,86 +446,47 @@ class Callgate:
             warnings=warnings,
         )
 
+    @property
+    def background(self) -> tuple[Callable[[], Coroutine[Any, Any, NoReturn]], ...]:
+        """What has to run as long as the gateway does: each until it is cancelled."""
+        return self.keeper.run, self._calls.journal.run, self._calls.kept_ends.run, self.rebuilder.run
+
+    async def adopt_journals(self) -> None:
+        """Go on from the journals of processes of this data directory that are gone."""
+        await self._calls.journal.adopt()
+
     async def drain(self) -> None:
-        """Take leave of all devices, each once its requests are answered. Their calls go on (R11)."""
+        """Take leave of all devices, each once its requests are answered. Their calls go on (R11).
+
+        The grace of their calls starts now, and they connect elsewhere within it (R13).
+        """
         await self.devices.drain(self.settings.drain_seconds / 2)
+        await self.keeper.tell_lost()
 
     # Inside
+
+    async def _as_found(self, calls: Sequence[CallRecord | CallInProgress]) -> list[FoundCall]:
+        """Calls as SQL has them, with the instant that each is told of."""
+        policy: Policy | None = None
+        found = []
+        for call in calls:
+            if isinstance(call, CallRecord):
+                found.append(FoundCall(call, call.settled_at_ms, call.policy))
+                continue
+            if policy is None:
+                deployment = self._records.deployment
+                kept = await deployment.get("policy_next") or await deployment.get("policy")
+                policy = unpacked_policy(kept) if kept else self.settings.policy
+            found.append(FoundCall(call, self.server_time_ms(), policy))
+        return found
 
     def _require_simulation(self) -> None:
         if not self.settings.simulate:
             raise NotFound("This gateway runs on real time; its clock can be moved only with --simulate.")
 
-    def _journalled(self, ask: Start, done: Done, answer: Answer | CallgateError) -> None:
-        if isinstance(answer, _NOT_ASKED):
-            self._look_up(self._admit_by_journal(ask, done))
-        else:
-            done(answer)
-
-    def _remembered(self, ask: Answered | End, done: Done, answer: Answer | CallgateError) -> None:
-        if isinstance(answer, (CallUnknown, EngineUnavailable)):
-            self._look_up(self._recall(ask, done, answer))
-        else:
-            done(answer)
-
-    async def _recall(self, ask: Answered | End, done: Done, answer: CallgateError) -> None:
-        """What the engine does not know may be an emergency of another worker's journal, or in SQL."""
-        if await self._is_in_journal(ask):
-            await self._note_in_journal(ask, done)
-        elif isinstance(ask, End) and isinstance(answer, CallUnknown):
-            await self._settlement_from_sql(ask, done)
-        else:
-            done(answer)
-
-    def _look_up(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
-        self._looking_up.add(task)
-        task.add_done_callback(self._looking_up.discard)
-
-    async def _admit_by_journal(self, ask: Start, done: Done) -> None:
-        try:
-            answer: Answer | CallgateError = await self.journal.admit(ask)
-        except OSError as failure:
-            # Admitted all the same (R30): a record is not worth a life.
-            log.exception(
-                "emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
-            )
-            answer = Admitted(ask.call_id, self.server_time_ms(), None, replayed=False, emergency=True)
-        done(answer)
-
-    async def _is_in_journal(self, ask: Answered | End) -> bool:
-        try:
-            return await self.journal.recall(ask.account, ask.call_id)
-        except OSError as failure:
-            log.exception("emergency.not_read", account=ask.account, call_id=ask.call_id, error=str(failure))
-            return self.journal.holds(ask.account, ask.call_id)
-
-    async def _note_in_journal(self, ask: Answered | End, done: Done) -> None:
-        if not await self._is_in_journal(ask):
-            self._pool.submit(ask, done)  # the engine has just been told of it
-            return
-        try:
-            answer: Answer | CallgateError = await self.journal.note(ask)
-        except CallgateError as error:
-            answer = error
-        except OSError as failure:
-            log.exception(
-                "emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
-            )
-            answer = EngineUnavailable()
-        done(answer)
-
-    async def _settlement_from_sql(self, ask: End, done: Done) -> None:
-        answer: Answer | CallgateError = CallUnknown()
-        try:
-            record = await self._records.calls.find_call(ask.account, ask.call_id)
-            if record is not None and ask.device in (None, (record.staff, record.device)):
-                views = await self._pool.read_many([ask.account])
-                remaining = views[ask.account].remaining_seconds if ask.account in views else 0
-                answer = settled_before(record, remaining)
-        except CallgateError as error:
-            answer = error
-        done(answer)
+    async def _cycle_start_ms(self, account: str, at_ms: int) -> int:
+        """Where the cycle of an account began that holds an instant. Raises NotFound, DatabaseUnavailable."""
+        return (await self._records.configs.running_cycle(account, at_ms)).start_ms
 
 
 def packed_policy(policy: Policy) -> str:

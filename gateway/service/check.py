@@ -198,7 +198,7 @@ class Comparison:
                 found.append(Difference(view.account, "calls in progress", said, "-"))
             for call in view.calls:
                 record = await self._records.calls.find_call(view.account, call.call_id)
-                if record is not None and record.admitted_at_ms == call.admitted_at_ms:
+                if isinstance(record, CallRecord) and record.admitted_at_ms == call.admitted_at_ms:
                     found.append(Difference(view.account, f"call {call.call_id}", "in progress", "ended"))
         return found
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -14,6 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from gateway.domain.asks import AccountConfig
+from gateway.domain.calls import CallRecord
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable, StartRefused
 from gateway.embedded import EmbeddedEngine
 from gateway.live.control import Control
@@ -83,8 +84,11 @@ class _Parts:
             lease_ms=settings.lease_seconds * 1000,
             grace_ms=settings.grace_seconds * 1000,
             late_resume_hours=settings.late_resume_hours,
+            saved_numbers=self._saved_numbers,
+            find_ended=self._find_ended,
+            saved_before_ms=self._saved_before_ms,
         )
-        recorder = Recorder(self.records.database, self._pool.records, self._now_ms)
+        self._recorder = recorder = Recorder(self.records.database, self._pool.records, self._now_ms)
         self._control = Control(engine.client, name)
         self._gateways = Gateways(engine.client)
         self._administration = Administration(self.records, self._pool, recorder)
@@ -116,7 +120,7 @@ class _Parts:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._pool.run())
             # Calls that were admitted without the engine can be ended without it, also after a restart.
-            await self.service.journal.adopt()
+            await self.service.adopt_journals()
             await self._reach()
             self._monitor.started()
             self.reached.set()
@@ -167,6 +171,15 @@ class _Parts:
 
     async def _load(self, account: str) -> AccountConfig | None:
         return await self._administration.load(account)
+
+    async def _saved_numbers(self) -> Mapping[int, int]:
+        return await self._recorder.saved_numbers()
+
+    async def _find_ended(self, account: str, calls: Sequence[tuple[str, int]]) -> Sequence[CallRecord]:
+        return await self.records.calls.find_ended(account, calls)
+
+    async def _saved_before_ms(self) -> int:
+        return await self._recorder.as_of_ms()
 
     async def _now_ms(self) -> int:
         return (await self._pool.clock()).now_ms

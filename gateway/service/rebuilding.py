@@ -1,4 +1,4 @@
-"""Making pools anew from SQL after an engine has lost some (R28): they reset on time with nobody asking (R19)."""
+"""Making pools anew from SQL after an engine has lost some (R28), so that they reset on time (R19)."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Rebuilder:
                 log.info("pools.made_anew", shards=len(shards), accounts=made)
 
     async def rebuild(self, shards: set[int]) -> int:
-        """Make the pools of these shards anew that are not there; answers how many accounts those shards have.
+        """Make the pools of these shards anew where they are not; answers how many accounts there are.
 
         Raises EngineUnavailable, DatabaseUnavailable.
         """

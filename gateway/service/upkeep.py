@@ -61,7 +61,8 @@ class Upkeep:
         """Run them all, until cancelled. One that dies ends the gateway, loudly."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._recorder.run())
-            tasks.create_task(self._service.journal.run())
+            for work in self._service.background:
+                tasks.create_task(work())
             tasks.create_task(self._monitor.run())
             tasks.create_task(self._control.listen(self._hear, self._look_for_revocations.set))
             tasks.create_task(self._keep_revocations())

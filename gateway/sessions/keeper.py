@@ -1,4 +1,4 @@
-"""The keeper: renews the leases of calls that this gateway's connections vouch for, starts the grace of others.
+"""The keeper: renews the leases of what this gateway's connections vouch for, starts the grace of the rest.
 
 A device is vouched for only while it is heard of: a gateway that slept, or whose host did, learns first which
 of its devices are still there (R12-R14).

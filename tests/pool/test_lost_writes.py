@@ -59,9 +59,7 @@ async def end(accounts: LiveAccounts, call_id: str) -> Settled:
 
 async def record_of(accounts: LiveAccounts, call_id: str) -> CallRecord:
     found = [
-        item
-        for item in await accounts.recorded()
-        if isinstance(item, CallRecord) and item.call_id == call_id
+        item for item in await accounts.recorded() if isinstance(item, CallRecord) and item.call_id == call_id
     ]
     return found[-1]
 

@@ -7,10 +7,11 @@ from typing import Any
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.calls import CallRecord, CycleOpened
+from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
 from gateway.domain.errors import EngineUnavailable
 from gateway.domain.policy import Policy
 from gateway.records.database import Database
+from gateway.records.ingest import Item, Progress
 from gateway.records.plans import PlanFields
 from gateway.records.store import Records
 
@@ -59,6 +60,11 @@ def a_record(call_id: str = "c-1", **fields: Any) -> CallRecord:
     return replace(A_RECORD, call_id=call_id, **fields)
 
 
+def reopened(record: CallRecord) -> CallReopened:
+    """Say that the call of this record came back (R15)."""
+    return CallReopened(record.account, record.call_id, record.admitted_at_ms, record.revision)
+
+
 def a_cycle(**fields: Any) -> CycleOpened:
     """Make a cycle that differs from `A_CYCLE` in these fields."""
     return replace(A_CYCLE, **fields)
@@ -94,25 +100,27 @@ class Entry:
 
     shard: int
     entry_id: str
-    items: list[CallRecord | CycleOpened | bytes]
+    items: list[Item]
     first_number: int
 
 
 class MemoryStream:
     """A records stream as Redis has it, in memory, which can be made to fail.
 
-    It has a clock too, in place of the billing clock: `at_ms`, which stands still.
+    It has a clock too, in place of the billing clock and the engine's: `at_ms`, which stands still.
+    `shard_epochs` are its shards' epochs; all are 0 at first.
     """
 
     def __init__(self) -> None:
         self.at_ms = NOW_MS
         self.away = False
         self.reads = 0
+        self.shard_epochs: dict[int, int] = {}
         self._shards: dict[int, list[Entry]] = {}
         self._numbers: dict[int, int] = {}
         self._next_id = 0
 
-    def add(self, *items: CallRecord | CycleOpened | bytes, shard: int = 0) -> Entry:
+    def add(self, *items: Item, shard: int = 0) -> Entry:
         """Append one entry with these items."""
         self._next_id += 1
         number = self._numbers.get(shard, 0)
@@ -140,16 +148,35 @@ class MemoryStream:
             for entry in [each for each in entries if _order(each) > _id(positions.get(shard, "0-0"))][:limit]
         ]
 
-    async def trim(self, positions: Mapping[int, str]) -> None:
+    async def epochs(self) -> Mapping[int, int]:
         """Do as `RecordStream` says."""
         self._check()
-        for shard, position in positions.items():
-            left = [each for each in self._shards.get(shard, []) if _order(each) > _id(position)]
-            self._shards[shard] = left
+        return dict(self.shard_epochs)
 
-    async def backlog(self) -> int:
+    async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
         """Do as `RecordStream` says."""
         self._check()
+        until = (self.at_ms - kept_ms, 0)
+        for shard, position in positions.items():
+            self._shards[shard] = [
+                each
+                for each in self._shards.get(shard, [])
+                if _order(each) > _id(position) or (kept_ms and _order(each) >= until)
+            ]
+
+    async def backlog(self, saved: Mapping[int, Progress]) -> int:
+        """Do as `RecordStream` says."""
+        self._check()
+        return sum(
+            len(each.items)
+            for shard, entries in self._shards.items()
+            for each in entries
+            if _order(each) > _id(saved.get(shard, Progress()).entry_id)
+        )
+
+    @property
+    def kept(self) -> int:
+        """How many entries there are, saved or not."""
         return sum(map(len, self._shards.values()))
 
     def _check(self) -> None:

@@ -1,8 +1,10 @@
 """Finding and listing call records."""
 
+from collections.abc import Sequence
+
 import pytest
 
-from gateway.domain.calls import CallRecord
+from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import InvalidField
 from gateway.records import calls
 from gateway.records.database import Database
@@ -16,7 +18,7 @@ async def record(database: Database, stream: MemoryStream, *items: CallRecord) -
     await Recorder(database, stream, stream.now_ms).drain()
 
 
-def ids(found: list[CallRecord]) -> list[str]:
+def ids(found: Sequence[CallRecord | CallInProgress]) -> list[str]:
     return [each.call_id for each in found]
 
 

@@ -22,6 +22,7 @@ from tests.records.making import (
     a_cycle,
     a_record,
     make_plans,
+    reopened,
 )
 
 GROWING = "accounts|call_records|statements|staff|channels"
@@ -62,6 +63,8 @@ async def everything_there_is_to_ask(records: Records, stream: MemoryStream) -> 
     await records.plan_changes.change_plan("acme", "large", now_ms, NEXT_CYCLE_MS)
     stream.add(a_cycle(), *(a_record(f"c-{n}") for n in range(3)))
     recorder = Recorder(records.database, stream, stream.now_ms)
+    await recorder.drain()
+    stream.add(reopened(a_record("c-0")))
     await recorder.drain()
     await recorder.as_of_ms()
     await records.configs.config("acme", now_ms)

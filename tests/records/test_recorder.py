@@ -86,11 +86,11 @@ async def test_the_stream_is_trimmed_only_of_what_is_committed(
 
     with pytest.raises(Exception, match="recorder_positions"):
         await recorder.drain()
-    assert await stream.backlog() == 1
+    assert stream.kept == 1
 
     await execute(database, "ALTER TABLE gone RENAME TO recorder_positions")
     assert await recorder.drain() == 1
-    assert await stream.backlog() == 0
+    assert stream.kept == 0
 
 
 async def test_a_higher_revision_replaces_a_lower_one_and_never_the_other_way_round(
@@ -175,7 +175,7 @@ async def test_what_the_database_refuses_goes_to_the_dead_letters_and_stops_no_o
     assert '"call_id": "too-large"' in letters[0][2]
     assert letters[2][2] == '{"bytes": "00ff"}'
     assert {letter[3] for letter in letters} == {NOW_MS}
-    assert await stream.backlog() == 0
+    assert stream.kept == 0
 
 
 async def test_of_many_records_at_once_those_are_saved_that_can_be(
@@ -246,7 +246,7 @@ async def test_a_recorder_that_runs_saves_what_comes_and_is_woken(
             stream.add(a_record(f"c-{number}"), shard=number % 5)
             recorder.wake()
         await eventually(lambda: saved(database, 30))
-    assert await stream.backlog() == 0
+    assert stream.kept == 0
 
 
 async def test_a_recorder_cancelled_at_any_moment_loses_and_doubles_nothing(

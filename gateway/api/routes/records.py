@@ -11,7 +11,6 @@ from gateway.api.csv_export import csv_lines
 from gateway.api.operations import NO_QUERY, AnyOperation, Exchange, Operation, Plain, Reply
 from gateway.api.wire import rendering, resources
 from gateway.api.wire.requests import CallsPage, Nothing, Page
-from gateway.domain.calls import CallRecord
 from gateway.domain.cycles import parse_rfc3339
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable, NotFound
 
@@ -38,14 +37,14 @@ def _statement(statement: Statement, as_of_ms: int | UnsetType = UNSET) -> resou
 async def list_calls(exchange: Exchange[CallsPage, Nothing]) -> Reply:
     """Read a page of call records, newest admitted first."""
     query = exchange.query
-    records, after, as_of_ms = await exchange.api.service.list_calls(
+    found, after, as_of_ms = await exchange.api.service.list_calls(
         exchange.path["account"],
         cycle_start_ms=None if isinstance(query.cycle, UnsetType) else parse_rfc3339(query.cycle),
         staff=None if isinstance(query.staff, UnsetType) else query.staff,
         after=query.after or None,
         limit=query.limit,
     )
-    calls = [rendering.call_record(record, exchange.identity) for record in records]
+    calls = [rendering.call(each.call, each.at_ms, each.policy, exchange.identity) for each in found]
     return Reply(resources.Calls(calls, after, as_of_ms))
 
 
@@ -53,9 +52,7 @@ async def get_call(exchange: Exchange[Nothing, Nothing]) -> Reply:
     """Read the newest call of an id, in progress or ended."""
     path = exchange.path
     found = await exchange.api.service.find_call(path["account"], path["call_id"])
-    if isinstance(found.call, CallRecord):
-        return Reply(rendering.call_record(found.call, exchange.identity))
-    return Reply(rendering.call_in_progress(found.call, found.at_ms, found.policy, exchange.identity))
+    return Reply(rendering.call(found.call, found.at_ms, found.policy, exchange.identity))
 
 
 async def list_statements(exchange: Exchange[Page, Nothing]) -> Reply:
@@ -100,7 +97,10 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
         access="watch",
         tag="Records",
         summary="List call records",
-        description="Calls that ended, newest admitted first; the list may lag by the recorder (`as_of_ms`).",
+        description=(
+            "Calls that ended, newest admitted first; one that came back is in progress until it ends again. "
+            "The list may lag by the recorder (`as_of_ms`)."
+        ),
         query=CallsPage,
         answers={200: resources.Calls},
         errors=(NotFound, DatabaseUnavailable),

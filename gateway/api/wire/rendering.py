@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from gateway.api.auth import Identity
 from gateway.api.receipts import Receipts
@@ -19,9 +18,6 @@ from gateway.domain.cycles import Cycle, rfc3339
 from gateway.domain.destinations import mask
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
-
-if TYPE_CHECKING:
-    from msgspec import UnsetType
 
 CallFrame = (
     frames.CallAdmitted | frames.CallRefused | frames.CallNoted | frames.CallSettled | frames.CallResumed
@@ -175,6 +171,7 @@ def call_record(record: CallRecord, reader: Identity) -> resources.Call:
         emergency=record.emergency,
         cycle_start=rfc3339(record.cycle_start_ms),
         revision=record.revision,
+        admitted_offline=record.admitted_offline or UNSET,
     )
 
 
@@ -201,4 +198,14 @@ def call_in_progress(
         emergency=call.emergency,
         cycle_start=rfc3339(call.cycle_start_ms),
         revision=None,
+        admitted_offline=call.admitted_offline or UNSET,
     )
+
+
+def call(
+    found: CallInProgress | CallRecord, at_ms: int, policy_now: Policy, reader: Identity
+) -> resources.Call:
+    """Return a call, in progress or ended, as its resource."""
+    if isinstance(found, CallRecord):
+        return call_record(found, reader)
+    return call_in_progress(found, at_ms, policy_now, reader)

@@ -207,7 +207,10 @@ class Pool(Struct, frozen=True):
 
 
 class Call(Struct, frozen=True):
-    """A call record (R26). In progress, duration and billed are so far, and what is not known yet is null."""
+    """A call record (R26). In progress, duration and billed are so far, and what is not known yet is null.
+
+    `admitted_offline` is there, and true, only where the call was let through while the engine was away.
+    """
 
     call_id: str
     account: str
@@ -226,6 +229,7 @@ class Call(Struct, frozen=True):
     emergency: bool
     cycle_start: str
     revision: int | None
+    admitted_offline: bool | UnsetType = UNSET
 
 
 class Keepalive(Struct, frozen=True):

@@ -1,10 +1,11 @@
-"""Emergency calls without the engine (R30): kept in the data directory, and told to the engine when it is
-back.
+"""Calls that were let through without the engine: kept in the data directory, and told to it when it is back.
+
+Emergency calls (R30) always are, others where the deployment says so (`when_engine_down`).
 
 Each process has a journal of its own, a line for each thing that happened. A journal left behind by a process
 that died is taken over by another of the same data directory, and a call that one worker has admitted can be
-ended at another, which copies what was written of it. Telling twice is telling once: the engine knows an
-emergency call by its id and the instant it was admitted at.
+ended at another, which copies what was written of it. Telling twice is telling once: the engine knows such a
+call by its id and the instant it was admitted at.
 """
 
 from __future__ import annotations
@@ -14,14 +15,15 @@ import fcntl
 import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Final, Literal
+from typing import Final, Literal, NoReturn
 
 import msgspec
 import structlog
 
 from gateway import metrics
-from gateway.domain.answers import Admitted, Answer, Noted, Settled
-from gateway.domain.asks import Answered, Ask, End, Start
+from gateway.domain.answers import Admitted, Answer, Noted, Resumed, Settled
+from gateway.domain.asks import Answered, Ask, End, Resume, Start
+from gateway.domain.calls import CallInProgress
 from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailable, EngineUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -31,7 +33,10 @@ FOLDER: Final = "emergencies"
 
 
 class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that happened to an emergency call; `at_ms` is billing time by this gateway's reckoning."""
+    """One thing that happened to a call; `at_ms` is billing time by this gateway's reckoning.
+
+    `offline` tells a call that was let through unchecked from an emergency.
+    """
 
     what: Literal["start", "answered", "end"]
     account: str
@@ -42,20 +47,26 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
     to: str = ""
     channel: str | None = None
     fresh_call_id: str = ""
+    offline: bool = False
 
 
 _decoder: Final = msgspec.json.Decoder(Entry)
 
 AskPool = Callable[[Ask], Awaitable[Answer]]
+CycleStart = Callable[[str, int], Awaitable[int]]
+"""Where the cycle of an account began that holds an instant. Raises NotFound, DatabaseUnavailable."""
 
 
-class EmergencyJournal:
-    """The emergency calls that this process admitted without the engine and has not told it of yet."""
+class Journal:
+    """The calls that this process admitted without the engine and has not told it of yet."""
 
-    def __init__(self, data_dir: Path, ask: AskPool, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self, data_dir: Path, ask: AskPool, now_ms: Callable[[], int], cycle_start_ms: CycleStart
+    ) -> None:
         self._folder = data_dir / FOLDER
         self._ask = ask
         self._now_ms = now_ms
+        self._cycle_start_ms = cycle_start_ms
         self._path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.jsonl"
         self._file: int | None = None
         self._calls: dict[tuple[str, str], list[Entry]] = {}
@@ -66,8 +77,24 @@ class EmergencyJournal:
         """Whether the journal has a call, so that what is said of it belongs here."""
         return (account, call_id) in self._calls
 
+    def count_in_progress(self, account: str, staff: str, device: str) -> int:
+        """How many calls of a device, emergencies aside, the journal has let through that have not ended."""
+        return sum(
+            entries[0].offline
+            and (entries[0].account, entries[0].staff, entries[0].device) == (account, staff, device)
+            and not any(entry.what == "end" for entry in entries)
+            for entries in self._calls.values()
+        )
+
+    def resume(self, ask: Resume) -> Resumed | CallUnknown:
+        """Answer a device that comes back to a call which the engine has not been told of yet."""
+        start = self._calls[ask.account, ask.call_id][0]
+        if ask.device not in (None, (start.staff, start.device)):
+            return CallUnknown()
+        return Resumed(_call(start, 0), late=False)
+
     async def admit(self, ask: Start) -> Admitted:
-        """Admit an emergency call, and return once it is safely written down.
+        """Admit a call, and return once it is safely written down.
 
         Raises OSError if it can't be.
         """
@@ -84,14 +111,26 @@ class EmergencyJournal:
                 to=ask.to,
                 channel=ask.channel,
                 fresh_call_id=ask.fresh_call_id,
+                offline=not ask.emergency,
             )
             await self._write(entry)
         else:
             entry = known[0]
-        return Admitted(ask.call_id, entry.at_ms, None, replayed=known is not None, emergency=True)
+        return Admitted(
+            ask.call_id,
+            entry.at_ms,
+            None,
+            replayed=known is not None,
+            emergency=ask.emergency,
+            admitted_offline=not ask.emergency,
+        )
 
     async def note(self, ask: Answered | End) -> Noted | Settled:
-        """Write down an answer or an end of a call that the journal holds. Raises CallUnknown, OSError."""
+        """Write down an answer or an end of a call that the journal holds.
+
+        Raises CallUnknown, OSError, and EngineUnavailable for an end of a call that bills something: what it
+        comes to is known when the engine has been told of it.
+        """
         entries = self._calls[ask.account, ask.call_id]
         start = entries[0]
         if ask.device is not None and ask.device != (start.staff, start.device):
@@ -105,6 +144,8 @@ class EmergencyJournal:
             await self._write(noted, of=start)
         if what == "answered":
             return Noted(ask.call_id)
+        if start.offline:
+            raise EngineUnavailable
         return Settled(
             call_id=ask.call_id,
             duration_ms=at_ms - start.at_ms,
@@ -135,7 +176,7 @@ class EmergencyJournal:
         await asyncio.to_thread(self._adopt)
         self._waiting.set()
 
-    async def run(self) -> None:
+    async def run(self) -> NoReturn:
         """Tell the engine of what the journal has, as soon as it can be asked, until cancelled."""
         while True:
             if not self._calls:
@@ -169,7 +210,7 @@ class EmergencyJournal:
     async def _tell_one(self, entry: Entry, start: Entry, call_id: str) -> str:
         """Tell of one thing that happened to a call, and return the id that the call goes by."""
         try:
-            return (await self._ask(self._ask_of(entry, start, call_id))).call_id
+            return (await self._ask(await self._ask_of(entry, start, call_id))).call_id
         except (EngineUnavailable, DatabaseUnavailable):
             raise
         except CallgateError as refusal:
@@ -183,12 +224,15 @@ class EmergencyJournal:
             )
             return call_id
 
-    def _ask_of(self, entry: Entry, start: Entry, call_id: str) -> Ask:
+    async def _ask_of(self, entry: Entry, start: Entry, call_id: str) -> Ask:
         ago_ms = max(0, self._now_ms() - entry.at_ms)
         if entry.what == "answered":
             return Answered(entry.account, call_id, None, ago_ms)
         if entry.what == "end":
             return End(entry.account, call_id, None, ago_ms)
+        if start.offline:
+            call = _call(start, await self._cycle_start_ms(start.account, start.at_ms))
+            return Resume(start.account, call_id, None, 0, call, vouched=False)
         return Start(
             account=start.account,
             staff=start.staff,
@@ -276,6 +320,23 @@ class EmergencyJournal:
             finally:
                 os.close(file)
         metrics.EMERGENCY_JOURNAL.set(len(self._calls))
+
+
+def _call(start: Entry, cycle_start_ms: int) -> CallInProgress:
+    return CallInProgress(
+        account=start.account,
+        call_id=start.call_id,
+        staff=start.staff,
+        device=start.device,
+        channel=start.channel,
+        to=start.to,
+        admitted_at_ms=start.at_ms,
+        answered_at_ms=None,
+        cycle_start_ms=cycle_start_ms,
+        emergency=not start.offline,
+        counts=start.offline,
+        admitted_offline=start.offline,
+    )
 
 
 def _entries(content: bytes) -> list[Entry]:

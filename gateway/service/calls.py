@@ -1,0 +1,249 @@
+"""What is asked of calls, and what becomes of it when the pool does not know the call, or cannot be asked.
+
+The pool is asked first. What it has forgotten or lost is found in SQL or in a receipt (R15, R17, R28); while
+the engine is away, emergency calls pass and are journalled (R30), others if the deployment says so, and ends
+are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import Any, Final
+
+import structlog
+
+from gateway.domain.admission import RefusalReason
+from gateway.domain.answers import Admitted, Answer, Refused, settled_before
+from gateway.domain.asks import Answered, Ask, Asker, End, Resume, Start
+from gateway.domain.calls import CallInProgress, CallRecord
+from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailable, EngineUnavailable
+from gateway.pool.leases import Standing, Vouching
+from gateway.pool.live_pool import LivePool
+from gateway.pool.operations import Done
+from gateway.records.store import Records
+from gateway.service.journal import Journal
+from gateway.service.kept_ends import KeptEnds
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+OFFLINE_A_DEVICE: Final = 2
+"""Calls of one device that may be in progress let through without the engine: they are counted by nobody."""
+
+_NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
+
+
+class Calls:
+    """Calls, as the API asks for them."""
+
+    def __init__(
+        self,
+        pool: LivePool,
+        records: Records,
+        journal: Journal,
+        now_ms: Callable[[], int],
+        *,
+        admits_offline: bool,
+    ) -> None:
+        self.journal = journal
+        self.kept_ends = KeptEnds(self.ask)
+        self._pool = pool
+        self._records = records
+        self._now_ms = now_ms
+        self._admits_offline = admits_offline
+        self._looking_up: set[asyncio.Task[None]] = set()
+
+    def submit(self, ask: Ask, done: Done) -> None:
+        """Ask; returns at once. `done` is called once, on this loop; asks of an account keep their order."""
+        if isinstance(ask, Start):
+            self._pool.submit(ask, partial(self._decided, ask, done))
+        elif isinstance(ask, Resume):
+            self._pool.submit(replace(ask, found=None), partial(self._resumed, ask, done))
+        elif isinstance(ask, Answered | End):
+            if self.journal.holds(ask.account, ask.call_id):
+                self._look_up(self._note_in_journal(ask, done))
+            else:
+                self._pool.submit(ask, partial(self._remembered, ask, done))
+        else:
+            self._pool.submit(ask, done)
+
+    async def ask(self, ask: Ask) -> Answer:
+        """Ask and wait for the answer."""
+        future: asyncio.Future[Answer | CallgateError] = asyncio.get_running_loop().create_future()
+
+        def done(answer: Answer | CallgateError) -> None:
+            if not future.done():
+                future.set_result(answer)
+
+        self.submit(ask, done)
+        answer = await future
+        if isinstance(answer, CallgateError):
+            raise answer
+        return answer
+
+    async def keepalive(
+        self,
+        account: str,
+        device: Asker | None,
+        call_ids: Sequence[str],
+        receipts: Mapping[str, CallInProgress],
+    ) -> list[str]:
+        """Vouch for calls (R12, R15); return those that are not in progress. Raises EngineUnavailable."""
+        vouchings = [Vouching(account, call_id, 0, 0, device=device) for call_id in call_ids]
+        standings = await self._pool.renew(vouchings)
+        if Standing.UNDECIDED in standings:
+            raise EngineUnavailable
+        gone: list[str] = []
+        returning: list[str] = []
+        for call_id, standing in zip(call_ids, standings, strict=True):
+            if standing is Standing.ENDED:
+                gone.append(call_id)
+            elif standing is not Standing.IN_PROGRESS:
+                returning.append(call_id)
+        found = await asyncio.gather(
+            *(self._returns(Resume(account, each, device, 0, receipts.get(each))) for each in returning)
+        )
+        left = {call_id for call_id, is_back in zip(returning, found, strict=True) if not is_back}
+        return [call_id for call_id in call_ids if call_id in left or call_id in gone]
+
+    async def _returns(self, ask: Resume) -> bool:
+        try:
+            await self.ask(ask)
+        except _NOT_ASKED:
+            raise
+        except CallgateError:
+            return False
+        return True
+
+    # Starts
+
+    def _decided(self, ask: Start, done: Done, answer: Answer | CallgateError) -> None:
+        if isinstance(answer, _NOT_ASKED) and ask.emergency:
+            self._look_up(self._admit_emergency(ask, done))
+        elif isinstance(answer, EngineUnavailable) and self._admits_offline:
+            self._look_up(self._admit_offline(ask, done, answer))
+        else:
+            done(answer)
+
+    async def _admit_emergency(self, ask: Start, done: Done) -> None:
+        try:
+            answer: Answer | CallgateError = await self.journal.admit(ask)
+        except OSError as failure:
+            # Admitted all the same (R30): a record is not worth a life.
+            log.exception(
+                "emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
+            )
+            answer = Admitted(ask.call_id, self._now_ms(), None, replayed=False, emergency=True)
+        done(answer)
+
+    async def _admit_offline(self, ask: Start, done: Done, answer: CallgateError) -> None:
+        """Let a call through unchecked, if it can be kept safely and the device has not too many of them."""
+        if not ask.destination_valid:
+            done(Refused(ask.call_id, RefusalReason.DESTINATION_INVALID, 0))
+            return
+        device = (ask.account, ask.staff, ask.device)
+        is_known = self.journal.holds(ask.account, ask.call_id)
+        if is_known or self.journal.count_in_progress(*device) < OFFLINE_A_DEVICE:
+            try:
+                done(await self.journal.admit(ask))
+            except OSError as failure:
+                log.exception(
+                    "call.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
+                )
+                done(answer)
+        else:
+            done(answer)
+
+    # Calls that come back
+
+    def _resumed(self, ask: Resume, done: Done, answer: Answer | CallgateError) -> None:
+        if isinstance(answer, CallUnknown):
+            self._look_up(self._resume_unknown(ask, done))
+        elif isinstance(answer, EngineUnavailable) and self.journal.holds(ask.account, ask.call_id):
+            done(self.journal.resume(ask))
+        else:
+            done(answer)
+
+    async def _resume_unknown(self, ask: Resume, done: Done) -> None:
+        """The pool does not know the call: SQL may, and if it does not, its receipt or its gateway does."""
+        try:
+            found = await self._records.calls.find_call(ask.account, ask.call_id)
+        except CallgateError as error:
+            done(error)
+            return
+        found = found if found is not None else ask.found
+        if found is None or ask.device not in (None, (found.staff, found.device)):
+            done(CallUnknown())
+        else:
+            self._pool.submit(replace(ask, found=found), done)
+
+    # Answers and ends
+
+    def _remembered(self, ask: Answered | End, done: Done, answer: Answer | CallgateError) -> None:
+        if isinstance(answer, (CallUnknown, EngineUnavailable)):
+            self._look_up(self._recall(ask, done, answer))
+        else:
+            done(answer)
+
+    async def _recall(self, ask: Answered | End, done: Done, answer: CallgateError) -> None:
+        """What the engine does not know may be a call of another worker's journal, or in SQL."""
+        if await self._is_in_journal(ask):
+            await self._note_in_journal(ask, done)
+            return
+        if isinstance(ask, End):
+            if isinstance(answer, CallUnknown):
+                await self._end_from_sql(ask, done)
+                return
+            self.kept_ends.keep(ask)
+        done(answer)
+
+    async def _is_in_journal(self, ask: Answered | End) -> bool:
+        try:
+            return await self.journal.recall(ask.account, ask.call_id)
+        except OSError as failure:
+            log.exception("journal.not_read", account=ask.account, call_id=ask.call_id, error=str(failure))
+            return self.journal.holds(ask.account, ask.call_id)
+
+    async def _note_in_journal(self, ask: Answered | End, done: Done) -> None:
+        if not await self._is_in_journal(ask):
+            self._pool.submit(ask, done)  # the engine has just been told of it
+            return
+        try:
+            answer: Answer | CallgateError = await self.journal.note(ask)
+        except CallgateError as error:
+            answer = error
+        except OSError as failure:
+            log.exception("journal.not_written", account=ask.account, call_id=ask.call_id, error=str(failure))
+            answer = EngineUnavailable()
+        done(answer)
+
+    async def _end_from_sql(self, ask: End, done: Done) -> None:
+        answer: Answer | CallgateError = CallUnknown()
+        try:
+            found = await self._records.calls.find_call(ask.account, ask.call_id)
+            if found is not None and ask.device in (None, (found.staff, found.device)):
+                if isinstance(found, CallInProgress):
+                    # It had come back late, and then the engine lost it (R15, R28).
+                    await self._pool.ask(
+                        Resume(ask.account, ask.call_id, ask.device, ask.connection, found, vouched=False)
+                    )
+                    answer = await self._pool.ask(ask)
+                elif found.ended_by == "hangup":
+                    answer = await self._settled_before(found)
+                else:
+                    answer = await self._pool.ask(replace(ask, found=found))
+        except CallgateError as error:
+            answer = error
+        done(answer)
+
+    async def _settled_before(self, record: CallRecord) -> Answer:
+        views = await self._pool.read_many([record.account])
+        remaining = views[record.account].remaining_seconds if record.account in views else 0
+        return settled_before(record, remaining)
+
+    def _look_up(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._looking_up.add(task)
+        task.add_done_callback(self._looking_up.discard)

@@ -1,0 +1,234 @@
+"""What was read from an engine that is no longer the one is refused; what SQL has lost comes again."""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+
+import pytest
+
+from gateway.domain.errors import EngineUnavailable
+from gateway.records.database import Database
+from gateway.records.ingest import Progress, load_progress, save_entries
+from gateway.records.recorder import Recorder
+from tests.records.making import NOW_MS, Entry, MemoryStream, a_record, execute, rows
+from tests.records.waiting import eventually
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+def recorder(database: Database, stream: MemoryStream) -> Recorder:
+    """A recorder of `stream`, which keeps what is saved for an hour."""
+    return Recorder(database, stream, stream.now_ms, kept_ms=HOUR_MS)
+
+
+async def call_ids(database: Database) -> list[str]:
+    return [row[0] for row in await rows(database, "SELECT call_id FROM call_records ORDER BY 1")]
+
+
+async def progress(database: Database) -> dict[int, Progress]:
+    return await database.read(load_progress)
+
+
+async def test_draining_makes_epochs_known_to_sql_even_where_nothing_waits(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    stream.shard_epochs = {0: 5, 1: 5, 9: 0}
+    entry = stream.add(a_record())
+
+    await recorder.drain()
+    assert await progress(database) == {0: Progress(entry.entry_id, 5, 0), 1: Progress(epoch=5)}
+
+    stream.shard_epochs = {0: 6, 1: 5}
+    await recorder.drain()
+    assert (await progress(database))[0] == Progress(entry.entry_id, 6, 0)
+
+
+async def test_what_was_read_under_an_older_epoch_is_refused_and_stays_where_it_is(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    """A recorder that was held up before it could save, while pools were rebuilt from SQL elsewhere."""
+    stream.shard_epochs = {0: 5, 1: 5}
+    held = [stream.add(a_record("lost")), stream.add(a_record("other-shard"), shard=1)]
+    other_engine = MemoryStream()
+    other_engine.shard_epochs = {0: 6, 1: 5}
+    await Recorder(database, other_engine, stream.now_ms).drain()
+
+    saved = await database.write(save_entries, held, {}, {0: 5, 1: 5}, NOW_MS)
+
+    assert saved.refused == {0}
+    assert saved.progress.keys() == {1}
+    assert await call_ids(database) == ["other-shard"]
+    with pytest.raises(EngineUnavailable, match="older"):
+        await recorder.drain()
+    assert (stream.kept, await call_ids(database)) == (2, ["other-shard"])
+
+
+async def test_an_engine_that_went_back_is_told_of_and_the_other_shards_are_recorded(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    stream.shard_epochs = {0: 6, 1: 5}
+    await recorder.drain()
+    stream.shard_epochs = {0: 5, 1: 5}
+    stream.add(a_record("c-0"))
+    stream.add(a_record("c-1"), shard=1)
+
+    with pytest.raises(EngineUnavailable, match="older"):
+        await recorder.drain()
+    assert await call_ids(database) == ["c-1"]
+
+    stream.shard_epochs = {0: 7, 1: 5}
+    await recorder.drain()
+    assert await call_ids(database) == ["c-0", "c-1"]
+
+
+async def test_a_shard_that_was_lost_whole_and_is_not_built_yet_is_no_obstacle(
+    recorder: Recorder, stream: MemoryStream
+) -> None:
+    stream.shard_epochs = {0: 6}
+    await recorder.drain()
+    stream.shard_epochs = {}
+
+    assert await recorder.drain() == 0
+
+
+async def test_in_a_new_epoch_a_shard_is_read_from_its_beginning(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    """After a failover new entries may have ids below those that SQL has seen."""
+    stream.shard_epochs = {0: 1}
+    first, second = stream.add(a_record("c-1")), stream.add(a_record("c-2"))
+    await recorder.drain()
+    before = await rows(database, "SELECT * FROM call_records ORDER BY call_id")
+    promoted = MemoryStream()
+    promoted.shard_epochs = {0: 2}
+    promoted.add(*first.items)
+    between = Entry(0, f"{NOW_MS}-1", [a_record("c-3")], 1)
+    assert between.entry_id < second.entry_id
+    promoted.put_back(between)
+
+    await Recorder(database, promoted, stream.now_ms).drain()
+
+    assert await call_ids(database) == ["c-1", "c-2", "c-3"]
+    assert (await rows(database, "SELECT * FROM call_records ORDER BY call_id"))[:2] == before
+
+
+class ShakyStream(MemoryStream):
+    """A stream whose engine fails over while it is read."""
+
+    async def read(self, positions: Mapping[int, str], limit: int) -> Sequence[Entry]:
+        """Read what the old engine has; the next one asked is the new one, which lacks it."""
+        found = await super().read(positions, limit)
+        if self.shard_epochs[0] == 1:
+            self.shard_epochs = {0: 2}
+            await self.trim({0: found[-1].entry_id}, 0)
+            self.add(a_record("kept"))
+        return found
+
+
+async def test_what_was_read_while_the_epoch_changed_is_read_again(database: Database) -> None:
+    stream = ShakyStream()
+    stream.shard_epochs = {0: 1}
+    stream.add(a_record("lost"))
+
+    await Recorder(database, stream, stream.now_ms).drain()
+
+    assert await call_ids(database) == ["kept"]
+    assert (await progress(database))[0].epoch == 2
+
+
+async def test_the_highest_number_saved_is_known_and_never_falls(
+    recorder: Recorder, stream: MemoryStream
+) -> None:
+    stream.shard_epochs = {0: 1, 3: 1}
+    stream.add(a_record("a"), a_record("b"))
+    stream.add(a_record("c"))
+    await recorder.drain()
+    assert await recorder.saved_numbers() == {0: 2, 3: 0}
+
+    stream.shard_epochs = {0: 2, 3: 1}
+    await recorder.drain()
+    assert await recorder.saved_numbers() == {0: 2, 3: 0}
+
+
+async def test_what_is_saved_is_kept_for_its_time_and_then_deleted(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    stream.add(a_record("c-1"))
+    await recorder.drain()
+    stream.at_ms += HOUR_MS
+    stream.add(a_record("c-2"), shard=1)
+    await recorder.drain()
+    assert stream.kept == 2
+    assert recorder.status().waiting_entries == 0
+
+    stream.at_ms += 1
+    stream.away = True  # nothing is deleted before it is saved
+    with pytest.raises(EngineUnavailable):
+        await recorder.drain()
+    stream.away = False
+    await Recorder(database, stream, stream.now_ms, kept_ms=HOUR_MS).drain()
+    assert stream.kept == 0
+
+
+async def test_a_database_restored_from_an_older_copy_is_filled_again(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    stream.shard_epochs = {0: 1, 1: 1}
+    stream.add(a_record("c-1"))
+    await recorder.drain()
+    copy = await rows(database, "SELECT shard, entry_id, epoch, record_number FROM recorder_positions")
+    for number in range(2, 6):
+        stream.add(a_record(f"c-{number}"), shard=number % 2)
+        await recorder.drain()
+    running = asyncio.create_task(recorder.run())
+
+    await _restore(database, copy)
+    await eventually(lambda: _saved(database, 5))
+
+    running.cancel()
+    await asyncio.wait([running])
+    assert await call_ids(database) == [f"c-{number}" for number in range(1, 6)]
+
+
+async def _saved(database: Database, calls: int) -> bool:
+    return len(await call_ids(database)) == calls
+
+
+async def _restore(database: Database, copy: Sequence[tuple[object, ...]]) -> None:
+    """Have only the call c-1, and the positions of that time."""
+    await execute(database, "DELETE FROM call_records WHERE call_id <> 'c-1'")
+    await execute(database, "DELETE FROM recorder_positions")
+    for shard, entry_id, epoch, number in copy:
+        values = f"({shard}, '{entry_id}', {epoch}, {number})"
+        await execute(
+            database,
+            f"INSERT INTO recorder_positions (shard, entry_id, epoch, record_number) VALUES {values}",
+        )
+
+
+async def test_entries_behind_a_gap_are_refused_and_read_again(
+    recorder: Recorder, stream: MemoryStream, database: Database
+) -> None:
+    """The database was restored under a recorder that had just read on from where it was before."""
+    first, second, third = (stream.add(a_record(f"c-{number}")) for number in range(3))
+    await database.write(save_entries, [first], {}, {}, NOW_MS)
+
+    saved = await database.write(save_entries, [third], {0: second.entry_id}, {}, NOW_MS)
+
+    assert (set(saved.refused), saved.records) == ({0}, 0)
+    assert await call_ids(database) == ["c-0"]
+    await recorder.drain()
+    assert await call_ids(database) == ["c-0", "c-1", "c-2"]
+
+
+async def test_items_that_sql_never_saw_are_told_of(
+    stream: MemoryStream, database: Database, recorder: Recorder
+) -> None:
+    """They were deleted from the stream before a database as old as this one had them."""
+    first, _, third = (stream.add(a_record(f"c-{n}a"), a_record(f"c-{n}b")) for n in range(3))
+    await database.write(save_entries, [first], {}, {}, NOW_MS)
+
+    saved = await database.write(save_entries, [third], {0: first.entry_id}, {}, NOW_MS)
+
+    assert saved.missing == {0: 2}
+    assert saved.records == 2
