@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
@@ -32,6 +33,15 @@ COUNTED_SECONDS: Final = 1.0
 
 
 @dataclass(slots=True)
+class _Counted:
+    """How many replicas a primary had, and when that was."""
+
+    at: float = float("-inf")
+    replicas: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(slots=True)
 class Engine:
     """A client, and whether one script call may touch several shards (not in a Cluster:
 
@@ -41,7 +51,7 @@ class Engine:
     client: Client
     spans_shards: bool
     sentinels: Sentinels | None = None
-    _counted: dict[Server, tuple[float, int]] = field(default_factory=dict, repr=False)
+    _counted: dict[Server, _Counted] = field(default_factory=dict, repr=False)
 
     def split(self, sections: Sequence[tuple[int, T]]) -> list[list[tuple[int, T]]]:
         """What one script call may serve, of (shard, ...) pairs:
@@ -122,11 +132,12 @@ class Engine:
             await self.sentinels.close()
 
     async def _connected_replicas(self, node: Server) -> int:
-        counted_at, count = self._counted.get(node, (float("-inf"), 0))
-        if monotonic() - counted_at >= COUNTED_SECONDS:
-            count = online_replicas(await node.info("replication"))
-            self._counted[node] = (monotonic(), count)
-        return count
+        counted = self._counted.setdefault(node, _Counted())
+        async with counted.lock:
+            if monotonic() - counted.at >= COUNTED_SECONDS:
+                counted.replicas = online_replicas(await node.info("replication"))
+                counted.at = monotonic()
+            return counted.replicas
 
 
 def _barrier(key: str) -> str:

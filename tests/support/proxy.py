@@ -43,6 +43,7 @@ class _Link:
         self.client = client
         self.server = server
         self.lost_bytes = False
+        self.is_lost = False
 
     def reset(self) -> None:
         """End both with RST, what is unsent unsent."""
@@ -108,6 +109,10 @@ class FaultyProxy:
         """
         self._do(self._set(swallow=ways or BOTH))
 
+    def lose_open_connections(self) -> None:
+        """Lose all that is sent on the connections open now, both sides believing them open; for good."""
+        self._do(self._lose_open())
+
     def slow(self, seconds: float, *ways: Way) -> None:
         """Deliver every piece so much later, in order."""
         self._do(self._set(slow=(seconds, ways or BOTH)))
@@ -144,6 +149,10 @@ class FaultyProxy:
             link.reset()
             self.counters.resets += 1
         self._links.clear()
+
+    async def _lose_open(self) -> None:
+        for link in self._links:
+            link.is_lost = True
 
     async def _set(
         self,
@@ -231,13 +240,13 @@ class FaultyProxy:
                 await asyncio.sleep(self._delay[way])
             while not self._flowing[way]:
                 await self._changed.wait()
-            if self._swallowing[way]:
+            if self._swallowing[way] or link.is_lost:
                 link.lost_bytes = True
                 self.counters.swallowed += len(data)
                 if data:
                     continue
                 # The end of the connection is lost, too.
-                while self._swallowing[way]:
+                while self._swallowing[way] or link.is_lost:
                     await self._changed.wait()
             if not data:
                 if not writer.transport.is_closing() and writer.can_write_eof():
