@@ -3,6 +3,8 @@
 pytest_plugins = [
     "tests.support.peers",
     "tests.support.engines",
+    "tests.support.topologies",
+    "tests.support.proxy",
     "tests.support.gateways",
     "tests.support.postgres",
 ]

@@ -2,6 +2,8 @@
 
 It only makes things prompt. What must not be missed stands in SQL or Redis as well: a message is sent once,
 and a gateway that is not listening just then never gets it.
+
+In a Cluster the channel is a sharded one: what is said goes to the nodes of one shard, not to all.
 """
 
 from __future__ import annotations
@@ -9,22 +11,29 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import msgspec
 import structlog
-from redis.asyncio import Redis
+from redis.asyncio.connection import AbstractConnection
+from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from gateway.pool.cluster import ClusterClient
+from gateway.pool.connections import Server
 from gateway.pool.scripts import Client
+from gateway.pool.sentinel import SentinelConnection
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 CHANNEL: Final = "cg:control"
 CONNECTIONS_KEY: Final = "cg:connections"
 RETRY_SECONDS: Final = 0.5
-ALIVE_SECONDS: Final = 5.0
-"""How often a subscription that is quiet is asked whether it is still there."""
+ALIVE_SECONDS: Final = 2.0
+"""How often a subscription that is quiet is asked whether it is still there, and how long it may take to."""
+
+_MESSAGES: Final = (b"message", b"smessage")
+_GONE: Final = (b"unsubscribe", b"sunsubscribe")
 
 
 class DeviceConnected(msgspec.Struct, frozen=True, tag="device_connected"):
@@ -57,7 +66,8 @@ class Control:
 
     async def send(self, message: Message) -> None:
         """Tell all gateways, this one too. Raises RedisError."""
-        await self.client.execute_command("PUBLISH", CHANNEL, msgspec.json.encode(message))
+        publish = "SPUBLISH" if isinstance(self.client, ClusterClient) else "PUBLISH"
+        await self.client.execute_command(publish, CHANNEL, msgspec.json.encode(message))
 
     async def next_connection(self) -> int:
         """A number for a new connection, greater than any before. Raises RedisError."""
@@ -76,30 +86,54 @@ class Control:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _listen_once(self, heard: Callable[[Message], None], listening: Callable[[], None]) -> None:
-        client = self.client
-        if not isinstance(client, Redis):
-            await client.initialize()
-            node = client.get_random_node()
-            client = Redis(host=node.host, port=int(node.port), **_credentials(node.connection_kwargs))
-        pubsub = client.pubsub()
+        node, connection = await self._join()
         try:
-            await pubsub.subscribe(CHANNEL)
             listening()
+            is_asked = False
             while True:
-                found = await pubsub.get_message(ignore_subscribe_messages=True, timeout=ALIVE_SECONDS)
+                found = await connection.read_response(timeout=ALIVE_SECONDS)
                 if found is None:
-                    await pubsub.ping()
-                elif found["type"] == "message":
-                    message = _decoder.decode(found["data"])
+                    if is_asked:
+                        raise RedisConnectionError("The subscription is silent")
+                    await self._must_be_current(node, connection)
+                    await connection.send_command("PING", check_health=False)
+                    is_asked = True
+                    continue
+                is_asked = False
+                kind, *_, data = found
+                if kind in _MESSAGES:
+                    message = _decoder.decode(data)
                     if message.gateway != self.gateway:
                         heard(message)
+                elif kind in _GONE:
+                    raise RedisConnectionError("The channel is elsewhere now")
         finally:
-            await pubsub.aclose()  # type: ignore[no-untyped-call]  # untyped in redis-py
-            if client is not self.client:
-                await client.aclose()
+            await connection.disconnect(nowait=True)
+
+    async def _join(self) -> tuple[Server, AbstractConnection]:
+        # A connection of its own, and not redis-py's pub/sub: that joins anew by itself, without saying so.
+        if isinstance(self.client, ClusterClient):
+            return await self.client.at_owner(CHANNEL, lambda node, _: _subscribe(node, "SSUBSCRIBE"))
+        return await _subscribe(self.client, "SUBSCRIBE")
+
+    async def _must_be_current(self, node: Server, connection: AbstractConnection) -> None:
+        """A node that was demoted may be cut off from the one that is the primary now."""
+        is_current = (
+            connection.is_current()
+            if isinstance(connection, SentinelConnection)
+            else not isinstance(self.client, ClusterClient) or await self.client.owner(CHANNEL) is node
+        )
+        if not is_current:
+            raise RedisConnectionError("The channel is elsewhere now")
 
 
-def _credentials(options: dict[str, Any]) -> dict[str, Any]:
-    """What a plain connection to one node of a Cluster needs of the Cluster client's."""
-    names = ("username", "password", "ssl", "ssl_ca_certs", "ssl_certfile", "ssl_keyfile", "protocol")
-    return {name: options[name] for name in names if name in options}
+async def _subscribe(node: Server, command: str) -> tuple[Server, AbstractConnection]:
+    connection = node.make_connection()
+    try:
+        await connection.connect()  # type: ignore[no-untyped-call]  # untyped in redis-py
+        await connection.send_command(command, CHANNEL)
+        await connection.read_response()
+    except BaseException:
+        await connection.disconnect(nowait=True)
+        raise
+    return node, connection

@@ -1,29 +1,47 @@
-"""The connection to Redis/Valkey, set on purpose, and what differs between one server and a Cluster."""
+"""The engine: one server, the primary that Sentinels name, or a Cluster; and what differs between them."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Any, Final, TypeVar
-from urllib.parse import parse_qs, urlsplit
+from dataclasses import dataclass, field
+from time import monotonic, perf_counter
+from typing import Any, Final, Literal, TypeVar
+from urllib.parse import parse_qs, unquote, urlsplit
 
-from redis.asyncio import BlockingConnectionPool, Redis, Sentinel
-from redis.asyncio.cluster import ClusterNode, RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
+from redis.asyncio.connection import parse_url
+from redis.exceptions import NoScriptError
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.domain.errors import SettingsError
-from gateway.pool.scripts import Client
+from gateway.pool.cluster import ClusterClient, send_together
+from gateway.pool.connections import IN_STEP, Address, Server, TcpConnection, make_pool
+from gateway.pool.scripts import Argument, Client, Script
+from gateway.pool.sentinel import SentinelPool, Sentinels
 
 T = TypeVar("T")
 
-TIMEOUT_SECONDS: Final = 1.0
-"""After this long without a reply the outcome of a script call is unknown."""
-CONNECT_TIMEOUT_SECONDS: Final = 1.0
-CONNECTIONS: Final = 16
+Replicas = int | Literal["all"]
+"""How many replicas must have a write before it counts: so many, or all that follow their primary."""
+
+WAIT_MS: Final = 700
+"""How long replicas are waited for; well within the time after which the connection gives up."""
+BARRIER_MS: Final = 1000
+"""How long the key lives that is written so that there is something to wait for."""
+COUNTED_SECONDS: Final = 1.0
+"""How long a count of replicas is good for."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
+class _Counted:
+    """How many replicas a primary had, and when that was."""
+
+    at: float = float("-inf")
+    replicas: int = 0
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+
+@dataclass(slots=True)
 class Engine:
     """A client, and whether one script call may touch several shards (not in a Cluster:
 
@@ -32,6 +50,8 @@ class Engine:
 
     client: Client
     spans_shards: bool
+    sentinels: Sentinels | None = None
+    _counted: dict[Server, _Counted] = field(default_factory=dict, repr=False)
 
     def split(self, sections: Sequence[tuple[int, T]]) -> list[list[tuple[int, T]]]:
         """What one script call may serve, of (shard, ...) pairs:
@@ -51,76 +71,134 @@ class Engine:
 
     async def run_all(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
         """Send plain commands together, and answer their replies in order. Raises RedisError."""
-        if isinstance(self.client, RedisCluster):
-            return [await self.client.execute_command(*command) for command in commands]
-        pipeline = self.client.pipeline(transaction=False)
-        for command in commands:
-            pipeline.execute_command(*command)
-        replies: list[Any] = await pipeline.execute()
-        return replies
+        if isinstance(self.client, ClusterClient):
+            return await self.client.run_all(commands)
+        return await send_together(self.client, commands)
+
+    async def run_script(
+        self,
+        script: Script,
+        keys: Sequence[str],
+        arguments: Iterable[Argument] = (),
+        *,
+        replicas: Replicas = 0,
+        wait_ms: int = WAIT_MS,
+    ) -> Any:
+        """Run a script, and wait until so many replicas have what it wrote; one WAIT, on its connection.
+
+        Raises RedisError. TimeoutError if there are not so many in time: the script has run then, and what it
+        wrote may yet be lost or not. Ask again with the same ids: what was written is found, and waited for
+        anew.
+        """
+        if not replicas:
+            return await script.run(self.client, keys, arguments)
+        given = [len(keys), *keys, *arguments]
+
+        async def work(node: Server, asking: bool) -> Any:
+            wanted = await self._connected_replicas(node) if replicas == "all" else replicas
+            commands: list[tuple[Any, ...]] = [("EVALSHA", script.sha, *given)]
+            if wanted:
+                # Valkey waits for a connection's own writes only, and a script that is asked again may find
+                # all written, by another connection: hence one write that is this one's.
+                commands += [("SET", _barrier(keys[0]), "", "PX", BARRIER_MS), ("WAIT", wanted, wait_ms)]
+            try:
+                reply, *waited = await send_together(node, commands, asking=asking)
+            except NoScriptError:
+                commands[0] = ("EVAL", script.source, *given)
+                reply, *waited = await send_together(node, commands, asking=asking)
+            have = waited[-1] if waited else 0
+            if have < wanted:
+                raise RedisTimeoutError(f"{have} of {wanted} replicas have it after {wait_ms} ms")
+            return reply
+
+        started = perf_counter()
+        try:
+            if isinstance(self.client, ClusterClient):
+                return await self.client.at_owner(keys[0], work)
+            return await work(self.client, False)
+        finally:
+            script.took(perf_counter() - started)
+
+    async def primaries(self) -> list[Server]:
+        """A client of each server that takes writes. Raises RedisError."""
+        if isinstance(self.client, ClusterClient):
+            return await self.client.primaries()
+        return [self.client]
 
     async def close(self) -> None:
         """Close all connections."""
         await self.client.aclose()
+        if self.sentinels is not None:
+            await self.sentinels.close()
+
+    async def _connected_replicas(self, node: Server) -> int:
+        counted = self._counted.setdefault(node, _Counted())
+        async with counted.lock:
+            if monotonic() - counted.at >= COUNTED_SECONDS:
+                counted.replicas = online_replicas(await node.info("replication"))
+                counted.at = monotonic()
+            return counted.replicas
+
+
+def _barrier(key: str) -> str:
+    """A key in the slot of another."""
+    return f"{key[: key.find('}') + 1] or key}:barrier"
+
+
+def online_replicas(replication: dict[str, Any]) -> int:
+    """How many replicas of a primary are in touch with it and have caught up, of its INFO replication."""
+    lines = (
+        value for name, value in replication.items() if name.startswith("slave") and isinstance(value, dict)
+    )
+    return sum(line.get("state") == "online" for line in lines)
 
 
 def connect(url: str) -> Engine:
     """An engine by its URL: redis://, rediss://, unix://, redis+cluster:// or redis+sentinel://.
 
-    Nothing is sent yet.
-    The client never repeats a command by itself: a script whose reply was lost may have run, and it is the
-    caller who knows how to ask again with the same call id. RESP2, as in RESP3 a connection that the server
-    closed fails the next command. Raises SettingsError for a URL that it can't read.
+    Nothing is sent yet. Raises SettingsError for a URL that it can't read.
     """
-    parts = urlsplit(url)
-    if parts.scheme in ("redis", "rediss", "unix"):
-        pool: BlockingConnectionPool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=CONNECTIONS,
-            timeout=TIMEOUT_SECONDS,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-        )
-        return Engine(Redis.from_pool(pool), spans_shards=True)
-    nodes = _nodes(parts.netloc.rpartition("@")[2], 26379 if parts.scheme == "redis+sentinel" else 6379)
-    if parts.scheme == "redis+cluster":
-        cluster = RedisCluster(
-            startup_nodes=[ClusterNode(host, port) for host, port in nodes],
-            username=parts.username,
-            password=parts.password,
-            reinitialize_steps=0,
-            socket_timeout=TIMEOUT_SECONDS,
-            socket_connect_timeout=CONNECT_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 0),
-            protocol=2,
-            max_connections=CONNECTIONS,
-        )
-        return Engine(cluster, spans_shards=False)
-    if parts.scheme == "redis+sentinel":
-        service = parts.path.strip("/") or parse_qs(parts.query).get("service", ["mymaster"])[0]
-        options = {
-            "socket_timeout": TIMEOUT_SECONDS,
-            "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
-            "retry": Retry(NoBackoff(), 0),
-            "protocol": 2,
-        }
-        sentinel = Sentinel(nodes, sentinel_kwargs=options, **options)  # type: ignore[no-untyped-call]
-        return Engine(
-            sentinel.master_for(service, username=parts.username, password=parts.password), spans_shards=True
-        )
+    try:
+        parts = urlsplit(url)
+        if parts.scheme in ("redis", "rediss", "unix"):
+            return Engine(Server.on(_pool(url)), spans_shards=True)
+        if parts.scheme == "redis+cluster":
+            nodes = _nodes(parts.netloc.rpartition("@")[2], 6379)
+            return Engine(ClusterClient(nodes, **_credentials(url)), spans_shards=False)
+        if parts.scheme == "redis+sentinel":
+            nodes = _nodes(parts.netloc.rpartition("@")[2], 26379)
+            service = parts.path.strip("/") or parse_qs(parts.query).get("service", ["mymaster"])[0]
+            sentinels = Sentinels(nodes, service)
+            pool = SentinelPool(sentinels, **_credentials(url))
+            return Engine(Server.on(pool), spans_shards=True, sentinels=sentinels)
+    except ValueError as failure:
+        raise SettingsError(f"CALLGATE_REDIS_URL: {failure}") from None
     raise SettingsError(
         f"CALLGATE_REDIS_URL: {parts.scheme or 'a URL without a scheme'} is not one of redis://, rediss://, "
         "unix://, redis+cluster://, redis+sentinel://"
     )
 
 
-def _nodes(netloc: str, default_port: int) -> list[tuple[str, int]]:
+def _pool(url: str) -> Any:
+    options = dict(parse_url(url))
+    kind: Any = options.pop("connection_class", None)
+    return make_pool(IN_STEP.get(kind, TcpConnection), **options)
+
+
+def _credentials(url: str) -> dict[str, str]:
+    # Not urlsplit's: it takes what is behind the last colon of several hosts for a port.
+    user, _, password = urlsplit(url).netloc.rpartition("@")[0].partition(":")
+    found = {"username": unquote(user), "password": unquote(password)}
+    return {name: value for name, value in found.items() if value}
+
+
+def _nodes(netloc: str, default_port: int) -> list[Address]:
     nodes = []
     for each in netloc.split(","):
-        host, _, port = each.partition(":")
+        host, colon, port = each.rpartition(":")
+        if not colon or each.endswith("]"):
+            host, port = each, ""
         if not host or (port and not port.isdigit()):
             raise SettingsError(f"CALLGATE_REDIS_URL: {each!r} is not host:port")
-        nodes.append((host, int(port or default_port)))
+        nodes.append((host.strip("[]"), int(port or default_port)))
     return nodes

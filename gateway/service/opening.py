@@ -25,6 +25,7 @@ from gateway.records.recorder import Recorder
 from gateway.records.store import Records
 from gateway.service.administration import Administration
 from gateway.service.callgate import Callgate, packed_policy, unpacked_policy
+from gateway.service.engine_safety import engine_warnings
 from gateway.service.health import Monitor
 from gateway.service.upkeep import Upkeep
 from gateway.settings import Settings
@@ -92,7 +93,9 @@ class _Parts:
         self._control = Control(engine.client, name)
         self._gateways = Gateways(engine.client)
         self._administration = Administration(self.records, self._pool, recorder)
-        self._monitor = Monitor(self._pool, self.records)
+        self._monitor = Monitor(
+            self._pool, self.records, lambda: engine_warnings(engine, settings.wait_replicas)
+        )
         self.service = Callgate(
             settings,
             self._pool,
@@ -122,6 +125,7 @@ class _Parts:
             # Calls that were admitted without the engine can be ended without it, also after a restart.
             await self.service.adopt_journals()
             await self._reach()
+            await self._monitor.look_at_safety()
             self._monitor.started()
             self.reached.set()
             tasks.create_task(self._upkeep.run())

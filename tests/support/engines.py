@@ -18,6 +18,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import redis
@@ -34,19 +35,24 @@ class EngineServer:
     """A Redis or Valkey server of the tests, on a unix socket in a directory of its own.
 
     With `persistent` it appends and syncs every write, as the embedded engine does; else it keeps nothing.
+    With a `port` it listens on 127.0.0.1 too.
     """
 
-    def __init__(self, binary: Path, *, persistent: bool = False, options: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, binary: Path, *, persistent: bool = False, options: tuple[str, ...] = (), port: int = 0
+    ) -> None:
         # Not pytest's tmp_path: a unix socket's path must stay under 104 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="cg-test-"))
         self.socket = self.directory / "s"
         self.url = f"unix://{self.socket}"
+        self.port = port
         self._binary = binary
         durability = (
             ("--appendonly", "yes", "--appendfsync", "always") if persistent else ("--appendonly", "no")
         )
         self._arguments = (
-            *("--port", "0", "--unixsocket", str(self.socket), "--dir", str(self.directory), "--save", ""),
+            *("--port", str(port), "--bind", "127.0.0.1", "--unixsocket", str(self.socket)),
+            *("--dir", str(self.directory), "--save", ""),
             *("--maxmemory-policy", "noeviction", "--enable-debug-command", "local"),
             *durability,
             *options,
@@ -100,6 +106,15 @@ class EngineServer:
         """Empty it, cached scripts included."""
         self.client.flushall()
         self.client.script_flush()
+
+    def ask(self, *command: str | bytes | int) -> Any:
+        """Its raw reply to a command."""
+        return self.client.execute_command(*command)  # type: ignore[no-untyped-call]  # untyped in redis-py
+
+    def info(self, section: str) -> dict[str, Any]:
+        """What it says of itself."""
+        found: dict[str, Any] = self.client.info(section)
+        return found
 
     def pause(self) -> None:
         """Stop it from running at all (SIGSTOP): connections stay open and nothing answers."""
