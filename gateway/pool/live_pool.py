@@ -97,6 +97,7 @@ class LivePool:
         self._saved_before_ms = saved_before_ms
         self._kept = KeptAnswers(self._keys.shard_of, self._shards.estimated_now_ms, find_ended)
         self._has_to_tell = asyncio.Event()
+        self._opened = asyncio.Event()
         self._shards.on_new_epoch(self._lost)
         self._alarms = Alarms(engine, self._keys, self._shards, self._turn_cycles)
         lengths = Lengths(self._memory_ms, lease_ms, grace_ms, late_resume_hours * MS_AN_HOUR)
@@ -116,17 +117,27 @@ class LivePool:
             await self._shards.open(policy, replace_policy=replace_policy)
         except (RedisError, OSError) as failure:
             raise EngineUnavailable(f"The engine cannot be reached: {failure}") from failure
+        self._opened.set()
+
+    async def attach(self) -> None:
+        """Read what is there, and build nothing. Raises EngineUnavailable."""
+        try:
+            await self._shards.attach()
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable(f"The engine cannot be reached: {failure}") from failure
 
     async def run(self) -> None:
         """Carry out asks, reset pools on time and forget old call ids, until cancelled."""
         await run_together(
             self._batcher.run(),
             self._alarms.run(),
-            self._beat(),
-            self._reap(),
-            self._keep_answers(),
-            self._forget_old_calls(),
+            self._keep_house(),
         )
+
+    async def _keep_house(self) -> None:
+        """What nobody asks for, once the data was found to be this gateway's."""
+        await self._opened.wait()
+        await run_together(self._beat(), self._reap(), self._keep_answers(), self._forget_old_calls())
 
     # Calls
 

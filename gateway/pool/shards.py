@@ -90,6 +90,7 @@ class Shards:
         self._comparing = asyncio.Lock()
         self._listeners: list[NewEpoch] = []
         self._suspect: set[int] = set()
+        self._is_open = False
 
     @property
     def policy(self) -> Policy:
@@ -124,12 +125,20 @@ class Shards:
                     f"but the settings say {_describe(self._policy)}. Set the same one, "
                     "or change the data's with `callgate policy set` on a running gateway."
                 )
+        self._is_open = True
+
+    async def attach(self) -> None:
+        """Work with what is there, whatever its policy is, and build nothing. Raises RedisError."""
+        await self._compare(range(self._keys.shards), build=False)
 
     async def confirm(self, shards: Iterable[int]) -> None:
         """Compare what shards have with what was seen of them, and build those that are not there.
 
-        On a single server all of them, as all have had the same fate. Raises RedisError.
+        On a single server all of them, as all have had the same fate. Raises RedisError, and EngineUnavailable
+        before the data was found to be this gateway's (`open`).
         """
+        if not self._is_open:
+            raise EngineUnavailable
         wanted = set(range(self._keys.shards)) if self._engine.spans_shards else set(shards)
         before = {shard: self._seen.get(shard, _NOTHING_SEEN) for shard in wanted}
         async with self._comparing:
@@ -153,7 +162,7 @@ class Shards:
     async def beat(self, lease_ms: int) -> None:
         """Tell all shards that a gateway is there, and see to those that are not as they were.
 
-        Raises RedisError.
+        Raises EngineUnavailable, RedisError.
         """
         suspect, self._suspect = self._suspect, set()
         for group in self._engine.split_shards(range(self._keys.shards)):

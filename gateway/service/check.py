@@ -73,6 +73,10 @@ class Comparison:
         # Its loader knows no account, so that reading a pool that is not there does not make it.
         self._pool = LivePool(engine, _load_nothing, policy, simulate=simulate)
 
+    async def attach(self) -> None:
+        """Reach the engine, which may have been restarted since a gateway last worked with it."""
+        await self._pool.attach()
+
     async def accounts(self) -> list[str]:
         """Return all accounts that SQL has."""
         found: list[str] = []
@@ -228,7 +232,9 @@ async def open_comparison(redis_url: str, database: str | Path) -> AsyncIterator
         await records.database.connect()
         policy = await _kept_policy(records)
         simulate = await records.deployment.get("simulate") == "true"
-        yield Comparison(engine, records, policy, simulate=simulate)
+        comparison = Comparison(engine, records, policy, simulate=simulate)
+        await comparison.attach()
+        yield comparison
     finally:
         with anyio.CancelScope(shield=True):
             await engine.close()

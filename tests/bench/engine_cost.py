@@ -25,7 +25,7 @@ from gateway.embedded import valkey_binary
 from gateway.pool.accounts import _arguments as account_arguments
 from gateway.pool.keys import KeySpace
 from gateway.pool.operations import Operation, section_arguments
-from gateway.pool.scripts import script
+from gateway.pool.scripts import Argument, script
 from tests.support.engines import EngineServer
 
 BATCH: Final = 64
@@ -137,7 +137,7 @@ class PoolLoad:
         reply = self._run("calls_decide", self._keys_of(accounts), arguments)
         assert reply[0] in (1, 4), reply[:9]
 
-    def start_command(self, call_id: str) -> tuple[str, list[str], list[str]]:
+    def start_command(self, call_id: str) -> tuple[str, list[str], list[Argument]]:
         """The digest, keys and arguments of a script call that starts one call."""
         operation = Operation(Start(ACCOUNT, "ana", "desk", call_id, "+14155550100"), lambda answer: None, 0)
         arguments = ["1", *LENGTHS, *section_arguments({ACCOUNT: [operation]})]

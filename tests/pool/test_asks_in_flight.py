@@ -11,7 +11,7 @@ from functools import partial
 import pytest
 
 from gateway.domain.admission import RefusalReason
-from gateway.domain.answers import Admitted, Answer, Noted, Refused, Settled
+from gateway.domain.answers import Admitted, Answer, NotDue, Noted, Refused, Resumed, Settled
 from gateway.domain.asks import AccountConfig, Answered, Ask, End, Start
 from gateway.domain.calls import CallRecord
 from gateway.domain.errors import (
@@ -61,8 +61,8 @@ def said(answer: Answer | CallgateError) -> str:
             return answer.reason.value
         case Admitted() | Settled():
             return type(answer).__name__.lower() + (" again" if answer.replayed else "")
-        case Noted():
-            return "noted"
+        case Noted() | Resumed() | NotDue():
+            return type(answer).__name__.lower()
 
 
 async def test_many_calls_of_one_account_are_each_carried_out_in_order(accounts: LiveAccounts) -> None:

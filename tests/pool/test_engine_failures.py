@@ -194,6 +194,16 @@ async def test_an_engine_that_is_killed_under_load_loses_nothing_that_it_answere
     await everything_ends_as_one_record_each(accounts, call_ids)
 
 
+async def test_looking_at_an_engine_that_has_lost_everything_builds_nothing(
+    accounts: LiveAccounts, server: EngineServer
+) -> None:
+    """R28: shards are built for all to use, at one instant, by who has noticed that they were lost."""
+    server.flush()
+    with pytest.raises(EngineUnavailable):
+        await accounts.pool.policy()
+    assert server.client.dbsize() == 0
+
+
 # A pool that stops
 
 

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from gateway.domain.answers import Answer, Noted
+from gateway.domain.answers import Answer, Noted, NotDue, Resumed
 from gateway.domain.asks import Answered, End, Start
 from gateway.domain.errors import CallgateError
 from tests.support.engines import EngineServer
@@ -51,5 +51,5 @@ async def do(accounts: LiveAccounts, step: Step) -> dict[str, object]:
         case "suspend":
             await accounts.change("acme", status="suspended" if step.suspended else "active")
             return {}
-    assert not isinstance(answer, Noted)
+    assert not isinstance(answer, Noted | Resumed | NotDue)
     return vector_fields(answer)

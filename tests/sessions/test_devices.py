@@ -25,10 +25,15 @@ class Device:
     closed: list[CloseCode] = field(default_factory=list)
     drained: bool = False
     superseded_by: list[int] = field(default_factory=list)
+    number: int = 1
+    calls: set[str] = field(default_factory=set)
+    heard_ms_ago: int = 0
 
-    @property
-    def calls(self) -> set[str]:
-        return set()
+    def heard_ago_ms(self) -> int:
+        return self.heard_ms_ago
+
+    def give_up(self, call_id: str) -> None:
+        self.calls.discard(call_id)
 
     def close(self, code: CloseCode, reason: str) -> None:
         assert reason
