@@ -159,7 +159,7 @@ class Callgate:
         if isinstance(ask, Start):
             self._pool.submit(ask, partial(self._journalled, ask, done) if ask.emergency else done)
         elif not isinstance(ask, Answered | End):
-            done(EngineUnavailable())  # the pool does not take them yet
+            done(CallUnknown())  # the pool does not take them yet
         elif self.journal.holds(ask.account, ask.call_id):
             self._look_up(self._note_in_journal(ask, done))
         else:
@@ -191,7 +191,7 @@ class Callgate:
         `receipts` are looked at only for calls that neither the pool nor SQL knows. `device` None is the
         admin.
         """
-        raise EngineUnavailable  # the pool does not take them yet
+        return list(call_ids)  # the pool does not take them yet
 
     def lost(self, account: str, call_ids: Sequence[str], number: int, heard_ago_ms: int) -> None:
         """Hear that nobody vouches for these calls any more: connection `number` is gone (R13).
