@@ -45,7 +45,7 @@ async def run_gateway(
     with signals_to(stop.take):
         with stop.scope:
             async with open_callgate(settings) as service, anyio.create_task_group() as tasks:
-                server = _Server(_server_config(create_app(service, settings)))
+                server = _Server(server_config(create_app(service, settings)))
                 tasks.start_soon(server.serve, list(listeners))
                 await server.accepting.wait()
                 stop.may_drain = True
@@ -108,7 +108,8 @@ class _Server(uvicorn.Server):
         self.accepting.set()
 
 
-def _server_config(app: Callable[..., Any]) -> uvicorn.Config:
+def server_config(app: Callable[..., Any]) -> uvicorn.Config:
+    """Return how uvicorn serves the application: with protocols of ours, and without what we do ourselves."""
     return uvicorn.Config(
         app,
         http=BoundedHttp,

@@ -134,8 +134,8 @@ class Shards:
     async def confirm(self, shards: Iterable[int]) -> None:
         """Compare what shards have with what was seen of them, and build those that are not there.
 
-        On a single server all of them, as all have had the same fate. Raises RedisError, and EngineUnavailable
-        before the data was found to be this gateway's (`open`).
+        On a single server all of them, as all have had the same fate. Raises RedisError, and
+        EngineUnavailable before the data was found to be this gateway's (`open`).
         """
         if not self._is_open:
             raise EngineUnavailable

@@ -1,7 +1,7 @@
 """The API in this very process, before a service that answers what a test says: for what a whole gateway
 cannot be brought to do.
 
-It is served by uvicorn with the protocols that `callgate serve` uses.
+It is served as `callgate serve` does it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,7 @@ from gateway.api.app import create_app
 from gateway.api.auth import Authenticator
 from gateway.api.device_socket import DeviceSocket
 from gateway.api.receipts import Receipts
-from gateway.cli.http_protocol import BoundedHttp
-from gateway.cli.websocket_protocol import HeardWebSocket
+from gateway.cli.server import server_config
 from gateway.domain.answers import Admitted, Answer, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, Ask, Asker, End, Resume, Start
 from gateway.domain.calls import Caller, CallInProgress
@@ -215,18 +214,12 @@ async def serving(
 ) -> AsyncIterator[Served]:
     """Serve the API in front of `service`, pinging every so often; not `ours`, by uvicorn's own WebSocket."""
     settings = Settings(token_secrets=(SECRET,), admin_key=ADMIN_KEY)
-    config = uvicorn.Config(
-        create_app(cast(Callgate, service), settings),
-        http=BoundedHttp,
-        ws=HeardWebSocket if ours else "websockets-sansio",
-        ws_ping_interval=ping_seconds,
-        ws_ping_timeout=30,
-        ws_per_message_deflate=False,
-        port=0,
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-    )
+    config = server_config(create_app(cast(Callgate, service), settings))
+    config.port = 0
+    config.ws_ping_interval = ping_seconds
+    config.ws_ping_timeout = 30
+    if not ours:
+        config.ws = "websockets-sansio"
     server = uvicorn.Server(config)
     serving_task = asyncio.create_task(server._serve())
     await wait_until(lambda: server.started)

@@ -25,7 +25,8 @@ REQUESTS: Final = 200_000
 def bare_admissions(server: EngineServer) -> float:
     """Starts a second through redis-benchmark."""
     pool = PoolLoad(server.client, 100)
-    sha, keys, arguments = pool.start_command("call-__rand_int__")
+    sha, keys, given = pool.start_command("call-__rand_int__")
+    arguments = [str(each) for each in given]
     done = subprocess.run(
         [
             *("redis-benchmark", "-s", str(server.socket), "-c", "4", "-P", "16", "-q", "--csv"),

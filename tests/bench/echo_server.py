@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 from starlette.websockets import WebSocket, WebSocketDisconnect
 
-from gateway.cli.server import _server_config
+from gateway.cli.server import server_config
 
 
 async def echo(socket: WebSocket) -> None:
@@ -27,6 +27,6 @@ async def echo(socket: WebSocket) -> None:
 
 
 if __name__ == "__main__":
-    config = _server_config(Starlette(routes=[WebSocketRoute("/", echo)]))
+    config = server_config(Starlette(routes=[WebSocketRoute("/", echo)]))
     config.port = int(sys.argv[1])
     uvloop.run(uvicorn.Server(config).serve())

@@ -34,7 +34,7 @@ VARYING_IN_TIME: Final = VARYING | {
 def test_the_http_page_shows_what_a_gateway_answers(
     start_gateway: Callable[..., GatewayProcess], tmp_path: Path
 ) -> None:
-    gateway = start_gateway("--simulate", data_dir=tmp_path / "data")
+    gateway = start_gateway("--simulate", "--lease-seconds", "3600", data_dir=tmp_path / "data")
     with Shell(tmp_path, {SHOWN_URL: gateway.url}) as shell:
         assert carry_out(page("docs/http.md").blocks, shell, VARYING) > 20
 

@@ -55,12 +55,13 @@ async def test_a_call_is_found_from_its_admission_on(operator: Operator, account
     }
     assert await operator.calls(account) == []
 
+    # It was alive until the clock was moved, and so it ended no earlier (R16).
     await operator.end("c-1", account, ended_ago_ms=10_000)
     record = call | {
         "state": "ended",
-        "ended_at_ms": admitted_at_ms + 80_000,
-        "duration_ms": 80_000,
-        "billed_seconds": 80,
+        "ended_at_ms": admitted_at_ms + 90_000,
+        "duration_ms": 90_000,
+        "billed_seconds": 90,
         "counted": True,
         "ended_by": "hangup",
         "revision": 1,

@@ -6,7 +6,7 @@ from dataclasses import asdict
 
 import pytest
 
-from gateway.domain.answers import Answer, Noted, NotDue, Resumed
+from gateway.domain.answers import Answer, NotDue, Noted, Resumed
 from gateway.domain.asks import Answered, End, Start
 from gateway.domain.errors import CallgateError
 from tests.support.engines import EngineServer

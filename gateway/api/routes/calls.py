@@ -17,6 +17,7 @@ from gateway.api.starts import asks_for_emergency, salvaged_emergency, start_ask
 from gateway.api.wire import frames, rendering
 from gateway.api.wire.decoding import decode, decode_object, require_shallow
 from gateway.api.wire.fields import clamped_ago_ms
+from gateway.api.wire.over_http import AdmittedOverHttp
 from gateway.api.wire.requests import (
     MAX_CALLS_VOUCHED_FOR,
     MAX_KEEPALIVE_BYTES,
@@ -96,7 +97,7 @@ async def _ask(exchange: Exchange[Any, Any], ask: Ask) -> Reply:
         raise
     log_answer(ask, answer)
     api = exchange.api
-    return Reply(rendering.answer_frame(ask, answer, api.receipts, UNSET, api.lease_seconds))
+    return Reply(rendering.answer_over_http(ask, answer, api.receipts, api.lease_seconds))
 
 
 def _start(exchange: Exchange[Nothing, StartRequest]) -> Start:
@@ -199,7 +200,7 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
         query=NO_QUERY,
         body=StartRequest,
         raw_body=True,
-        answers={200: (frames.CallAdmitted, frames.CallRefused)},
+        answers={200: (AdmittedOverHttp, frames.CallRefused)},
         errors=(CallIdUsed, CallIdConflict, EngineUnavailable),
     ),
     Operation(

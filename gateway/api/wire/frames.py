@@ -103,7 +103,7 @@ class CallAdmitted(
     """The call may be placed.
 
     `emergency` is there, and true, for an emergency call only (R30), `admitted_offline` for one that was let
-    through without asking the engine, and `lease_seconds` over HTTP.
+    through without asking the engine.
     """
 
     re: Re | UnsetType = UNSET
@@ -114,7 +114,6 @@ class CallAdmitted(
     replayed: bool
     emergency: bool = False
     admitted_offline: bool = False
-    lease_seconds: int | UnsetType = UNSET
 
 
 class CallRefused(Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="call.refused"):

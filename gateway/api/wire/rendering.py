@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from gateway.api.auth import Identity
 from gateway.api.receipts import Receipts
 from gateway.api.wire import frames, resources
+from gateway.api.wire.over_http import AdmittedOverHttp
 from gateway.domain.admission import MESSAGES
 from gateway.domain.answers import Admitted, Answer, PoolView, Refused, Resumed, Settled
 from gateway.domain.asks import Ask, Start
@@ -24,14 +26,16 @@ CallFrame = (
 )
 
 
-def answer_frame(
-    ask: Ask,
-    answer: Answer,
-    receipts: Receipts,
-    re: frames.Re | UnsetType,
-    lease_seconds: int | UnsetType = UNSET,
-) -> CallFrame:
-    """Return a pool's answer as a frame. Over HTTP there is no `re` (UNSET), but `lease_seconds`."""
+def answer_over_http(ask: Ask, answer: Answer, receipts: Receipts, lease_seconds: int) -> CallFrame:
+    """Return a pool's answer as HTTP has it: without `re`, and an admission with its lease."""
+    frame = answer_frame(ask, answer, receipts, UNSET)
+    if isinstance(frame, frames.CallAdmitted):
+        return AdmittedOverHttp(**msgspec.structs.asdict(frame), lease_seconds=lease_seconds)
+    return frame
+
+
+def answer_frame(ask: Ask, answer: Answer, receipts: Receipts, re: frames.Re | UnsetType) -> CallFrame:
+    """Return a pool's answer as a frame."""
     if isinstance(answer, Admitted):
         assert isinstance(ask, Start)
         return frames.CallAdmitted(
@@ -43,7 +47,6 @@ def answer_frame(
             replayed=answer.replayed,
             emergency=answer.emergency,
             admitted_offline=answer.admitted_offline,
-            lease_seconds=lease_seconds,
         )
     if isinstance(answer, Settled):
         return frames.CallSettled(
