@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -29,6 +30,7 @@ ENDED_BY: Final[dict[int, EndedBy]] = {1: "hangup", 2: "connection_lost", 3: "le
 UNLIMITED: Final = -1
 
 
+@lru_cache(maxsize=64)
 def unpack_policy(packed: bytes) -> Policy:
     """A policy from "free/increment/hold/count_from"."""
     free, increment, hold, count_from = packed.split(b"/")

@@ -82,7 +82,12 @@ class _Parts:
             call_id_memory_hours=settings.call_id_memory_hours,
             lease_seconds=settings.lease_seconds,
         )
-        recorder = Recorder(self.records.database, self._pool.records, self._now_ms)
+        recorder = Recorder(
+            self.records.database,
+            self._pool.records,
+            self._now_ms,
+            kept_ms=settings.records_kept_hours * 3_600_000,
+        )
         self._control = Control(engine.client, name)
         self._gateways = Gateways(engine.client)
         self._administration = Administration(self.records, self._pool, recorder)
