@@ -13,7 +13,7 @@ from gateway.records.ingest import START, Progress, StreamEntry
 ITEMS_A_READ: Final = 1_000
 """About how many items are asked of the stream at once: reading them holds up all else the gateway does."""
 
-AT_ONCE: Final = (100, 2_000)
+AT_ONCE: Final = (100, 1_000)
 """How many items are decoded before all else has its turn, if nothing waits long, and at most."""
 
 PATIENT_MS: Final = 500

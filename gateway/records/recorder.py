@@ -9,10 +9,11 @@ same, they come to the same rows (`gateway.records.ingest`): nothing hangs on wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, NamedTuple, NoReturn
 
@@ -25,7 +26,7 @@ from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
 from gateway.records.database import Database, Kind
 from gateway.records.deployment import put_value, value_of
 from gateway.records.exclusive import Exclusive
-from gateway.records.ingest import Progress, Saved, load_progress, save_entries
+from gateway.records.ingest import Progress, Saved, StreamEntry, load_progress, save_entries
 from gateway.records.reading import Batch, RecordStream, StreamReader
 
 log = structlog.get_logger()
@@ -104,6 +105,7 @@ class Recorder:
         self._recording = False
         self._failing: str | None = None
         self._progress: dict[int, Progress] | None = None
+        self._known: dict[int, Progress] | None = None
         self._progress_asked_at = 0.0
         self._trimmed_at = -math.inf
         self._first_waiting: tuple[int, str] | None = None
@@ -129,6 +131,7 @@ class Recorder:
                     failures += 1
                     self._failing = f"{error.code}: {error.__cause__ or error}"
                     log.warning("recorder.waits", because=self._failing, wait_s=round(wait_s, 2))
+                    await self._look_on()
                     await anyio.sleep(wait_s)
                 else:
                     failures, self._failing = 0, None
@@ -186,10 +189,7 @@ class Recorder:
 
     async def _stand_by(self) -> None:
         progress = await self._database.read(load_progress)
-        batch = await self._reader.read(progress, 1)
-        waiting = batch.entries
-        self._observe(batch.lag_ms)
-        await self._count_waiting(progress, at_end=not waiting)
+        waiting = await self._look(progress)
         first = (waiting[0].shard, waiting[0].entry_id) if waiting else None
         if first is None or first != self._first_waiting:
             self._first_waiting, self._first_waiting_since = first, time.monotonic()
@@ -197,6 +197,18 @@ class Recorder:
             log.warning("recorder.takes_over", shard=first[0], entry_id=first[1])
             await self.drain()
         await anyio.sleep(min(STANDBY_SECONDS, self._stuck_seconds / 3))
+
+    async def _look_on(self) -> None:
+        """See how much waits though nothing can be saved, as far as it can be seen."""
+        if self._known is not None:
+            with contextlib.suppress(EngineUnavailable):
+                await self._look(self._known)
+
+    async def _look(self, progress: Mapping[int, Progress]) -> Sequence[StreamEntry]:
+        batch = await self._reader.read(progress, 1)
+        self._observe(batch.lag_ms)
+        await self._count_waiting(progress, at_end=not batch.entries)
+        return batch.entries
 
     async def _round(self, *, anew: bool = False) -> _Round:
         """Save what waits, or about `records_at_once` of it; `anew`: nothing that was read before this."""
@@ -218,7 +230,7 @@ class Recorder:
             await self._trim(batch, progress)
             if batch.at_end and not batch.stale:
                 self._as_of_ms = max(self._as_of_ms, batch.now_ms)
-            self._progress = progress
+            self._progress = self._known = progress
             await self._count_waiting(progress, at_end=batch.at_end)
             return _Round(records, batch.at_end, batch.stale)
 
@@ -248,7 +260,8 @@ class Recorder:
             return self._progress
         # Asked again now and then: the database may have been restored from an older copy.
         self._progress_asked_at = now
-        return await self._database.read(load_progress)
+        self._known = await self._database.read(load_progress)
+        return dict(self._known)
 
     async def _trim(self, batch: Batch, progress: Mapping[int, Progress]) -> None:
         """Let go of what was saved: now and then everywhere, else where there was news if none is kept."""
