@@ -105,6 +105,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     call_id_memory_hours: Annotated[
         int, Setting(Integer(1, 720), "How long the id of an ended call is remembered (R9).")
     ] = 48
+    records_kept_hours: Annotated[
+        int,
+        Setting(Integer(0, 168), "How long saved records stay in the engine, to refill a restored database."),
+    ] = 2
     when_engine_down: Annotated[
         WhenEngineDown, Setting(Choice("refuse", "admit"), "What a call meets while Redis is away.")
     ] = "refuse"

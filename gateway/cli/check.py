@@ -44,22 +44,24 @@ def check(context: click.Context, /, config: Path | None, as_json: bool, **flags
 
     It compares each pool's settled seconds with the sum of its cycle's call records and of those that wait
     to be saved; plans, members and cycles; calls in progress with records; pools with accounts; the policy.
+    It tells as well of records that SQL refused (dead letters), and of those that have waited for a minute.
     The exit status is 0 if both agree, and 1 if they do not, or could not be asked. It changes nothing.
     """
     settings = load_settings(flags, os.environ, config)
-    found, compared = run_command(_compare(settings, as_json), _explained(settings))
+    found, compared, waiting = run_command(_compare(settings, as_json), _explained(settings))
     if as_json:
         say_json(found)
     elif found:
         rows = [(each.account, each.what, each.redis, each.sql) for each in found]
         say_table(("ACCOUNT", "WHAT", "REDIS", "SQL"), rows, nothing="")
     else:
-        click.echo(f"Redis and SQL agree. Accounts compared: {compared}.")
+        not_saved = f" Records not saved yet: {waiting}." if waiting else ""
+        click.echo(f"Redis and SQL agree. Accounts compared: {compared}.{not_saved}")
     if found:
         context.exit(1)
 
 
-async def _compare(settings: Settings, as_json: bool) -> tuple[list[Difference], int]:
+async def _compare(settings: Settings, as_json: bool) -> tuple[list[Difference], int, int]:
     redis_url = settings.redis_url or engine_url(settings.data_dir)
     database = settings.database_url or settings.data_dir / DATABASE_FILE
     bar = Progress(
@@ -80,7 +82,7 @@ async def _compare(settings: Settings, as_json: bool) -> tuple[list[Difference],
                     accounts, lambda done: bar.update(task, completed=done)
                 )
             ]
-        return found, len(accounts)
+        return found, len(accounts), comparison.waiting_records
 
 
 def _explained(settings: Settings) -> Callable[[CallgateError], str]:

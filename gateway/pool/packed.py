@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -30,6 +31,7 @@ _ENDED_BY_NUMBER: Final = {name: number for number, name in ENDED_BY.items()}
 UNLIMITED: Final = -1
 
 
+@lru_cache(maxsize=64)
 def unpack_policy(packed: bytes) -> Policy:
     """A policy from "free/increment/hold/count_from"."""
     free, increment, hold, count_from = packed.split(b"/")

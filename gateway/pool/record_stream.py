@@ -65,15 +65,17 @@ class RecordStream:
         self._shards = shards
         self._shard_by_key = {keys.named(shard, "records")[0].encode(): shard for shard in range(keys.shards)}
 
-    async def read(self, positions: Mapping[int, str], limit: int) -> list[StreamEntry]:
+    async def read(
+        self, positions: Mapping[int, str], limit: int, at_once: int = DECODED_AT_ONCE
+    ) -> list[StreamEntry]:
         """Entries behind each shard's position, oldest first in each, at most `limit` a shard.
 
-        Raises EngineUnavailable.
+        Others get their turn on the event loop after each `at_once` items. Raises EngineUnavailable.
         """
         with _engine_unavailable():
-            return await self._read(positions, limit)
+            return await self._read(positions, limit, at_once)
 
-    async def _read(self, positions: Mapping[int, str], limit: int) -> list[StreamEntry]:
+    async def _read(self, positions: Mapping[int, str], limit: int, at_once: int) -> list[StreamEntry]:
         entries: list[StreamEntry] = []
         decoded = 0
         for group in self._engine.split_shards(range(self._keys.shards)):
@@ -87,7 +89,7 @@ class RecordStream:
                     entry = _entry(shard, entry_id, fields)
                     entries.append(entry)
                     decoded += len(entry.items)
-                    if decoded >= DECODED_AT_ONCE:
+                    if decoded >= at_once:
                         decoded = 0
                         await asyncio.sleep(0)
         return entries

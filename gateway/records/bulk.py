@@ -6,11 +6,16 @@ The SQL is put together from the names of our own tables and columns; values nev
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any, Final
 
 from sqlalchemy import Column, Table
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
+
+TOGETHER: Final = (250, 25, 1)
+"""How many rows one statement takes in SQLite, which lets go of the interpreter while it runs one and then
+has to wait for it: with a row in each, a busy gateway would hardly get to record at all."""
 
 COPY_FROM: Final = 100
 """From how many rows on PostgreSQL gets them by COPY, which costs this process less than half."""
@@ -42,16 +47,24 @@ class BulkInsert:
             return
         driver: Any = (await connection.get_raw_connection()).driver_connection
         if connection.dialect.name == "sqlite":
-            await self._row_by_row(driver, rows)
+            await self._some_at_a_time(driver, rows)
         elif len(rows) < COPY_FROM:
             await self._from_arrays(driver, connection.dialect, rows)
         else:
             await self._from_a_copy(driver, connection.dialect, rows)
 
-    async def _row_by_row(self, driver: Any, rows: Rows) -> None:
-        marks = ", ".join("?" for _ in self._names)
-        cursor = await driver.executemany(f"{self._into} VALUES ({marks}) {self._tail}", rows)
-        await cursor.close()
+    async def _some_at_a_time(self, driver: Any, rows: Rows) -> None:
+        marks = f"({', '.join('?' for _ in self._names)})"
+        done = 0
+        for size in TOGETHER:
+            until = len(rows) - (len(rows) - done) % size
+            if done == until:
+                continue
+            values = ", ".join(size * [marks])
+            groups = [list(chain(*rows[at : at + size])) for at in range(done, until, size)]
+            cursor = await driver.executemany(f"{self._into} VALUES {values} {self._tail}", groups)
+            await cursor.close()
+            done = until
 
     async def _from_arrays(self, driver: Any, dialect: Dialect, rows: Rows) -> None:
         # A type's collation ("TEXT COLLATE …") is no part of the array's type.

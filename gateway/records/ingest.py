@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass, field
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
-from sqlalchemy import Row, bindparam, select, update
+from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
@@ -193,6 +193,11 @@ _SAVE_DEAD_LETTERS: Final = BulkInsert(dead_letters, "DO NOTHING")
 async def load_positions(connection: AsyncConnection) -> dict[int, str]:
     """Return the last entry saved of each shard."""
     return {shard: each.entry_id for shard, each in (await load_progress(connection)).items()}
+
+
+async def count_dead_letters(connection: AsyncConnection) -> int:
+    """Return how many items the database refused."""
+    return await connection.scalar(select(func.count()).select_from(dead_letters)) or 0
 
 
 async def load_progress(connection: AsyncConnection) -> dict[int, Progress]:

@@ -9,34 +9,31 @@ same, they come to the same rows (`gateway.records.ingest`): nothing hangs on wh
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import random
 import time
-from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, NamedTuple, NoReturn, Protocol
+from typing import Final, NamedTuple, NoReturn
 
 import anyio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import metrics
-from gateway.domain.calls import CallRecord
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
 from gateway.records.database import Database, Kind
 from gateway.records.deployment import put_value, value_of
 from gateway.records.exclusive import Exclusive
-from gateway.records.ingest import START, Progress, Saved, StreamEntry, load_progress, save_entries
+from gateway.records.ingest import Progress, Saved, StreamEntry, load_progress, save_entries
+from gateway.records.reading import Batch, RecordStream, StreamReader
 
 log = structlog.get_logger()
 
 RECORDS_AT_ONCE: Final[Mapping[Kind, int]] = {"sqlite": 10_000, "postgresql": 5_000}
 """About how many records go into one transaction, if so many wait. SQLite gains by more than PostgreSQL: it
 writes a page of each index once for all records that fall on it."""
-
-ITEMS_A_READ: Final = 1_000
-"""About how many items are asked of the stream at once: reading them holds up all else the gateway does."""
 
 IDLE_SECONDS: Final = 0.25
 STANDBY_SECONDS: Final = 2.0
@@ -51,26 +48,6 @@ TRIM_SECONDS: Final = 10.0
 """How often entries that were kept long enough are deleted."""
 
 _AS_OF: Final = "records_as_of_ms"
-
-
-class RecordStream(Protocol):
-    """What ended and is not in SQL yet, by shard. Raises EngineUnavailable where it can't be asked."""
-
-    async def read(self, positions: Mapping[int, str], limit: int) -> Sequence[StreamEntry]:
-        """Return entries behind each shard's position, oldest first in each.
-
-        At most `limit` of each shard; fewer than that only if there are no more. A shard without a position
-        is read from its beginning.
-        """
-
-    async def epochs(self) -> Mapping[int, int]:
-        """Return each shard's epoch, which rises when writes of it were lost; 0 or none: it is not there."""
-
-    async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
-        """Let go of entries up to and including these, which are committed, if they are older than that."""
-
-    async def backlog(self, saved: Mapping[int, Progress]) -> int:
-        """Return how many items lie behind what is saved of each shard."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +72,7 @@ class _Round(NamedTuple):
 
     records: int
     at_end: bool
-    stale: set[int]
+    stale: frozenset[int]
 
 
 class Recorder:
@@ -118,16 +95,17 @@ class Recorder:
     ) -> None:
         self._database = database
         self._stream = stream
-        self._now_ms = now_ms
         self._kept_ms = kept_ms
         self._records_at_once = records_at_once or RECORDS_AT_ONCE[database.kind]
         self._stuck_seconds = stuck_seconds
         self._one_round = asyncio.Lock()
         self._woken = asyncio.Event()
-        self._entries_a_shard = 4
+        self._reader = StreamReader(stream, now_ms, self._records_at_once)
+        self._ahead: Batch | None = None
         self._recording = False
         self._failing: str | None = None
         self._progress: dict[int, Progress] | None = None
+        self._known: dict[int, Progress] | None = None
         self._progress_asked_at = 0.0
         self._trimmed_at = -math.inf
         self._first_waiting: tuple[int, str] | None = None
@@ -153,6 +131,7 @@ class Recorder:
                     failures += 1
                     self._failing = f"{error.code}: {error.__cause__ or error}"
                     log.warning("recorder.waits", because=self._failing, wait_s=round(wait_s, 2))
+                    await self._look_on()
                     await anyio.sleep(wait_s)
                 else:
                     failures, self._failing = 0, None
@@ -165,13 +144,12 @@ class Recorder:
         what was saved by then stays saved.
         """
         records = 0
-        self._progress = None
-        while True:
-            done = await self._round()
+        done = await self._round(anew=True)
+        while not done.at_end:
             records += done.records
-            if done.at_end:
-                _require_current(done.stale)
-                return records
+            done = await self._round()
+        _require_current(done.stale)
+        return records + done.records
 
     async def saved_numbers(self) -> Mapping[int, int]:
         """Return the highest number of an item of each shard that SQL has. Raises DatabaseUnavailable."""
@@ -211,9 +189,7 @@ class Recorder:
 
     async def _stand_by(self) -> None:
         progress = await self._database.read(load_progress)
-        waiting = await self._stream.read(_behind(progress, await self._stream.epochs()), 1)
-        self._observe(waiting, await self._now_ms())
-        await self._count_waiting(progress, at_end=not waiting)
+        waiting = await self._look(progress)
         first = (waiting[0].shard, waiting[0].entry_id) if waiting else None
         if first is None or first != self._first_waiting:
             self._first_waiting, self._first_waiting_since = first, time.monotonic()
@@ -222,97 +198,89 @@ class Recorder:
             await self.drain()
         await anyio.sleep(min(STANDBY_SECONDS, self._stuck_seconds / 3))
 
-    async def _round(self) -> _Round:
-        """Save what waits, or about `records_at_once` of it."""
+    async def _look_on(self) -> None:
+        """See how much waits though nothing can be saved, as far as it can be seen."""
+        if self._known is not None:
+            with contextlib.suppress(EngineUnavailable):
+                await self._look(self._known)
+
+    async def _look(self, progress: Mapping[int, Progress]) -> Sequence[StreamEntry]:
+        batch = await self._reader.read(progress, 1)
+        self._observe(batch.lag_ms)
+        await self._count_waiting(progress, at_end=not batch.entries)
+        return batch.entries
+
+    async def _round(self, *, anew: bool = False) -> _Round:
+        """Save what waits, or about `records_at_once` of it; `anew`: nothing that was read before this."""
         async with self._one_round:
             # Forgotten until all went well: what was committed must otherwise be asked for again.
-            progress, self._progress = await self._how_far(), None
-            now_ms = await self._now_ms()
-            read_from, epochs, entries, at_end = await self._read(progress)
-            older = {shard for shard, each in progress.items() if epochs.get(shard, 0) < each.epoch}
-            # One that was lost whole, and not built again yet, says nothing.
-            stale = older & ({each.shard for each in entries} | {shard for shard in epochs if epochs[shard]})
-            entries = [each for each in entries if each.shard not in older]
-            self._observe(entries, now_ms)
-            # Of which shards SQL has to hear, with their epochs.
-            news = {entry.shard: epochs.get(entry.shard, 0) for entry in entries}
-            news |= {
-                shard: epoch
-                for shard, epoch in epochs.items()
-                if epoch > progress.get(shard, Progress()).epoch
-            }
-            records, refused = 0, False
-            if news:
-                as_of_ms = now_ms if at_end and not stale else None
-                saved = await self._database.write(_save, entries, read_from, news, now_ms, as_of_ms)
+            progress, batch = await self._how_far(anew), None if anew else self._ahead
+            self._progress = self._ahead = None
+            if batch is None:
+                batch = await self._reader.read(progress)
+            self._observe(batch.lag_ms)
+            records = 0
+            if batch.news:
+                saved = await self._save_and_read_on(batch, progress)
                 _report(saved)
-                records, refused = saved.records, bool(saved.refused)
+                records = saved.records
                 progress |= saved.progress
-            if refused:
-                return _Round(records, at_end=False, stale=stale)  # and ask SQL again
-            await self._trim(
-                {s: each for s, each in progress.items() if each.epoch == epochs.get(s, 0)}, news
-            )
-            if at_end and not stale:
-                self._as_of_ms = max(self._as_of_ms, now_ms)
-            self._progress = progress
-            await self._count_waiting(progress, at_end=at_end)
-            return _Round(records, at_end, stale)
+                if saved.refused:
+                    return _Round(records, at_end=False, stale=batch.stale)  # and ask SQL again
+            await self._trim(batch, progress)
+            if batch.at_end and not batch.stale:
+                self._as_of_ms = max(self._as_of_ms, batch.now_ms)
+            self._progress = self._known = progress
+            await self._count_waiting(progress, at_end=batch.at_end)
+            return _Round(records, batch.at_end, batch.stale)
 
-    async def _how_far(self) -> dict[int, Progress]:
+    async def _save_and_read_on(self, batch: Batch, progress: Mapping[int, Progress]) -> Saved:
+        """Save a batch; meanwhile read the next one, if there is more."""
+        ahead: asyncio.Task[Batch] | None = None
+        expected = batch.progress_after(progress)
+        if not batch.at_end:
+            ahead = asyncio.create_task(self._reader.read(expected))
+            # If saving fails, nobody asks any more how this did.
+            ahead.add_done_callback(lambda task: task.cancelled() or task.exception())
+        try:
+            saved = await self._database.write(_save, batch)
+            if ahead is not None:
+                following = await ahead
+                if all(saved.progress.get(s, Progress())[:2] == expected[s][:2] for s in batch.news):
+                    self._ahead = following
+            return saved
+        finally:
+            if ahead is not None:
+                ahead.cancel()
+
+    async def _how_far(self, anew: bool) -> dict[int, Progress]:
         now = time.monotonic()
-        if self._progress is not None and now - self._progress_asked_at < FRESH_SECONDS:
+        fresh = not anew and now - self._progress_asked_at < FRESH_SECONDS
+        if self._progress is not None and (fresh or self._ahead is not None):
             return self._progress
         # Asked again now and then: the database may have been restored from an older copy.
         self._progress_asked_at = now
-        return await self._database.read(load_progress)
+        self._known = await self._database.read(load_progress)
+        return dict(self._known)
 
-    async def _trim(self, progress: Mapping[int, Progress], news: Collection[int]) -> None:
+    async def _trim(self, batch: Batch, progress: Mapping[int, Progress]) -> None:
         """Let go of what was saved: now and then everywhere, else where there was news if none is kept."""
         now = time.monotonic()
+        current = {
+            shard: each.entry_id
+            for shard, each in progress.items()
+            if each.epoch == batch.epochs.get(shard, 0)
+        }
         if now - self._trimmed_at >= TRIM_SECONDS:
             self._trimmed_at = now
-            await self._stream.trim({s: each.entry_id for s, each in progress.items()}, self._kept_ms)
+            await self._stream.trim(current, self._kept_ms)
         elif not self._kept_ms:
-            await self._stream.trim({s: progress[s].entry_id for s in news if s in progress}, 0)
+            await self._stream.trim({s: current[s] for s in batch.news if s in current}, 0)
 
-    async def _read(
-        self, progress: Mapping[int, Progress]
-    ) -> tuple[Mapping[int, str], Mapping[int, int], list[StreamEntry], bool]:
-        """Read what waits under one epoch of each shard; return where from, the epochs, and what was read."""
-        while True:
-            epochs = await self._stream.epochs()
-            read_from = _behind(progress, epochs)
-            entries, at_end = await self._read_behind(read_from)
-            if not entries or await self._stream.epochs() == epochs:
-                return read_from, epochs, entries, at_end
-
-    async def _read_behind(self, positions: Mapping[int, str]) -> tuple[list[StreamEntry], bool]:
-        """Read behind the positions, a little at a time; return the entries, and whether those are all."""
-        entries: list[StreamEntry] = []
-        behind = dict(positions)
-        items = 0
-        while True:
-            limit = self._entries_a_shard
-            found = await self._stream.read(behind, limit)
-            at_end = max(Counter(entry.shard for entry in found).values(), default=0) < limit
-            entries += found
-            behind |= {entry.shard: entry.entry_id for entry in found}
-            items_found = sum(len(entry.items) for entry in found)
-            if items_found > 2 * ITEMS_A_READ:
-                self._entries_a_shard = max(1, limit // 2)
-            elif items_found < ITEMS_A_READ and not at_end:
-                self._entries_a_shard = 2 * limit
-            items += items_found
-            if at_end or items >= self._records_at_once:
-                return entries, at_end
-
-    def _observe(self, waiting: Sequence[StreamEntry], now_ms: int) -> None:
-        settled = (
-            item.settled_at_ms for entry in waiting for item in entry.items if isinstance(item, CallRecord)
-        )
-        self._lag_ms = max(0, now_ms - min(settled, default=now_ms))
-        metrics.RECORDER_LAG_SECONDS.set(self._lag_ms / 1000)
+    def _observe(self, lag_ms: int) -> None:
+        self._lag_ms = lag_ms
+        self._reader.make_haste(lag_ms)
+        metrics.RECORDER_LAG_SECONDS.set(lag_ms / 1000)
 
     async def _count_waiting(self, progress: Mapping[int, Progress], *, at_end: bool) -> None:
         if at_end:
@@ -326,8 +294,9 @@ class Recorder:
         progress = await self._database.read(load_progress)
         known = [self._as_of_ms, int(await self._database.read(value_of, _AS_OF) or 0)]
         try:
-            now_ms = await self._now_ms()
-            if not await self._stream.read(_behind(progress, await self._stream.epochs()), 1):
+            batch = await self._reader.read(progress, 1)
+            now_ms = batch.now_ms
+            if not batch.entries and not batch.stale:
                 return now_ms
         except EngineUnavailable:
             return max(known)
@@ -335,32 +304,17 @@ class Recorder:
         return max((each for each in known if each <= now_ms), default=0)
 
 
-def _behind(progress: Mapping[int, Progress], epochs: Mapping[int, int]) -> dict[int, str]:
-    """Return where to read each shard from: a newer epoch than SQL has from its beginning."""
-    return {
-        shard: START if epochs.get(shard, 0) > each.epoch else each.entry_id
-        for shard, each in progress.items()
-    }
-
-
-def _require_current(stale: set[int]) -> None:
+def _require_current(stale: frozenset[int]) -> None:
     if stale:
         raise EngineUnavailable(
             f"The engine has gone back to data that is older than what SQL has, in {len(stale)} shards."
         )
 
 
-async def _save(
-    connection: AsyncConnection,
-    entries: Sequence[StreamEntry],
-    read_from: Mapping[int, str],
-    epochs: Mapping[int, int],
-    now_ms: int,
-    as_of_ms: int | None,
-) -> Saved:
-    saved = await save_entries(connection, entries, read_from, epochs, now_ms)
-    if as_of_ms is not None:
-        await put_value(connection, _AS_OF, str(as_of_ms))
+async def _save(connection: AsyncConnection, batch: Batch) -> Saved:
+    saved = await save_entries(connection, batch.entries, batch.read_from, batch.news, batch.now_ms)
+    if batch.at_end and not batch.stale and not saved.refused:
+        await put_value(connection, _AS_OF, str(batch.now_ms))
     return saved
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from gateway.pool.live_pool import FoundCall, LivePool
 from gateway.pool.operations import Done
 from gateway.pool.shards import Clock
 from gateway.records.accounts import Account, AccountFields
+from gateway.records.ingest import count_dead_letters
 from gateway.records.members import Channel, ChannelFields, StaffFields, StaffMember
 from gateway.records.plan_changes import PlanChangeResult
 from gateway.records.plans import PlanFields
@@ -52,6 +54,9 @@ LATEST_MS: Final = 253_370_764_800_000
 
 9999-01-01T00:00:00Z, a year before the calendar's end.
 """
+
+MANY_WAITING: Final = 1_000_000
+"""From how many records on that wait for SQL the operator is warned: some 150 MB of the engine's memory."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -438,6 +443,14 @@ class Callgate:
         recorder = self._recorder.status()
         if recorder.failing:
             warnings.append(f"The recorder cannot save: {recorder.failing}")
+        if recorder.waiting_entries > MANY_WAITING:
+            warnings.append(
+                f"{recorder.waiting_entries:,} records wait to be saved: they fill the engine's memory."
+            )
+        with contextlib.suppress(DatabaseUnavailable):
+            refused = await self._records.database.read(count_dead_letters)
+            if refused:
+                warnings.append(f"The database refused {refused} records: see its table dead_letters.")
         return Status(
             gateways=gateways,
             engine=health.engine,

@@ -8,6 +8,7 @@ has been there each time.
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from redis.exceptions import RedisError
 
 from gateway.domain.answers import MAX_CALLS_SHOWN, PoolView
 from gateway.domain.asks import AccountConfig
-from gateway.domain.calls import CallRecord
+from gateway.domain.calls import CallRecord, CallReopened
 from gateway.domain.cycles import Cycle, rfc3339
 from gateway.domain.errors import EngineUnavailable, NotFound
 from gateway.domain.policy import Policy
@@ -28,7 +29,7 @@ from gateway.pool.engine import Engine, connect
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.live_pool import LivePool
 from gateway.pool.record_stream import START, StreamEntry
-from gateway.records.ingest import load_positions
+from gateway.records.ingest import count_dead_letters, load_positions
 from gateway.records.store import Records
 from gateway.service.callgate import unpacked_policy
 
@@ -36,6 +37,8 @@ LOOKS: Final = 4
 """So often a difference is looked at before it is told."""
 LOOK_AGAIN_SECONDS: Final = 0.5
 ACCOUNTS_AT_ONCE: Final = 200
+LATE_SECONDS: Final = 60
+"""How long a record may wait to be saved before it is told of."""
 _ENTRIES_AT_ONCE: Final = 1000
 _ANY_TIME_MS: Final = 0
 
@@ -54,13 +57,17 @@ class Difference:
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """A record in the stream that SQL may not have yet."""
+    """A record in the stream that SQL may not have yet, or a call that came back (R15).
+
+    `replaces` if a record that SQL may have counts no more once this is saved.
+    """
 
     shard: int
     entry_id: str
     account: str
-    cycle_start_ms: int
+    cycle_start_ms: int | None
     billed_seconds: int
+    replaces: bool
 
 
 class Comparison:
@@ -70,6 +77,8 @@ class Comparison:
         self._engine = engine
         self._records = records
         self._keys = KeySpace(DEFAULT_SHARDS)
+        self.waiting_records = 0
+        """How many records were found that are not in SQL yet."""
         # Its loader knows no account, so that reading a pool that is not there does not make it.
         self._pool = LivePool(engine, _load_nothing, policy, simulate=simulate)
 
@@ -91,8 +100,9 @@ class Comparison:
         self, accounts: Sequence[str], progress: Callable[[int], None] = lambda _: None
     ) -> AsyncIterator[Difference]:
         """Yield what differs; `progress` is told how many of `accounts` are done."""
-        for difference in await self._settled(self._deployment):
-            yield difference
+        for look in (self._deployment, self._recording):
+            for difference in await self._settled(look):
+                yield difference
         for first in range(0, len(accounts), ACCOUNTS_AT_ONCE):
             chunk = list(accounts[first : first + ACCOUNTS_AT_ONCE])
             for difference in await self._settled(partial(self._accounts, chunk)):
@@ -119,6 +129,21 @@ class Comparison:
             return []
         return [Difference(None, "policy", _policy_text(in_force), _policy_text(kept))]
 
+    async def _recording(self) -> list[Difference]:
+        found = []
+        refused = await self._records.database.read(count_dead_letters)
+        if refused:
+            said = f"{refused} refused: see the table dead_letters"
+            found.append(Difference(None, "dead letters", "-", said))
+        waiting = await self._waiting()
+        self.waiting_records = len(waiting)
+        oldest_ms = min((_order(each.entry_id)[0] for each in waiting), default=None)
+        late = 0 if oldest_ms is None else time.time() - oldest_ms / 1000
+        if late > LATE_SECONDS:
+            said = f"{len(waiting)} not saved yet, the first for {late:.0f} s"
+            found.append(Difference(None, "records", said, "-"))
+        return found
+
     async def _accounts(self, accounts: Sequence[str]) -> list[Difference]:
         before = await self._pool.read_many(accounts)
         waiting = await self._waiting()
@@ -135,6 +160,8 @@ class Comparison:
             if not applied:
                 found.append(Difference(account, "change", "not there yet", f"revision {config.revision}"))
             found += _differing(view, config, cycle)
+            if any(each.account == account and each.replaces for each in waiting):
+                continue  # what it comes to is known once that is saved
             if before[account].cycle == view.cycle:
                 most = config.settled_seconds + _billed(waiting, account, view.cycle, read_at)
                 least = config.settled_seconds + _billed(waiting, account, view.cycle, positions)
@@ -167,11 +194,9 @@ class Comparison:
             for entry in entries:
                 behind[entry.shard] = entry.entry_id
                 found += [
-                    Waiting(
-                        entry.shard, entry.entry_id, item.account, item.cycle_start_ms, item.billed_seconds
-                    )
+                    _waiting(entry, item)
                     for item in entry.items
-                    if isinstance(item, CallRecord)
+                    if isinstance(item, CallRecord | CallReopened)
                 ]
         return found
 
@@ -251,6 +276,19 @@ async def _kept_policy(records: Records) -> Policy:
 
 async def _load_nothing(_: str) -> AccountConfig | None:
     return None
+
+
+def _waiting(entry: StreamEntry, item: CallRecord | CallReopened) -> Waiting:
+    if isinstance(item, CallReopened):
+        return Waiting(entry.shard, entry.entry_id, item.account, None, 0, replaces=True)
+    return Waiting(
+        entry.shard,
+        entry.entry_id,
+        item.account,
+        item.cycle_start_ms,
+        item.billed_seconds,
+        replaces=item.revision > 1,
+    )
 
 
 def _differing(view: PoolView, config: AccountConfig, cycle: Cycle) -> Iterable[Difference]:

@@ -89,7 +89,12 @@ class _Parts:
             find_ended=self._find_ended,
             saved_before_ms=self._saved_before_ms,
         )
-        self._recorder = recorder = Recorder(self.records.database, self._pool.records, self._now_ms)
+        self._recorder = recorder = Recorder(
+            self.records.database,
+            self._pool.records,
+            self._now_ms,
+            kept_ms=settings.records_kept_hours * 3_600_000,
+        )
         self._control = Control(engine.client, name)
         self._gateways = Gateways(engine.client)
         self._administration = Administration(self.records, self._pool, recorder)

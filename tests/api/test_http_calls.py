@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import httpx
@@ -252,6 +254,31 @@ def test_records_are_listed_newest_first_page_by_page(acme: Acme) -> None:
     assert ids("cycle=2001-01-01T00:00:00Z") == []
     assert acme.admin.get(f"{url}?cycle=yesterday").status_code == 422
     assert acme.admin.get(f"{url}?after=nonsense").status_code == 422
+
+
+def test_a_call_that_came_back_is_listed_as_in_progress_and_is_in_no_sum(acme: Acme) -> None:
+    """R15. Here the engine has forgotten it, so that SQL alone tells."""
+    with acme.client(acme.token()) as client:
+        for call_id in ("c-1", "c-2"):
+            ask(client, "/v1/calls", {"call_id": call_id, "to": NUMBER})
+            advance(acme.admin, 31_000)
+            ask(client, f"/v1/calls/{call_id}/end")
+    url = f"{acme.url}/calls"
+    wait_until_sync(lambda: len(acme.admin.get(url).json()["calls"]) == 2)
+
+    with closing(sqlite3.connect(acme.gateway.data_dir / "callgate.db")) as database, database:
+        came_back = "UPDATE call_records SET reopened = 1 WHERE account = ? AND call_id = 'c-1'"
+        assert database.execute(came_back, (acme.id,)).rowcount == 1
+    advance(acme.admin, 9_000)
+    newer, older = acme.admin.get(url).json()["calls"]
+
+    assert (newer["call_id"], newer["state"]) == ("c-2", "ended")
+    assert (older["call_id"], older["state"], older["duration_ms"]) == ("c-1", "in_progress", 71_000)
+    assert {older[field] for field in ("ended_at_ms", "counted", "ended_by", "revision")} == {None}
+    cycle = f"{acme.url}/statements/{older['cycle_start']}"
+    assert acme.admin.get(cycle).json()["used_seconds"] == 31
+    lines = acme.admin.get(f"{cycle}.csv").text.splitlines()
+    assert [line.split(",")[0] for line in lines] == ["call_id", "c-2"]
 
 
 def test_the_running_cycle_s_statement_is_open_and_says_as_of_when(acme: Acme) -> None:

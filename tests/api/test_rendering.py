@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
+from msgspec import json
 
 from gateway.api.auth import ADMIN, Identity
 from gateway.api.csv_export import csv_lines
@@ -105,6 +107,17 @@ def test_a_call_in_progress_is_told_so_far() -> None:
     assert (call.duration_ms, call.billed_seconds) == (31_000, 31)
     assert (call.ended_at_ms, call.counted, call.ended_by, call.revision) == (None, None, None, None)
     assert call.cycle_start == "2026-11-15T05:00:00Z"
+
+
+def test_that_a_call_was_admitted_offline_is_said_only_where_it_was() -> None:
+    offline = replace(in_progress(), admitted_offline=True), replace(ended(), admitted_offline=True)
+    said = [
+        json.decode(json.encode(rendering.call(call, ADMITTED_MS, Policy(), ADMIN)))
+        for call in (in_progress(), ended(), *offline)
+    ]
+
+    assert [each.get("admitted_offline") for each in said] == [None, None, True, True]
+    assert "admitted_offline" not in said[0]
 
 
 def test_a_free_call_in_progress_and_an_emergency_have_billed_nothing() -> None:

@@ -59,6 +59,26 @@ def test_a_record_that_bills_more_than_the_pool_counted_is_found(
     change_database(gateway, "UPDATE call_records SET billed_seconds = 0 WHERE account = ?", business)
 
 
+def test_a_record_that_sql_refused_is_told_of(callgate: Callgate, gateway: GatewayProcess) -> None:
+    letter = """INSERT INTO dead_letters (shard, entry_id, "index", body, error, at_ms)
+        VALUES (0, '1-1', 0, '{}', 'too large', 1)"""
+    change_database(gateway, letter)
+    told = json.loads(callgate.check("--json"))
+    change_database(gateway, "DELETE FROM dead_letters WHERE at_ms = 1")
+    refused = "1 refused: see the table dead_letters"
+    assert told == [{"account": None, "what": "dead letters", "redis": "-", "sql": refused}]
+
+
+def test_a_record_that_is_saved_stays_in_the_stream_and_does_not_count_as_waiting(
+    callgate: Callgate, business: str, engine: redis.Redis
+) -> None:
+    place_call(callgate, business)
+    wait_until_sync(lambda: json.loads(callgate("account", "calls", business, "--json").stdout))
+    stream = KEYS.named(KEYS.shard_of(business), "records")[0]
+    assert engine.xlen(stream) >= 1
+    assert "not saved" not in callgate("check").stdout
+
+
 def test_a_pool_that_is_gone_and_one_of_nobody_are_found(
     callgate: Callgate, business: str, engine: redis.Redis
 ) -> None:

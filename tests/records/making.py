@@ -138,7 +138,7 @@ class MemoryStream:
         self._check()
         return self.at_ms
 
-    async def read(self, positions: Mapping[int, str], limit: int) -> Sequence[Entry]:
+    async def read(self, positions: Mapping[int, str], limit: int, at_once: int) -> Sequence[Entry]:
         """Do as `RecordStream` says."""
         self._check()
         self.reads += 1

@@ -234,6 +234,7 @@ async def test_a_postgresql_that_went_away_is_unavailable_and_works_again_by_its
     recorder = Recorder(database, stream, stream.now_ms)
     recording = asyncio.create_task(recorder.run())
     await wait_until(lambda: recorder.status().recording)
+    await recorder.drain()
 
     own_postgres.stop(how)
     with pytest.raises(DatabaseUnavailable):
@@ -243,6 +244,7 @@ async def test_a_postgresql_that_went_away_is_unavailable_and_works_again_by_its
     stream.add(a_record())
     await wait_until(lambda: "database_unavailable" in (recorder.status().failing or ""))
     assert stream.kept == 1
+    await wait_until(lambda: recorder.status().waiting_entries == 1)
 
     own_postgres.start()
     await database.ping()

@@ -115,9 +115,9 @@ async def test_in_a_new_epoch_a_shard_is_read_from_its_beginning(
 class ShakyStream(MemoryStream):
     """A stream whose engine fails over while it is read."""
 
-    async def read(self, positions: Mapping[int, str], limit: int) -> Sequence[Entry]:
+    async def read(self, positions: Mapping[int, str], limit: int, at_once: int) -> Sequence[Entry]:
         """Read what the old engine has; the next one asked is the new one, which lacks it."""
-        found = await super().read(positions, limit)
+        found = await super().read(positions, limit, at_once)
         if self.shard_epochs[0] == 1:
             self.shard_epochs = {0: 2}
             await self.trim({0: found[-1].entry_id}, 0)

@@ -1,0 +1,153 @@
+"""Reading the records stream: behind what SQL has, and under one epoch of each shard."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from gateway.domain.calls import CallRecord
+from gateway.records.ingest import START, Progress, StreamEntry
+
+ITEMS_A_READ: Final = 1_000
+"""About how many items are asked of the stream at once: reading them holds up all else the gateway does."""
+
+AT_ONCE: Final = (100, 1_000)
+"""How many items are decoded before all else has its turn, if nothing waits long, and at most."""
+
+PATIENT_MS: Final = 500
+"""For each such time that the oldest item has waited, as many again are decoded before all else has its turn.
+
+A busy gateway otherwise decides more calls than it can record: so it is held back before it is far behind.
+"""
+
+
+class RecordStream(Protocol):
+    """What ended and is not in SQL yet, by shard. Raises EngineUnavailable where it can't be asked."""
+
+    async def read(self, positions: Mapping[int, str], limit: int, at_once: int) -> Sequence[StreamEntry]:
+        """Return entries behind each shard's position, oldest first in each.
+
+        At most `limit` of each shard; fewer than that only if there are no more. A shard without a position
+        is read from its beginning. All else has its turn after every `at_once` items.
+        """
+
+    async def epochs(self) -> Mapping[int, int]:
+        """Return each shard's epoch, which rises when writes of it were lost; 0 or none: it is not there."""
+
+    async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
+        """Let go of entries up to and including these, which are committed, if they are older than that."""
+
+    async def backlog(self, saved: Mapping[int, Progress]) -> int:
+        """Return how many items lie behind what is saved of each shard."""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Entries to be saved together, and under which epochs they were read behind which positions.
+
+    `now_ms` is an instant before they were read, by the billing clock; at `at_end` there were no more.
+    `news` are the epochs of the shards that they are of, and those that SQL does not know yet. `stale` are
+    shards whose engine is of an older epoch than SQL: of those there are no entries.
+    """
+
+    now_ms: int
+    read_from: Mapping[int, str]
+    epochs: Mapping[int, int]
+    entries: Sequence[StreamEntry]
+    at_end: bool
+    news: Mapping[int, int]
+    stale: frozenset[int]
+
+    @property
+    def lag_ms(self) -> int:
+        """How long the oldest record had waited."""
+        settled = (
+            item.settled_at_ms
+            for entry in self.entries
+            for item in entry.items
+            if isinstance(item, CallRecord)
+        )
+        return max(0, self.now_ms - min(settled, default=self.now_ms))
+
+    def progress_after(self, progress: Mapping[int, Progress]) -> dict[int, Progress]:
+        """Return how far SQL will have come once this is saved, but for the numbers of items."""
+        after = dict(progress)
+        for shard, epoch in self.news.items():
+            after[shard] = Progress(self.read_from.get(shard, START), epoch)
+        for entry in self.entries:
+            after[entry.shard] = after[entry.shard]._replace(entry_id=entry.entry_id)
+        return after
+
+
+class StreamReader:
+    """Reads batches of about `records_at_once`, if so many wait."""
+
+    def __init__(
+        self, stream: RecordStream, now_ms: Callable[[], Awaitable[int]], records_at_once: int
+    ) -> None:
+        self._stream = stream
+        self._now_ms = now_ms
+        self._records_at_once = records_at_once
+        self._entries_a_shard = 4
+        self._at_once = AT_ONCE[0]
+
+    def make_haste(self, lag_ms: int) -> None:
+        """Take more of the gateway's time, the longer records wait."""
+        self._at_once = min(AT_ONCE[0] * (1 + lag_ms // PATIENT_MS), AT_ONCE[1])
+
+    async def read(self, progress: Mapping[int, Progress], a_shard: int | None = None) -> Batch:
+        """Read what waits, each shard under one epoch; at most `a_shard` entries of each, if given."""
+        while True:
+            now_ms = await self._now_ms()
+            epochs = await self._stream.epochs()
+            read_from = behind(progress, epochs)
+            if a_shard is None:
+                entries, at_end = await self._read_behind(read_from)
+            else:
+                entries, at_end = await self._stream.read(read_from, a_shard, self._at_once), False
+            if not entries or await self._stream.epochs() == epochs:
+                break
+        older = {shard for shard, each in progress.items() if epochs.get(shard, 0) < each.epoch}
+        news = {each.shard: epochs.get(each.shard, 0) for each in entries if each.shard not in older}
+        nothing = Progress()
+        news |= {s: epoch for s, epoch in epochs.items() if epoch > progress.get(s, nothing).epoch}
+        return Batch(
+            now_ms=now_ms,
+            read_from=read_from,
+            epochs=epochs,
+            entries=[each for each in entries if each.shard not in older] if older else entries,
+            at_end=at_end,
+            news=news,
+            # One that was lost whole, and is not built again yet, says nothing.
+            stale=frozenset(older & ({each.shard for each in entries} | {s for s in epochs if epochs[s]})),
+        )
+
+    async def _read_behind(self, positions: Mapping[int, str]) -> tuple[Sequence[StreamEntry], bool]:
+        """Read behind the positions, a little at a time; return the entries, and whether those are all."""
+        entries: list[StreamEntry] = []
+        read_to = dict(positions)
+        items = 0
+        while True:
+            limit = self._entries_a_shard
+            found = await self._stream.read(read_to, limit, self._at_once)
+            at_end = max(Counter(entry.shard for entry in found).values(), default=0) < limit
+            entries += found
+            read_to |= {entry.shard: entry.entry_id for entry in found}
+            items_found = sum(len(entry.items) for entry in found)
+            if items_found > 2 * ITEMS_A_READ:
+                self._entries_a_shard = max(1, limit // 2)
+            elif items_found < ITEMS_A_READ and not at_end:
+                self._entries_a_shard = 2 * limit
+            items += items_found
+            if at_end or items >= self._records_at_once:
+                return entries, at_end
+
+
+def behind(progress: Mapping[int, Progress], epochs: Mapping[int, int]) -> dict[int, str]:
+    """Return where to read each shard from: a newer epoch than SQL has from its beginning."""
+    return {
+        shard: START if epochs.get(shard, 0) > each.epoch else each.entry_id
+        for shard, each in progress.items()
+    }
