@@ -241,10 +241,12 @@ def _say_settlement(remote: Remote, call: Call, settlement: Settlement, tell: _T
         return
     billed = settlement.billed_seconds
     what = f"billed {billed} s ({minutes(billed)} min)" if settlement.counted else "free: nothing was billed"
-    tell.line(
-        f"Ended after {settlement.duration_ms / 1000:.3f} s, {what}. "
-        f"{minutes(settlement.remaining_seconds)} min remaining."
+    left = (
+        ""
+        if settlement.remaining_seconds is None
+        else f" {minutes(settlement.remaining_seconds)} min remaining."
     )
+    tell.line(f"Ended after {settlement.duration_ms / 1000:.3f} s, {what}.{left}")
 
 
 class _Teller:
