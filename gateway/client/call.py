@@ -57,6 +57,8 @@ class Surroundings:
     timing: Timing
     clock: Clock
     journal: Journal | None
+    admitted: Callable[[Call], None]
+    """Told that a gateway admitted a call."""
     over: Callable[[Call], None]
     """Told that no more is to be said of a call."""
     hung_up: Callable[[Call], None]
@@ -86,6 +88,8 @@ class Call:
         """Whether a newer connection of this device goes on with it, so that this phone leaves it alone."""
         self.in_doubt_since_ms: int | None = None
         """When it was last known up (`elapsed_ms`), if that is not known now (R15); for the phone alone."""
+        self.admission_kept: asyncio.Future[None] | None = None
+        """Done when the journal has the admission; for the phone alone."""
         self._call_id = call_id
         self._around = around
         self._key: int | None = None
@@ -176,7 +180,7 @@ class Call:
             def frame(number: int) -> frames.Asking:
                 return frames.CallEnd(number, call.call_id, clock.elapsed_ms() - at_ms)
 
-            request = self._tell(frame, self.keep(ended_at_ms=clock.wall_at(at_ms)))
+            request = self._tell(frame, self.keep(sync=True, ended_at_ms=clock.wall_at(at_ms)))
             what = f"the end of {self.call_id}"
             self._end = Pending(request, _settlement, self._around.timing.answer_seconds, what)
             request.answer.add_done_callback(lambda _: self._end_answered(request))
@@ -191,7 +195,7 @@ class Call:
         def frame(number: int) -> frames.Asking:
             return frames.CallStart(number, call.call_id, call.to, call.channel)
 
-        on_disk = self.keep()
+        on_disk = self.keep(sync=True)
         # An emergency waits for no disk either.
         after = () if self.emergency or on_disk is None else (on_disk,)
         self._start = self._last = self._around.requests.ask(frame, kept=kept, after=after, of=self)
@@ -251,8 +255,8 @@ class Call:
             # Nobody was told that it may be placed.
             self.end_as_of(clock.elapsed_at(kept.started_at_ms))
 
-    def keep(self, **changes: object) -> asyncio.Future[None] | None:
-        """Keep it in the journal, if there is one; the result comes when it is on the disk."""
+    def keep(self, *, sync: bool = False, **changes: object) -> asyncio.Future[None] | None:
+        """Keep it in the journal, if there is one; the result comes when it is written."""
         journal = self._around.journal
         if journal is None or self._is_forgotten:
             return None
@@ -267,7 +271,7 @@ class Call:
                 started_at_ms=self._around.clock.wall_ms(),
             )
         self._kept = msgspec.structs.replace(self._kept, **changes)
-        return journal.keep(self._kept)
+        return journal.keep(self._kept, sync=sync)
 
     def forget(self) -> None:
         """Let it be: nothing more is to be said of it."""
@@ -290,12 +294,13 @@ class Call:
             self.admission = Admission(
                 answer.admitted_at_ms, answer.remaining_seconds, answer.replayed, answer.admitted_offline
             )
-            self.keep(
+            self.admission_kept = self.keep(
                 call_id=answer.call_id,
                 emergency=answer.emergency,
                 receipt=answer.receipt,
                 admitted_at_ms=answer.admitted_at_ms,
             )
+            self._around.admitted(self)
         elif not self.emergency and not (self._start is None or self._start.ended):
             self.forget()
 
@@ -305,11 +310,11 @@ class Call:
         if not request.ended:
             self.forget()
 
-    def _tell(self, frame: Callable[[int], frames.Asking], on_disk: asyncio.Future[None] | None) -> Request:
+    def _tell(self, frame: Callable[[int], frames.Asking], written: asyncio.Future[None] | None) -> Request:
         # One after the other: an answer that were told after the end would come too late for the record.
         after: list[asyncio.Future[Any]] = [] if self._last is None else [self._last.answer]
-        if on_disk is not None:
-            after.append(on_disk)
+        if written is not None:
+            after.append(written)
         self._last = self._around.requests.ask(frame, kept=True, after=after, of=self, recover=self._recover)
         return self._last
 

@@ -116,9 +116,12 @@ class Journal:
                 f"{self.path} is kept for {self.whose.staff}/{self.whose.device} of {self.whose.account}."
             )
 
-    def keep(self, call: KeptCall) -> asyncio.Future[None]:
-        """Keep what is known of a call. The result comes when it is on the disk, or can't be waited for."""
-        return self._put(msgspec.structs.replace(call, at_ms=self._clock.wall_ms()), sync=True)
+    def keep(self, call: KeptCall, *, sync: bool) -> asyncio.Future[None]:
+        """Keep what is known of a call. The result comes when it is written, or can't be waited for.
+
+        If `sync`, it is on the disk then, and outlives more than the program.
+        """
+        return self._put(msgspec.structs.replace(call, at_ms=self._clock.wall_ms()), sync=sync)
 
     def over(self, key: int) -> None:
         """Forget a call."""

@@ -107,6 +107,7 @@ class Softphone:
             timing=self._timing,
             clock=self._clock,
             journal=None,
+            admitted=self._admitted,
             over=self._forget_call,
             hung_up=self._resuming.hung_up,
             bring_back=self._resuming.owe,
@@ -202,12 +203,14 @@ class Softphone:
         request = call.ask_start(kept=False)
         try:
             answer = await answer_within(request, seconds, f"the start of {call.call_id}")
+            if call.admission_kept is not None:
+                # From here on the call may be up, and the next run must know.
+                await asyncio.shield(call.admission_kept)
         except BaseException:
             self._give_up(call, request)
             raise
         if isinstance(answer, frames.CallRefused):
             raise errors.CallRefused(answer.reason, answer.message, answer.remaining_seconds)
-        self._calls[id(call)] = call
         return call
 
     def emergency(self, to: str, *, channel: str | None = None, call_id: str | None = None) -> Call:
@@ -278,6 +281,11 @@ class Softphone:
         chosen = call_id if call_id is not None else f"call-{uuid.uuid4()}"
         _require_short(to, channel or "", chosen)
         return Call(chosen, to, channel, emergency, self._around)
+
+    def _admitted(self, call: Call) -> None:
+        self._calls[id(call)] = call
+        if not self._link.welcomed:
+            self._resuming.owe(call)  # the connection broke behind the answer
 
     def _forget_call(self, call: Call) -> None:
         self._calls.pop(id(call), None)
