@@ -18,7 +18,7 @@ from gateway.domain.calls import EndedBy
 from gateway.domain.errors import CallgateError, CallUnknown
 
 _MOST_RECEIPT_USES: Final = 3
-"""A gateway that takes a receipt and then knows no call is not asked for ever."""
+"""A gateway that takes a receipt and then knows no call is not asked for ever on one connection."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +99,7 @@ class Call:
         self._end: Pending[Settlement] | None = None
         self._is_over = asyncio.Event()
         self._is_forgotten = False
+        self._receipt_failed = False
         self._receipt_uses = 0
 
     def __repr__(self) -> str:
@@ -221,7 +222,11 @@ class Call:
 
     def resume_failed(self) -> None:
         """Note that no gateway knows it or takes its receipt."""
-        self._receipt_uses = _MOST_RECEIPT_USES
+        self._receipt_failed = True
+
+    def connection_lost(self) -> None:
+        """Note that whoever knew it a moment ago need not know it any more."""
+        self._receipt_uses = 0
 
     def leave_alone(self) -> None:
         """Note that a newer connection goes on with it."""
@@ -320,7 +325,7 @@ class Call:
 
     def _recover(self, error: CallgateError) -> bool:
         """Whether a call that nobody knows can be made again from its receipt, to say that of it (R28)."""
-        if not isinstance(error, CallUnknown) or self.receipt is None:
+        if not isinstance(error, CallUnknown) or self.receipt is None or self._receipt_failed:
             return False
         if self._receipt_uses >= _MOST_RECEIPT_USES:
             return False

@@ -25,6 +25,7 @@ log: Final = logging.getLogger("gateway.client")
 
 _WAIT_SECONDS: Final = 1.0
 """A disk that takes longer holds nothing up any more: that a gateway hears of it is worth more."""
+_CLOSE_SECONDS: Final = 5.0
 _MOST_LINES: Final = 500
 """More than that, and those that no longer hold are dropped."""
 
@@ -89,6 +90,7 @@ class Journal:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="callgate-journal")
         self._file: int | None = None
         self._written = 0
+        self._closed = False
         # Also at first: the last line may be a torn one.
         self._failed = True
         for line in lines:
@@ -137,12 +139,13 @@ class Journal:
         if self._failed:
             self._rewrite()
 
-    async def close(self, seconds: float) -> None:
-        """Write what is left to be written, and let others have it. Waits at most so long."""
+    async def close(self) -> None:
+        """Write what is left to be written, and let others have it; wait for that, but not for ever."""
         self._rewrite()
+        self._closed = True
         released = asyncio.get_running_loop().run_in_executor(self._thread, self._release)
         self._thread.shutdown(wait=False)
-        await asyncio.wait([released], timeout=seconds)
+        await asyncio.wait([released], timeout=_CLOSE_SECONDS)
 
     # On the loop
 
@@ -158,6 +161,10 @@ class Journal:
                 pass
 
     def _put(self, line: _Line, *, sync: bool) -> asyncio.Future[None]:
+        if self._closed:
+            written: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            written.set_result(None)
+            return written
         self._hold(line)
         self._written += 1
         if self._failed or self._written > _MOST_LINES + 2 * len(self._calls):

@@ -61,6 +61,7 @@ class Resuming:
             if call.ended:
                 self._free(call)
         for call in calls:
+            call.connection_lost()
             if call.admission is not None and not call.ended:
                 self.owe(call)
 

@@ -403,7 +403,7 @@ class Softphone:
             await asyncio.wait(tasks)
             self._end(errors.PhoneClosed())
             if self._around.journal is not None:
-                await self._around.journal.close(self._timing.close_seconds)
+                await self._around.journal.close()
 
     def _notify(self) -> None:
         self._changed.set()

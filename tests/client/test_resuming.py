@@ -143,6 +143,20 @@ async def test_a_resume_that_got_no_answer_is_asked_again(scripted: ScriptedGate
         await ending
 
 
+async def test_a_call_whose_admission_was_the_last_word_is_resumed(
+    scripted: ScriptedGateway, hours: Hours
+) -> None:
+    async with phone_of(scripted, hours) as phone:
+        device = await scripted.connection()
+        starting = asyncio.ensure_future(phone.start("+14155550100", call_id="c-1"))
+        await device.admit(await device.hear())
+        await device.close(1012)
+        call = await starting
+        device = await scripted.connection()
+        await device.resume(await hear(device, "call.resume"))
+        assert phone.calls == (call,)
+
+
 async def test_an_emergency_is_resumed_under_the_id_that_it_got(
     scripted: ScriptedGateway, hours: Hours
 ) -> None:
