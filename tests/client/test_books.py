@@ -26,6 +26,7 @@ RARE = {
     "resumed",
     "made again",
     "ended twice",
+    "left untold",
     "call.end: call_unknown",
     "call.answered: call_unknown",
     "call.resume: engine_unavailable",
@@ -39,7 +40,8 @@ class Books:
     def __init__(self, hours: Hours, seed: int, hung_up: Callable[[str], bool]) -> None:
         self._hung_up = hung_up
         self.random = random.Random(seed)
-        self.faults = True
+        self.away = False
+        """Whether it breaks off whatever it hears, so that nobody can be told anything."""
         self.answered_at: dict[str, int] = {}
         self.ended_at: dict[str, int] = {}
         self.unvouched: set[str] = set()
@@ -54,15 +56,15 @@ class Books:
         connection = self._connection
         while True:
             frame = await device.hear()
-            if self.faults and self._break(device, "before"):
+            if self._break(device, "before"):
                 return
             answer = self._answer(connection, frame)
-            if self.faults and self._break(device, "after"):
+            if self._break(device, "after"):
                 return
             await answer(device, frame)
 
     def _break(self, device: Device, when: str) -> bool:
-        if self.random.random() > 0.15:
+        if not self.away and self.random.random() > 0.15:
             return False
         self.seen.add(f"broken {when}")
         device.vanish()
@@ -80,7 +82,7 @@ class Books:
             self.seen.add(f"{kind}: {code}")
             return lambda device, frame: device.fail(frame, code)
 
-        if self.faults and self.random.random() < 0.1:
+        if self.random.random() < 0.1:
             return fail("engine_unavailable")
         known = call_id in self._owner
         match kind:
@@ -126,7 +128,7 @@ class Program:
         self.ended_at: dict[str, int] = {}
         self._up: dict[str, int] = {}
 
-    async def run(self, number: int) -> None:
+    async def run(self, number: int, leave: Callable[[], None]) -> None:
         phone = Softphone(
             self._url,
             "token",
@@ -145,6 +147,9 @@ class Program:
                 await wait_until(lambda: not phone.calls, timeout=15)
                 return
             for _ in range(self._random.randrange(100)):
+                await asyncio.sleep(0)
+            leave()
+            for _ in range(self._random.randrange(80)):
                 await asyncio.sleep(0)
             for task in tasks:
                 task.cancel()
@@ -186,8 +191,13 @@ async def _play(scripted: ScriptedGateway, path: Path, seed: int) -> set[str]:
 
     serving = asyncio.create_task(gateway())
     for number in range(1, RUNS + 1):
-        with contextlib.suppress(EndsUndelivered):
-            await program.run(number)
+        try:
+            await program.run(number, lambda: setattr(books, "away", books.random.random() < 0.5))
+        except EndsUndelivered as untold:
+            if program.ended_at.keys() & set(untold.call_ids):
+                books.seen.add("left untold")
+        hours.pass_by(5)
+        books.away = False
     serving.cancel()
     await asyncio.gather(serving, return_exceptions=True)
     ended_at = {call_id: books.ended_at.get(call_id) for call_id in program.ended_at}
