@@ -116,6 +116,8 @@ async def _place(remote: Remote, token: Callable[[], str | Awaitable[str]], wish
                 if started is None:
                     return
                 await _talk(remote, phone, started, wish, hang_up, tell)
+                if started.elsewhere:
+                    raise click.ClickException("Another program goes on with this call as the same device.")
                 settlement = await started.end()
                 _say_settlement(remote, started, settlement, tell)
     if scope.cancelled_caught:
@@ -159,11 +161,21 @@ async def _talk(
     """Hold the call until it is hung up."""
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(_go_by_the_wish, call, wish, hang_up, tell)
+        tasks.start_soon(_end_with_it, call, hang_up, tell)
         if is_terminal() and not remote.as_json:
             tasks.start_soon(_show, remote, phone, call, tell)
         await hang_up.wait()
         tasks.cancel_scope.cancel()
-    tell.line("Hanging up ...")
+    if not call.ended and not call.elsewhere:
+        tell.line("Hanging up ...")
+
+
+async def _end_with_it(call: Call, hang_up: anyio.Event, tell: _Teller) -> None:
+    """Hang up what is up no more: the terminal was away too long to know, or slept (R15)."""
+    await call.wait_over()
+    if call.ended:
+        tell.line("Away for too long: the call ended when it was last known up.")
+    hang_up.set()
 
 
 async def _go_by_the_wish(call: Call, wish: _Wish, hang_up: anyio.Event, tell: _Teller) -> None:
@@ -241,10 +253,9 @@ def _say_settlement(remote: Remote, call: Call, settlement: Settlement, tell: _T
         return
     billed = settlement.billed_seconds
     what = f"billed {billed} s ({minutes(billed)} min)" if settlement.counted else "free: nothing was billed"
-    tell.line(
-        f"Ended after {settlement.duration_ms / 1000:.3f} s, {what}. "
-        f"{minutes(settlement.remaining_seconds)} min remaining."
-    )
+    remaining = settlement.remaining_seconds
+    left = "" if remaining is None else f" {minutes(remaining)} min remaining."
+    tell.line(f"Ended after {settlement.duration_ms / 1000:.3f} s, {what}.{left}")
 
 
 class _Teller:

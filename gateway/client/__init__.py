@@ -9,16 +9,22 @@
     async with AdminClient("http://127.0.0.1:8080", admin_key) as admin:
         await admin.put_account("acme", name="Acme", plan="team")
 
+    async with CallsClient("http://127.0.0.1:8080", admin_key, account="acme") as calls:
+        admitted = await calls.start("c-1", "+14155550100", staff="ana", device="pbx")
+
 It needs nothing of the gateway's own inside: no engine, no database, no server.
 """
 
 from gateway.client.admin import AdminClient
 from gateway.client.call import Call, Settlement
+from gateway.client.calls import AdmittedCall, CallsClient, ResumedCall
 from gateway.client.errors import (
     CallRefused,
     ClientError,
     EndsUndelivered,
     GatewayUnreachable,
+    JournalInUse,
+    JournalOfAnother,
     NoAnswer,
     PhoneClosed,
     PhoneEnded,
@@ -32,15 +38,20 @@ from gateway.client.timing import Timing
 
 __all__ = [
     "AdminClient",
+    "AdmittedCall",
     "Call",
     "CallRefused",
+    "CallsClient",
     "ClientError",
     "EndsUndelivered",
     "GatewayUnreachable",
+    "JournalInUse",
+    "JournalOfAnother",
     "NoAnswer",
     "PhoneClosed",
     "PhoneEnded",
     "Replaced",
+    "ResumedCall",
     "Settlement",
     "Softphone",
     "StaffRemoved",

@@ -55,9 +55,12 @@ class _Heard(ClientConnection):
     """
 
     heard_at = 0.0
+    on_heard: Callable[[], None] | None = None
 
     def data_received(self, data: bytes) -> None:
         self.heard_at = self.loop.time()
+        if self.on_heard is not None:
+            self.on_heard()
         super().data_received(data)
 
 
@@ -75,8 +78,12 @@ class Connection:
         self._unsent.append(frames.encode(frame))
         self._wake.set()
 
-    async def run(self, take: Callable[[frames.Heard], None]) -> Closed:
-        """Give each frame heard to `take`, until the connection ends by either side; say how it ended."""
+    async def run(self, take: Callable[[frames.Heard], None], on_heard: Callable[[], None]) -> Closed:
+        """Give each frame heard to `take`, until the connection ends by either side; say how it ended.
+
+        `on_heard` is called whenever anything at all is heard.
+        """
+        self._socket.on_heard = on_heard
         async with asyncio.TaskGroup() as tasks:
             beside = [tasks.create_task(self._write()), tasks.create_task(self._watch())]
             await self._read(take)

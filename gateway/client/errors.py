@@ -9,6 +9,8 @@
         ├── GatewayUnreachable       gateway_unreachable  no connection to a gateway
         ├── UnexpectedAnswer         unexpected_answer    an error of no known code, or not a gateway at all
         ├── EndsUndelivered          ends_undelivered     .call_ids: no gateway has heard that these ended
+        ├── JournalInUse             journal_in_use       another phone keeps its calls in this file
+        ├── JournalOfAnother         journal_of_another   this file is kept for another device
         └── PhoneEnded               phone_ended          this phone does not connect again by itself
             ├── PhoneClosed          phone_closed         its `async with` block was left
             ├── TokenRefused         token_refused        wrong, expired or revoked (401, 4401)
@@ -73,13 +75,26 @@ class EndsUndelivered(ClientError):
 
     code = "ends_undelivered"
 
-    def __init__(self, call_ids: Sequence[str]) -> None:
-        """Take the ids of the calls."""
+    def __init__(self, call_ids: Sequence[str], kept_in: str | None = None) -> None:
+        """Take the ids of the calls, and the file that keeps their ends, if one does."""
+        kept = "" if kept_in is None else f" It is kept in {kept_in}, and told next time."
         super().__init__(
-            f"No gateway has heard yet that these calls ended: {', '.join(call_ids)}.",
+            f"No gateway has heard yet that these calls ended: {', '.join(call_ids)}.{kept}",
             call_ids=list(call_ids),
         )
         self.call_ids = tuple(call_ids)
+
+
+class JournalInUse(ClientError):
+    """Another phone keeps its calls in this file."""
+
+    code = "journal_in_use"
+
+
+class JournalOfAnother(ClientError):
+    """The file is kept for another device."""
+
+    code = "journal_of_another"
 
 
 class PhoneEnded(ClientError):

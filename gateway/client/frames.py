@@ -44,6 +44,14 @@ class CallEnd(Struct, frozen=True, tag_field="type", tag="call.end"):
     ended_ago_ms: int
 
 
+class CallResume(Struct, frozen=True, omit_defaults=True, tag_field="type", tag="call.resume"):
+    """Vouches for a call again (R13, R15); with its receipt also where the live state was lost (R28)."""
+
+    id: int
+    call_id: str
+    receipt: str | None = None
+
+
 class AuthRefresh(Struct, frozen=True, tag_field="type", tag="auth.refresh"):
     """Goes on by a newer token."""
 
@@ -57,7 +65,7 @@ class Ping(Struct, frozen=True, tag_field="type", tag="ping"):
     id: int
 
 
-Asking = CallStart | CallAnswered | CallEnd | AuthRefresh | Ping
+Asking = CallStart | CallAnswered | CallEnd | CallResume | AuthRefresh | Ping
 
 
 class Welcome(Struct, frozen=True, tag_field="type", tag="welcome"):
@@ -73,7 +81,7 @@ class Welcome(Struct, frozen=True, tag_field="type", tag="welcome"):
 
 
 class CallAdmitted(Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="call.admitted"):
-    """The call may be placed."""
+    """The call may be placed. Let through without the engine it is `admitted_offline`."""
 
     re: int | str | None
     call_id: str
@@ -81,6 +89,8 @@ class CallAdmitted(Struct, frozen=True, kw_only=True, gc=False, tag_field="type"
     remaining_seconds: int | None
     replayed: bool
     emergency: bool = False
+    receipt: str | None = None
+    admitted_offline: bool = False
 
 
 class CallRefused(Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="call.refused"):
@@ -111,7 +121,16 @@ class CallSettled(Struct, frozen=True, kw_only=True, gc=False, tag_field="type",
     ended_by: EndedBy
     revision: int
     replayed: bool
-    remaining_seconds: int
+    remaining_seconds: int | None
+
+
+class CallResumed(Struct, frozen=True, kw_only=True, gc=False, tag_field="type", tag="call.resumed"):
+    """The call goes on, and this connection vouches for it."""
+
+    re: int | str | None
+    call_id: str
+    admitted_at_ms: int
+    receipt: str | None = None
 
 
 class AuthRefreshed(Struct, frozen=True, kw_only=True, tag_field="type", tag="auth.refreshed"):
@@ -144,7 +163,7 @@ class Notice(Struct, frozen=True, tag_field="type", tag="notice"):
     message: str
 
 
-Answer = CallAdmitted | CallRefused | CallNoted | CallSettled | AuthRefreshed | Pong
+Answer = CallAdmitted | CallRefused | CallNoted | CallSettled | CallResumed | AuthRefreshed | Pong
 Heard = Welcome | Answer | Error | Notice
 
 _decoder: Final = msgspec.json.Decoder(Heard)

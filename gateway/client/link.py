@@ -30,7 +30,8 @@ _TRY_LATER: Final = frozenset({408, 425, 429})
 class Link:
     """One device's connections, one after the other. `requests` go over whichever there is.
 
-    `take` is given every frame that is no answer, and `changed` is called when `welcomed` has changed.
+    `take` is given every frame that is no answer, `heard` is called whenever anything at all is heard, `lost`
+    when a connection is gone, and `changed` when `welcomed` has changed.
     """
 
     def __init__(
@@ -41,6 +42,8 @@ class Link:
         tls: SSLContext | None,
         requests: Requests,
         take: Callable[[frames.Heard], None],
+        heard: Callable[[], None],
+        lost: Callable[[], None],
         changed: Callable[[], None],
     ) -> None:
         self.welcomed = False
@@ -51,10 +54,13 @@ class Link:
         self._tls = tls
         self._requests = requests
         self._take = take
+        self._heard = heard
+        self._lost = lost
         self._changed = changed
         self._connection: Connection | None = None
         self._was_welcomed = False
         self._is_closing = False
+        self._given_up: CallgateError | None = None
         self._hurry = asyncio.Event()
 
     async def run(self) -> CallgateError:
@@ -67,7 +73,7 @@ class Link:
         while not self._is_closing:
             self._hurry.clear()
             began = loop.time()
-            ended_by = await self._once()
+            ended_by = await self._once() or self._given_up
             if ended_by is not None:
                 return ended_by
             if loop.time() - began > self._timing.backoff_most_seconds:
@@ -80,6 +86,16 @@ class Link:
     def hurry(self) -> None:
         """Make the next attempt at once, if it is being waited for."""
         self._hurry.set()
+
+    def drop(self) -> None:
+        """Break the connection off, if there is one, and make another."""
+        if self._connection is not None:
+            self._connection.abort()
+
+    def give_up(self, error: CallgateError) -> None:
+        """Break the connection off, and make no other."""
+        self._given_up = error
+        self.drop()
 
     async def close(self) -> None:
         """Close in order, and connect no more."""
@@ -107,18 +123,20 @@ class Link:
         self._connection = connection
         self._requests.attach(connection)
         try:
-            return await connection.run(self._hear)
+            return await connection.run(self._hear, self._heard)
         finally:
             connection.abort()
             self._connection = None
             self._requests.detach()
             self.welcomed = False
+            self._lost()
             self._changed()
 
     def _hear(self, heard: frames.Heard) -> None:
-        self._take(heard)
         if isinstance(heard, frames.Welcome):
             self.welcomed = self._was_welcomed = True
+        self._take(heard)
+        if isinstance(heard, frames.Welcome):
             self._changed()
         elif not isinstance(heard, frames.Notice):
             self._requests.take(heard)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import logging
-from collections.abc import Awaitable, Callable, Generator
-from typing import Final, Generic, TypeVar
+from collections.abc import Awaitable, Callable, Generator, Iterable
+from typing import Any, Final, Generic, TypeVar
 
 from gateway.client import frames
 from gateway.client.backoff import Backoff
@@ -27,27 +27,53 @@ MakeFrame = Callable[[int], frames.Asking]
 """Makes the frame of a request from its `id`."""
 
 
+Recover = Callable[[CallgateError], bool]
+"""Told of the error that a request was answered with; true if it is to be asked again after all."""
+
+
 class Request:
-    """One request. `answer` gets its answer, or the error it was answered with."""
+    """One request. `answer` gets its answer, or the error it was answered with.
 
-    __slots__ = ("answer", "attempts", "failed_with", "id", "kept", "make", "sent")
+    `of` is what it is about, if that can be held; one that goes `ahead` is not held with it. `ended` if the
+    error is none of a gateway's, but why the phone asks no more.
+    """
 
-    def __init__(self, number: int, make: MakeFrame, kept: bool, timing: Timing) -> None:
+    __slots__ = ("ahead", "answer", "attempts", "ended", "failed_with", "id", "make", "of", "recover", "sent")
+
+    def __init__(
+        self,
+        number: int,
+        make: MakeFrame,
+        timing: Timing,
+        *,
+        of: object = None,
+        ahead: bool = False,
+        recover: Recover | None = None,
+    ) -> None:
         self.id = number
         self.make = make
-        self.kept = kept
+        self.of = of
+        self.ahead = ahead
+        self.recover = recover
         self.sent = False
+        self.ended = False
         self.failed_with: CallgateError | None = None
         self.attempts = Backoff(timing.backoff_seconds, timing.backoff_most_seconds)
         self.answer: asyncio.Future[frames.Answer] = asyncio.get_running_loop().create_future()
         # An answer that nobody waits for, or no longer, is no mistake.
         self.answer.add_done_callback(lambda answer: None if answer.cancelled() else answer.exception())
 
+    def end(self, error: CallgateError) -> None:
+        """Fail it, as it will not be answered."""
+        self.ended = True
+        self.answer.set_exception(error)
+
 
 class Requests:
     """A phone's unanswered requests. What passes by itself (`PASSING`) is asked again here, until withdrawn.
 
-    Kept requests are those that must be carried out although nobody waits for them any more.
+    Kept requests are those that must be carried out although nobody waits for them any more. What is asked of
+    something that is held waits until that is free.
     """
 
     def __init__(self, timing: Timing) -> None:
@@ -55,30 +81,49 @@ class Requests:
         self._numbers = itertools.count(1)
         self._connection: Connection | None = None
         self._released: dict[int, Request] = {}
+        self._held: set[object] = set()
         self._kept: set[Request] = set()
         self._retries: dict[int, asyncio.TimerHandle] = {}
         self._delivered = asyncio.Event()
         self._delivered.set()
         self._ended: CallgateError | None = None
 
-    def ask(self, make: MakeFrame, *, kept: bool = False, after: Request | None = None) -> Request:
-        """Put a request; it is sent as soon as there is a connection, and `after` has its answer.
+    def ask(
+        self,
+        make: MakeFrame,
+        *,
+        kept: bool = False,
+        after: Iterable[asyncio.Future[Any]] = (),
+        of: object = None,
+        ahead: bool = False,
+        recover: Recover | None = None,
+    ) -> Request:
+        """Put a request; it is sent once there is a connection, all of `after` is done, and `of` not held.
 
         Once the phone has ended it fails at once.
         """
-        request = Request(next(self._numbers), make, kept, self._timing)
+        request = Request(next(self._numbers), make, self._timing, of=of, ahead=ahead, recover=recover)
         if self._ended is not None:
-            request.answer.set_exception(self._ended)
+            request.end(self._ended)
             return request
         if kept:
             self._kept.add(request)
             self._delivered.clear()
             request.answer.add_done_callback(lambda _: self._forget(request))
-        if after is None or after.answer.done():
-            self._release(request)
-        else:
-            after.answer.add_done_callback(lambda _: self._release(request))
+        self._release_after(request, [each for each in after if not each.done()])
         return request
+
+    def hold(self, of: object) -> None:
+        """Send nothing that is asked of this, but for what goes ahead."""
+        self._held.add(of)
+
+    def free(self, of: object) -> None:
+        """Send what was held, in the order it was asked."""
+        if of in self._held:
+            self._held.discard(of)
+            for request in list(self._released.values()):
+                if request.of is of and request.id not in self._retries:
+                    self._send(request)
 
     def withdraw(self, request: Request) -> None:
         """Ask this no more. Whether it was carried out is unknown if it was `sent`."""
@@ -114,6 +159,8 @@ class Requests:
             delay = request.attempts.next()
             loop = asyncio.get_running_loop()
             self._retries[request.id] = loop.call_later(delay, self._retry, request)
+        elif request.recover is not None and request.recover(error):
+            self._send(request)
         else:
             del self._released[request.id]
             request.answer.set_exception(error)
@@ -128,23 +175,29 @@ class Requests:
         self._released.clear()
         for request in waiting:
             if not request.answer.done():
-                request.answer.set_exception(error)
+                request.end(error)
 
     async def delivered(self) -> None:
         """Wait until every kept request has its answer."""
         await self._delivered.wait()
 
+    def _release_after(self, request: Request, waits: list[asyncio.Future[Any]]) -> None:
+        if not waits:
+            self._release(request)
+            return
+        waits[0].add_done_callback(lambda _: self._release_after(request, waits[1:]))
+
     def _release(self, request: Request) -> None:
         if request.answer.done():
             return
         if self._ended is not None:
-            request.answer.set_exception(self._ended)
+            request.end(self._ended)
             return
         self._released[request.id] = request
         self._send(request)
 
     def _send(self, request: Request) -> None:
-        if self._connection is not None:
+        if self._connection is not None and (request.ahead or request.of not in self._held):
             request.sent = True
             self._connection.send(request.make(request.id))
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import uuid
 from collections.abc import Callable
 from collections.abc import Set as AbstractSet
+from pathlib import Path
 from ssl import SSLContext
 from types import TracebackType
 from typing import Final, Self
@@ -14,20 +16,29 @@ import anyio
 
 from gateway.client import errors, frames
 from gateway.client.addresses import parse_address
-from gateway.client.call import Admission, Call
+from gateway.client.call import Admission, Call, Surroundings
+from gateway.client.elapsed import Clock
+from gateway.client.journal import Journal, Whose, open_journal
 from gateway.client.link import Link
+from gateway.client.presence import Presence
 from gateway.client.requests import Request, Requests, answer_within
 from gateway.client.resources import PoolCall
+from gateway.client.resuming import Resuming, StillUp
 from gateway.client.timing import Timing
 from gateway.client.tokens import Tokens, TokenSource
 from gateway.domain.destinations import is_emergency
 from gateway.domain.errors import CallgateError, TooLarge
+
+log: Final = logging.getLogger("gateway.client")
 
 EMERGENCY_NUMBERS: Final = frozenset({"112", "911", "999", "000", "110", "119"})
 """What gateways take for emergency numbers by default."""
 
 # However JSON escapes so many characters, a frame of them is none that is too large (64 KiB).
 _LONGEST_TEXTS: Final = 8192
+
+_LOOK_SECONDS: Final = 1.0
+"""How often it looks whether it slept."""
 
 
 class Softphone:
@@ -38,8 +49,17 @@ class Softphone:
     (`minutes_exhausted`, ...). Requests that a broken connection left without an answer are asked again
     after it, with the same call id; what ended meanwhile is told then, with how long ago.
 
+    Calls in progress go on meanwhile, and are resumed on the next connection (R13). Was the phone without one
+    for longer than the gateway's grace, or stopped for so long (a laptop's lid), it does not know whether a
+    call is up: `still_up` is asked, and may take its time. If it says no, or is not given, the call ended as
+    of when it was last known up (R15).
+
+    `keep_in` is a file, the device's own, in which calls and untold ends outlive the program. On entering,
+    ends are told; calls that were in progress are in `left_over`, and asked after as said above.
+
     Entering raises TokenRefused, Forbidden, GatewayUnreachable, UnexpectedAnswer: the first connection is
-    tried again only while a gateway says that it is about to be ready. Leaving hangs up the calls that are
+    tried again only while a gateway says that it is about to be ready. With `keep_in` also JournalInUse,
+    JournalOfAnother, and OSError. Leaving hangs up the calls that are
     still up, unless `hang_up_on_exit` is false (another program goes on with them), and raises
     EndsUndelivered if no gateway could be told of what ended.
     """
@@ -53,8 +73,11 @@ class Softphone:
         emergency_numbers: AbstractSet[str] = EMERGENCY_NUMBERS,
         sip_domains: AbstractSet[str] = frozenset(),
         hang_up_on_exit: bool = True,
+        still_up: StillUp | None = None,
+        keep_in: Path | None = None,
         timing: Timing | None = None,
         tls: SSLContext | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._address = parse_address(url)
         self._tokens = Tokens(token)
@@ -63,12 +86,36 @@ class Softphone:
         self._sip_domains = sip_domains
         self._hang_up_on_exit = hang_up_on_exit
         self._timing = timing if timing is not None else Timing()
+        self._clock = clock if clock is not None else Clock()
+        self._keep_in = keep_in
         self._requests = Requests(self._timing)
+        self._presence = Presence(self._clock)
+        self._resuming = Resuming(self._requests, self._clock, still_up)
         self._link = Link(
-            self._address, self._tokens, self._timing, tls, self._requests, self._take, self._notify
+            self._address,
+            self._tokens,
+            self._timing,
+            tls,
+            self._requests,
+            self._take,
+            self._presence.heard,
+            self._lost,
+            self._notify,
+        )
+        self._around = Surroundings(
+            requests=self._requests,
+            timing=self._timing,
+            clock=self._clock,
+            journal=None,
+            admitted=self._admitted,
+            over=self._forget_call,
+            hung_up=self._resuming.hung_up,
+            bring_back=self._resuming.owe,
         )
         self._calls: dict[int, Call] = {}
         self._task: asyncio.Task[CallgateError] | None = None
+        self._beside: list[asyncio.Task[None]] = []
+        self._held_ends: list[Call] = []
         self._changed = asyncio.Event()
         self.ended_by: CallgateError | None = None
         """Why it connects no more; None while it does."""
@@ -76,9 +123,16 @@ class Softphone:
         """The latest greeting: who this device is, its grace, and its calls that were in progress."""
         self.remaining_seconds: int | None = None
         """What was left in the pool when the gateway last said."""
+        self.left_over: tuple[Call, ...] = ()
+        """The calls that an earlier run left in progress, as `keep_in` tells."""
 
     async def __aenter__(self) -> Self:
         """Connect, and wait for the gateway's welcome."""
+        if self._keep_in is not None:
+            self._around.journal = await asyncio.to_thread(open_journal, self._keep_in, self._clock)
+            self._beside.append(asyncio.create_task(self._keep_alive(self._around.journal)))
+            self._restore(self._around.journal)
+        self._beside.append(asyncio.create_task(self._look()))
         self._task = asyncio.create_task(self._link.run(), name="softphone")
         self._task.add_done_callback(self._task_done)
         try:
@@ -112,7 +166,7 @@ class Softphone:
         finally:
             await self._stop()
         if undelivered:
-            error = errors.EndsUndelivered(undelivered)
+            error = errors.EndsUndelivered(undelivered, str(self._keep_in) if self._keep_in else None)
             if exc is None:
                 raise error
             exc.add_note(error.message)
@@ -149,12 +203,14 @@ class Softphone:
         request = call.ask_start(kept=False)
         try:
             answer = await answer_within(request, seconds, f"the start of {call.call_id}")
+            if call.admission_kept is not None:
+                # From here on the call may be up, and the next run must know.
+                await asyncio.shield(call.admission_kept)
         except BaseException:
             self._give_up(call, request)
             raise
         if isinstance(answer, frames.CallRefused):
             raise errors.CallRefused(answer.reason, answer.message, answer.remaining_seconds)
-        self._calls[id(call)] = call
         return call
 
     def emergency(self, to: str, *, channel: str | None = None, call_id: str | None = None) -> Call:
@@ -172,11 +228,17 @@ class Softphone:
     def adopt(self, found: PoolCall) -> Call:
         """Return a call of this device that is in progress, as `welcome.calls` lists it.
 
-        It is one that an earlier run of the program began, and is answered and ended like any other.
+        It is one that an earlier run of the program began, and is answered and ended like any other. To adopt
+        it is to say that it is up: from now on this phone vouches for it (R12).
         """
-        call = self._new_call(found.to, found.channel, found.call_id, emergency=found.emergency)
-        call.admission = Admission(found.admitted_at_ms, None, replayed=True)
-        self._calls[id(call)] = call
+        call = next((each for each in self._calls.values() if each.call_id == found.call_id), None)
+        if call is None:
+            call = self._new_call(found.to, found.channel, found.call_id, emergency=found.emergency)
+            call.admission = Admission(found.admitted_at_ms, None, replayed=True)
+            call.keep(admitted_at_ms=found.admitted_at_ms)
+            self._calls[id(call)] = call
+        if not call.ended:
+            self._resuming.vouch(call)
         return call
 
     async def token(self) -> str:
@@ -218,7 +280,12 @@ class Softphone:
     def _new_call(self, to: str, channel: str | None, call_id: str | None, *, emergency: bool) -> Call:
         chosen = call_id if call_id is not None else f"call-{uuid.uuid4()}"
         _require_short(to, channel or "", chosen)
-        return Call(chosen, to, channel, emergency, self._requests, self._timing, self._forget_call)
+        return Call(chosen, to, channel, emergency, self._around)
+
+    def _admitted(self, call: Call) -> None:
+        self._calls[id(call)] = call
+        if not self._link.welcomed:
+            self._resuming.owe(call)  # the connection broke behind the answer
 
     def _forget_call(self, call: Call) -> None:
         self._calls.pop(id(call), None)
@@ -226,6 +293,8 @@ class Softphone:
     def _give_up(self, call: Call, request: Request) -> None:
         """See to it that a start nobody waits for any more leaves no call in progress."""
         answer = request.answer
+        if not request.sent:
+            call.forget()
         if not answer.done():
             self._requests.withdraw(request)
         elif answer.cancelled() or answer.exception() or not isinstance(answer.result(), frames.CallAdmitted):
@@ -246,6 +315,7 @@ class Softphone:
     def _take(self, heard: frames.Heard) -> None:
         if isinstance(heard, frames.Welcome):
             self.welcome = heard
+            self._welcomed(heard)
         elif isinstance(heard, frames.Notice) and self._on_notice is not None:
             # What goes wrong in there is the loop's to tell, and no reason to drop the connection.
             asyncio.get_running_loop().call_soon(self._on_notice, heard)
@@ -254,6 +324,55 @@ class Softphone:
             and heard.remaining_seconds is not None
         ):
             self.remaining_seconds = heard.remaining_seconds
+
+    def _welcomed(self, welcome: frames.Welcome) -> None:
+        if self._around.journal is not None:
+            try:
+                self._around.journal.belongs_to(Whose(welcome.account, welcome.staff, welcome.device))
+            except errors.JournalOfAnother as error:
+                self._end(error)
+                self._link.give_up(error)
+                return
+            while self._held_ends:
+                self._requests.free(self._held_ends.pop(0))
+        self._resuming.welcomed(self._presence.returned(1000 * welcome.grace_seconds))
+
+    def _lost(self) -> None:
+        self._presence.lost()
+        self._resuming.lost(self._calls.values())
+
+    async def _look(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_SECONDS)
+            if self._presence.look() and self._link.welcomed:
+                log.info("slept through the grace: connecting anew")
+                self._link.drop()
+
+    # What outlives the program
+
+    def _restore(self, journal: Journal) -> None:
+        left_over: list[Call] = []
+        for kept in journal.calls:
+            call = Call(kept.call_id, kept.to, kept.channel, kept.emergency, self._around)
+            self._calls[id(call)] = call
+            if kept.ended_at_ms is None:
+                self._resuming.owe(call)
+            last_alive_ms = kept.at_ms if journal.alive_at_ms is None else journal.alive_at_ms
+            call.restore(kept, last_alive_ms)
+            if call.ended:
+                # Not before it is known that they are this device's.
+                self._requests.hold(call)
+                self._held_ends.append(call)
+            else:
+                left_over.append(call)
+        self.left_over = tuple(left_over)
+
+    async def _keep_alive(self, journal: Journal) -> None:
+        while True:
+            await asyncio.sleep(self._timing.beat_seconds)
+            journal.mend()
+            if any(not call.ended for call in self._calls.values()):
+                journal.alive()
 
     # Its end
 
@@ -276,10 +395,15 @@ class Softphone:
 
     async def _stop(self) -> None:
         assert self._task is not None
-        self._task.cancel()
+        self._resuming.stop()
+        tasks = [self._task, *self._beside]
+        for task in tasks:
+            task.cancel()
         with anyio.CancelScope(shield=True):
-            await asyncio.wait([self._task])
-        self._end(errors.PhoneClosed())
+            await asyncio.wait(tasks)
+            self._end(errors.PhoneClosed())
+            if self._around.journal is not None:
+                await self._around.journal.close()
 
     def _notify(self) -> None:
         self._changed.set()

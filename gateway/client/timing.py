@@ -23,3 +23,5 @@ class Timing:
     """The longest wait before the first attempt to reconnect; it doubles with each that fails."""
     backoff_most_seconds: float = 8.0
     """Up to here it grows: short enough for a few attempts within the grace of a lost device's calls."""
+    beat_seconds: float = 5.0
+    """How often a phone that keeps its calls in a file notes that it is alive."""

@@ -14,6 +14,7 @@ from websockets.http11 import Request, Response
 from websockets.typing import Subprotocol
 
 from gateway.client import Timing
+from gateway.client.elapsed import Clock
 
 QUICK = Timing(
     connect_seconds=5,
@@ -26,11 +27,26 @@ QUICK = Timing(
 )
 
 
+class Hours:
+    """A phone's time, moved by hand. `wall_ms` is the time of day, which can be set apart."""
+
+    def __init__(self) -> None:
+        self.elapsed_ms = 1_000_000
+        self.wall_ms = 1_795_392_000_000
+        self.clock = Clock(lambda: self.elapsed_ms, lambda: self.wall_ms)
+
+    def pass_by(self, seconds: float) -> None:
+        """Let time go by, on every clock."""
+        self.elapsed_ms += round(seconds * 1000)
+        self.wall_ms += round(seconds * 1000)
+
+
 class Device:
     """One connection of a phone, seen from the gateway's side."""
 
-    def __init__(self, socket: ServerConnection) -> None:
+    def __init__(self, socket: ServerConnection, grace_seconds: int = 30) -> None:
         self.socket = socket
+        self.grace_seconds = grace_seconds
         self.heard_bytes = 0
 
     @property
@@ -38,17 +54,18 @@ class Device:
         assert self.socket.request is not None
         return self.socket.request.headers["Authorization"].removeprefix("Bearer ")
 
-    async def welcome(self, remaining_seconds: int | None = 6000) -> None:
-        await self.say(
-            type="welcome",
-            account="acme",
-            staff="ana",
-            device="desk",
-            server_time_ms=1_795_392_000_000,
-            grace_seconds=30,
-            remaining_seconds=remaining_seconds,
-            calls=[],
-        )
+    async def welcome(self, remaining_seconds: int | None = 6000, **more: Any) -> None:
+        welcome = {
+            "type": "welcome",
+            "account": "acme",
+            "staff": "ana",
+            "device": "desk",
+            "server_time_ms": 1_795_392_000_000,
+            "grace_seconds": self.grace_seconds,
+            "remaining_seconds": remaining_seconds,
+            "calls": [],
+        }
+        await self.say(**{**welcome, **more})
 
     async def hear(self) -> dict[str, Any]:
         """Return the next frame of the device, as JSON has it."""
@@ -71,9 +88,28 @@ class Device:
 
     async def admit(self, start: dict[str, Any], **more: Any) -> None:
         """Answer a `call.start` with an admission."""
-        admitted = {"admitted_at_ms": 1_795_392_000_000, "remaining_seconds": 5940, "replayed": False}
+        admitted = {
+            "admitted_at_ms": 1_795_392_000_000,
+            "remaining_seconds": 5940,
+            "receipt": f"receipt of {start['call_id']}",
+            "replayed": False,
+        }
         asked = {"type": "call.admitted", "re": start["id"], "call_id": start["call_id"]}
         await self.say(**{**asked, **admitted, **more})
+
+    async def resume(self, resume: dict[str, Any], **more: Any) -> None:
+        """Answer a `call.resume`: the call goes on."""
+        asked = {"type": "call.resumed", "re": resume["id"], "call_id": resume["call_id"]}
+        resumed = {"admitted_at_ms": 1_795_392_000_000, "receipt": f"receipt of {resume['call_id']}, anew"}
+        await self.say(**{**asked, **resumed, **more})
+
+    async def note(self, answered: dict[str, Any]) -> None:
+        """Answer a `call.answered`."""
+        await self.say(type="call.noted", re=answered["id"], call_id=answered["call_id"])
+
+    async def fail(self, asked: dict[str, Any], code: str) -> None:
+        """Answer a request with an error."""
+        await self.say(type="error", re=asked["id"], code=code, message=f"It is {code}.")
 
     async def settle(self, end: dict[str, Any], **more: Any) -> None:
         """Answer a `call.end` with a settlement."""
@@ -111,6 +147,8 @@ class ScriptedGateway:
         self._server: Server | None = None
         self.greets = True
         """Whether devices are welcomed as soon as they connect."""
+        self.grace_seconds = 30
+        self.calls_in_progress: list[dict[str, Any]] = []
 
     @property
     def url(self) -> str:
@@ -129,9 +167,9 @@ class ScriptedGateway:
             return await self._connections.get()
 
     async def _handle(self, socket: ServerConnection) -> None:
-        device = Device(socket)
+        device = Device(socket, self.grace_seconds)
         if self.greets:
-            await device.welcome()
+            await device.welcome(calls=self.calls_in_progress)
         self._connections.put_nowait(device)
         await socket.wait_closed()
 

@@ -160,7 +160,7 @@ async def test_an_end_of_a_call_that_the_gateway_does_not_know_says_so(scripted:
     async with Softphone(scripted.url, "token", timing=QUICK) as phone:
         device = await scripted.connection()
         starting = asyncio.ensure_future(phone.start("+14155550100"))
-        await device.admit(await device.hear())
+        await device.admit(await device.hear(), receipt=None)
         ending = asyncio.ensure_future((await starting).end())
         end = await device.hear()
         await device.say(type="error", re=end["id"], code="call_unknown", message="no such call")

@@ -8,6 +8,7 @@ import pytest
 from gateway.client import (
     AdminClient,
     CallRefused,
+    CallsClient,
     Replaced,
     Softphone,
     Timing,
@@ -250,6 +251,23 @@ async def test_a_program_that_starts_again_ends_the_calls_of_its_earlier_run(
             adopted = phone.adopt(found)
             assert (adopted.call_id, adopted.admitted_at_ms) == (call.call_id, call.admitted_at_ms)
             assert (await adopted.end()).billed_seconds == 40
+
+
+async def test_a_server_side_client_places_a_call(gateway: GatewayProcess) -> None:
+    async with client(gateway) as admin:
+        await make_business(admin, "pbx")
+        async with CallsClient(gateway.url, gateway.admin_key, account="pbx") as calls:
+            call = await calls.start("c-1", TO, staff="ana", device="pbx")
+            assert (call.call_id, call.remaining_seconds) == ("c-1", 600)
+            await admin.move_clock(advance_ms=8_000)
+            await calls.answered("c-1")
+            await admin.move_clock(advance_ms=32_000)
+            assert (await calls.end("c-1")).billed_seconds == 40
+            with pytest.raises(CallRefused) as refused:
+                await calls.start("c-2", TO, staff="nobody", device="pbx")
+            assert refused.value.reason == "staff_unknown"
+        record = await admin.get_call("pbx", "c-1")
+        assert record.answered_at_ms == record.admitted_at_ms + 8_000
 
 
 async def test_an_engine_that_is_away_is_waited_for(

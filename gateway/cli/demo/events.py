@@ -42,7 +42,8 @@ class Story:
         self.settled_calls += 1
         self.billed_seconds += settlement.billed_seconds
         billed = f"billed {settlement.billed_seconds} s" if settlement.counted else "free"
-        left = f"{minutes(settlement.remaining_seconds)} remaining"
+        seconds = settlement.remaining_seconds
+        left = "" if seconds is None else f"{minutes(seconds)} remaining"
         self._line(
             "settled", "cyan", who, f"after {settlement.duration_ms / 1000:.1f} s", f"{billed}, {left}"
         )
