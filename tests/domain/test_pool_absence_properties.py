@@ -22,7 +22,7 @@ LEASE, GRACE = 15_000, 30_000
 CALL_IDS = st.sampled_from(["c-0", "c-1", "c-2"])
 DEVICES = st.sampled_from([ANA, ANA, ANA, ANA, BOB, None])
 CONNECTIONS = st.integers(0, 4)
-AGO_MS = st.one_of(st.just(0), st.integers(0, 100_000))
+AGO_MS = st.one_of(st.just(0), st.integers(0, 100_000), st.just(HOUR))
 WAITS_MS = st.one_of(
     st.integers(0, 60_000),
     st.sampled_from([1, LEASE, GRACE, LEASE + GRACE, HOUR, 12 * HOUR, 40 * HOUR, 20 * 24 * HOUR]),
@@ -35,7 +35,7 @@ class AnyAbsence(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.pool = a_pool(
-            5, billing_date=date(2026, 10, 31), time_zone="America/Havana", lease_ms=LEASE, grace_ms=GRACE
+            60, billing_date=date(2026, 10, 31), time_zone="America/Havana", lease_ms=LEASE, grace_ms=GRACE
         )
         self.now_ms = T0
         self.steady_since_ms = T0
@@ -50,7 +50,7 @@ class AnyAbsence(RuleBasedStateMachine):
     def time_passes(self, ms: int) -> None:
         self.now_ms += ms
 
-    @rule(ms=st.sampled_from([30_000, 50_000, 100_000]))
+    @rule(ms=st.sampled_from([0, 30_000, LEASE + GRACE]))
     def the_engine_was_away_until_some_time_ago(self, ms: int) -> None:
         self.steady_since_ms = self.now_ms - ms
 
@@ -119,14 +119,32 @@ class AnyAbsence(RuleBasedStateMachine):
         again = self.pool.reap(Reap(ACCOUNT, call_id), self.now_ms)
         assert again == NotDue(call_id)
 
-    @rule(call_id=CALL_IDS, connection=CONNECTIONS, is_told=st.booleans(), ms=st.integers(0, 4 * HOUR))
-    def a_call_is_lost_and_settled(self, call_id: str, connection: int, ms: int, *, is_told: bool) -> None:
+    @rule(ms=st.integers(1, 200_000))
+    def the_cycle_is_about_to_end(self, ms: int) -> None:
+        self.now_ms = max(self.now_ms, self.view().cycle.end_ms - ms)
+
+    @rule(
+        call_id=CALL_IDS,
+        connection=CONNECTIONS,
+        is_told=st.booleans(),
+        ms=st.integers(0, 60_000) | st.integers(0, 4 * HOUR),
+        then=st.sampled_from(["resumed", "ended", "reaped"]),
+        ago_ms=AGO_MS,
+    )
+    def a_call_is_lost_and_settled(
+        self, call_id: str, connection: int, ms: int, then: str, ago_ms: int, *, is_told: bool
+    ) -> None:
         self.a_call_begins(call_id, connection, emergency=False)
+        self.now_ms += ms // 2
         if is_told:
             self.a_call_is_renewed(call_id, connection, 0, lost=True)
-        self.now_ms += LEASE + GRACE + ms
+        self.now_ms += LEASE + GRACE
         self.a_call_is_reaped(call_id)
-        self.now_ms += ms // 2
+        self.keep_books()
+        if then == "resumed":
+            self.a_call_is_resumed(call_id, None, connection, is_found=False)
+        elif then == "ended":
+            self.a_call_ends(call_id, None, connection, ago_ms)
 
     @rule(call_id=CALL_IDS, device=DEVICES, connection=CONNECTIONS, is_found=st.booleans())
     def a_call_is_resumed(
@@ -168,9 +186,10 @@ class AnyAbsence(RuleBasedStateMachine):
     @rule(which=st.integers(0, 9), saved=st.booleans())
     def a_settlement_is_told_again(self, which: int, *, saved: bool) -> None:
         """R26: nothing was lost, so nothing changes."""
-        if self.pool.records:
+        records = [each for each in self.pool.records if self.now_ms - each.settled_at_ms <= 48 * HOUR]
+        if records:
             before, told = self.view(), len(self.pool.records)
-            record = self.pool.records[which % len(self.pool.records)]
+            record = records[which % len(records)]
             assert self.pool.retell(Retell(record, saved), self.now_ms) == Noted(record.call_id)
             assert (self.view(), len(self.pool.records)) == (before, told)
 
@@ -179,7 +198,7 @@ class AnyAbsence(RuleBasedStateMachine):
         """R26, R28: made from SQL and told again by gateways and devices, the pool is as it was."""
         before = self.view()
         self.pool = a_pool(
-            5,
+            60,
             billing_date=date(2026, 10, 31),
             time_zone="America/Havana",
             lease_ms=LEASE,
