@@ -19,6 +19,8 @@ class Renewed(StrEnum):
     """It was settled in its absence, and may still come back (R15)."""
     ENDED = "ended"
     UNKNOWN = "unknown"
+    UNDECIDED = "undecided"
+    """The engine is being compared with what it had answered, or made anew: it has to be asked again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 from typing import Final
 
 from gateway.domain.asks import Asker
+from gateway.domain.leases import Renewed
 from gateway.pool.codes import Code
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
@@ -36,28 +36,14 @@ class Vouching:
     device: Asker | None = None
 
 
-class Standing(Enum):
-    """What became of a vouching: where the call stands."""
-
-    IN_PROGRESS = "in_progress"
-    SUPERSEDED = "superseded"
-    """A later connection of the device has it."""
-    ABSENT = "absent"
-    """It was settled in its absence, and may come back (R15)."""
-    ENDED = "ended"
-    UNKNOWN = "unknown"
-    UNDECIDED = "undecided"
-    """The shard is being compared or made anew: vouch again."""
-
-
-_STANDINGS: Final = {
-    Code.RENEWED: Standing.IN_PROGRESS,
-    Code.CALL_ID_CONFLICT: Standing.SUPERSEDED,
-    Code.ABSENT: Standing.ABSENT,
-    Code.CALL_ID_USED: Standing.ENDED,
-    Code.CALL_UNKNOWN: Standing.UNKNOWN,
-    Code.SHARD_MISSING: Standing.UNDECIDED,
-    Code.SHARD_MOVED: Standing.UNDECIDED,
+_RENEWED: Final = {
+    Code.RENEWED: Renewed.RENEWED,
+    Code.CALL_ID_CONFLICT: Renewed.NEWER_OWNER,
+    Code.ABSENT: Renewed.ABSENT,
+    Code.CALL_ID_USED: Renewed.ENDED,
+    Code.CALL_UNKNOWN: Renewed.UNKNOWN,
+    Code.SHARD_MISSING: Renewed.UNDECIDED,
+    Code.SHARD_MOVED: Renewed.UNDECIDED,
 }
 
 
@@ -70,15 +56,15 @@ class Leases:
         self._lease_ms = lease_ms
         self._grace_ms = grace_ms
 
-    async def renew(self, vouchings: Sequence[Vouching]) -> list[Standing]:
+    async def renew(self, vouchings: Sequence[Vouching]) -> list[Renewed]:
         """Renew leases, and start the grace of what is lost; answers where each call stands, in their order.
 
         Raises RedisError: those of a piece whose script call failed may have been renewed.
         """
-        standings: list[Standing] = []
+        renewed: list[Renewed] = []
         for first in range(0, len(vouchings), RENEWED_AT_ONCE):
-            standings += await self._renew(vouchings[first : first + RENEWED_AT_ONCE])
-        return standings
+            renewed += await self._renew(vouchings[first : first + RENEWED_AT_ONCE])
+        return renewed
 
     async def due(self) -> tuple[list[tuple[str, str]], int]:
         """Calls (account, call id) that nobody has vouched for in time, and in how many ms to look again.
@@ -99,11 +85,11 @@ class Leases:
                 found.append((account, call_id))
         return found, wait_ms
 
-    async def _renew(self, vouchings: Sequence[Vouching]) -> list[Standing]:
+    async def _renew(self, vouchings: Sequence[Vouching]) -> list[Renewed]:
         by_shard: dict[int, list[int]] = {}
         for at, vouching in enumerate(vouchings):
             by_shard.setdefault(self._keys.shard_of(vouching.account), []).append(at)
-        standings = [Standing.UNDECIDED] * len(vouchings)
+        renewed = [Renewed.UNDECIDED] * len(vouchings)
         for sections in self._engine.split(list(by_shard.items())):
             keys: list[str] = []
             arguments: list[Argument] = [str(self._lease_ms), str(self._grace_ms)]
@@ -114,8 +100,8 @@ class Leases:
             codes = await script("calls_renew").run(self._engine.client, keys, arguments)
             named = [at for _, places in sections for at in places]
             for at, code in zip(named, codes, strict=True):
-                standings[at] = _STANDINGS[Code(code)]
-        return standings
+                renewed[at] = _RENEWED[Code(code)]
+        return renewed
 
 
 def _arguments(vouchings: Iterable[Vouching]) -> Iterable[Argument]:

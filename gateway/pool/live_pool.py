@@ -18,6 +18,7 @@ from gateway.domain.billing import overrun_seconds, remaining_seconds
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.cycles import Cycle
 from gateway.domain.errors import CallgateError, EngineUnavailable, NotFound
+from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
 from gateway.pool.accounts import Accounts, Loader
 from gateway.pool.alarms import Alarms
@@ -27,7 +28,7 @@ from gateway.pool.device_calls import DeviceCalls
 from gateway.pool.engine import Engine
 from gateway.pool.kept_answers import FindEnded, KeptAnswers
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
-from gateway.pool.leases import Leases, Standing, Vouching
+from gateway.pool.leases import Leases, Vouching
 from gateway.pool.operations import Done
 from gateway.pool.packed import (
     is_ended,
@@ -198,7 +199,7 @@ class LivePool:
         except (RedisError, OSError) as failure:
             raise EngineUnavailable from failure
 
-    async def renew(self, vouchings: Sequence[Vouching]) -> list[Standing]:
+    async def renew(self, vouchings: Sequence[Vouching]) -> list[Renewed]:
         """Vouch for calls, or say that their connection is lost (R12, R13).
 
         Answers where each stands. Raises EngineUnavailable.

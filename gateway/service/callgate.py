@@ -15,6 +15,7 @@ from gateway.domain.answers import Answer, PoolView
 from gateway.domain.asks import AccountStatus, Ask, Asker
 from gateway.domain.calls import Caller, CallInProgress, CallRecord
 from gateway.domain.errors import (
+    DatabaseUnavailable,
     EngineUnavailable,
     FieldError,
     InvalidField,

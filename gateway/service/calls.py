@@ -20,7 +20,8 @@ from gateway.domain.answers import Admitted, Answer, Refused, settled_before
 from gateway.domain.asks import Answered, Ask, Asker, End, Resume, Start
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailable, EngineUnavailable
-from gateway.pool.leases import Standing, Vouching
+from gateway.domain.leases import Renewed
+from gateway.pool.leases import Vouching
 from gateway.pool.live_pool import LivePool
 from gateway.pool.operations import Done
 from gateway.records.store import Records
@@ -93,14 +94,14 @@ class Calls:
         """Vouch for calls (R12, R15); return those that are not in progress. Raises EngineUnavailable."""
         vouchings = [Vouching(account, call_id, 0, 0, device=device) for call_id in call_ids]
         standings = await self._pool.renew(vouchings)
-        if Standing.UNDECIDED in standings:
+        if Renewed.UNDECIDED in standings:
             raise EngineUnavailable
         gone: list[str] = []
         returning: list[str] = []
         for call_id, standing in zip(call_ids, standings, strict=True):
-            if standing is Standing.ENDED:
+            if standing is Renewed.ENDED:
                 gone.append(call_id)
-            elif standing is not Standing.IN_PROGRESS:
+            elif standing is not Renewed.RENEWED:
                 returning.append(call_id)
         found = await asyncio.gather(
             *(self._returns(Resume(account, each, device, 0, receipts.get(each))) for each in returning)

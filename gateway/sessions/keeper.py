@@ -19,7 +19,8 @@ from gateway.domain.answers import Answer, Resumed
 from gateway.domain.asks import Ask, Asker, Resume
 from gateway.domain.calls import CallInProgress
 from gateway.domain.errors import CallgateError, EngineUnavailable
-from gateway.pool.leases import Standing, Vouching
+from gateway.domain.leases import Renewed
+from gateway.pool.leases import Vouching
 from gateway.sessions.devices import Connection, DeviceConnections
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -27,7 +28,7 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 RENEWALS_A_LEASE: Final = 3
 RETRY_SECONDS: Final = 0.25
 
-Renew = Callable[[Sequence[Vouching]], Awaitable[list[Standing]]]
+Renew = Callable[[Sequence[Vouching]], Awaitable[list[Renewed]]]
 Submit = Callable[[Ask, Callable[[Answer | CallgateError], None]], None]
 Known = Callable[[str, str], CallInProgress | None]
 """What is known of a call in progress, by account and call id."""
@@ -120,7 +121,7 @@ class Keeper:
                 telling = self._lost[:]
                 standings = await self._renew([each for lost in telling for each in lost.vouchings()])
                 del self._lost[: len(telling)]
-                if Standing.UNDECIDED in standings:
+                if Renewed.UNDECIDED in standings:
                     # The shard is being compared; a call that it does not know is told of by its device.
                     self._lost += telling
                     raise EngineUnavailable
@@ -129,12 +130,12 @@ class Keeper:
         # Gateways that were started together do not come all at once.
         return self._lease_ms / 1000 / RENEWALS_A_LEASE * random.uniform(0.7, 1)  # noqa: S311 - no secret
 
-    def _see_to(self, connection: Connection, call_id: str, standing: Standing) -> None:
+    def _see_to(self, connection: Connection, call_id: str, standing: Renewed) -> None:
         if call_id not in connection.calls:
             return  # it ended meanwhile
-        if standing in (Standing.SUPERSEDED, Standing.ENDED):
+        if standing in (Renewed.NEWER_OWNER, Renewed.ENDED):
             connection.give_up(call_id)
-        elif standing in (Standing.ABSENT, Standing.UNKNOWN):
+        elif standing in (Renewed.ABSENT, Renewed.UNKNOWN):
             # Its device is here, and has it up: it comes back (R15), or the engine has lost it (R28).
             caller = connection.caller
             device: Asker = (caller.staff, caller.device)

@@ -19,6 +19,18 @@ def test_a_call_settled_in_its_absence_may_come_back_or_end() -> None:
     assert next_state(absent, CallEvent.ENDED) is CallState.ENDED
 
 
+def test_a_call_that_was_away_too_long_does_not_come_back() -> None:
+    """R15."""
+    ended = next_state(CallState.SETTLED_IN_ABSENCE, CallEvent.RETURN_EXPIRED)
+    with pytest.raises(ValueError, match="a call that is ended cannot be resumed"):
+        next_state(ended, CallEvent.RESUMED)
+
+
+def test_a_call_that_the_engine_lost_comes_back_by_its_receipt() -> None:
+    """R28."""
+    assert next_state(CallState.UNKNOWN, CallEvent.RESUMED) is CallState.IN_PROGRESS
+
+
 def test_a_call_that_hung_up_does_not_come_back() -> None:
     """R17."""
     with pytest.raises(ValueError, match="a call that is ended cannot be resumed"):

@@ -10,15 +10,24 @@ from dataclasses import replace
 from datetime import date
 from typing import Any, TypeVar
 
-from gateway.domain.answers import Answer, Noted, PoolView, Settled
-from gateway.domain.asks import AccountStatus, Ask, Asker, End, Start
-from gateway.domain.calls import OVERTAKEN_MS, CallRecord, CallState, CycleOpened
-from gateway.domain.errors import CallgateError, CallUnknown, ChannelLimit, SeatLimit
+from gateway.domain.answers import Admitted, Answer, Noted, PoolView, Settled
+from gateway.domain.asks import AccountStatus, Ask, Asker, End, Reap, Resume, Retell, Start
+from gateway.domain.calls import OVERTAKEN_MS, CallRecord, CallReopened, CallState, CycleOpened
+from gateway.domain.errors import (
+    CallgateError,
+    CallIdConflict,
+    CallIdUsed,
+    CallUnknown,
+    ChannelLimit,
+    SeatLimit,
+)
+from gateway.domain.leases import Renewed
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
 from gateway.domain.pool import PoolModel
 from tests.support.engines import EngineServer
 from tests.support.pools import LiveAccounts, everything_in, live_accounts
+from tests.support.real_time import GRACE_MS, LEASE_MS, be_steady_for, pass_real_time
 
 T = TypeVar("T")
 
@@ -34,25 +43,39 @@ class SideBySide:
 
     def __init__(self, server: EngineServer, now_ms: int) -> None:
         self.now_ms = now_ms
+        # Real time as the models know it; the engine has its own, and both pass by the same steps.
+        self.real_ms = now_ms
+        self.steady_since_ms = now_ms - LEASE_MS - GRACE_MS
         self.models: dict[str, PoolModel] = {}
         self._server = server
         self.policy = Policy()
         # In the order in which SQL must be told, for each account.
-        self._items: defaultdict[str, list[CallRecord | CycleOpened]] = defaultdict(list)
-        self._listed: defaultdict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+        self._items: defaultdict[str, list[CallRecord | CallReopened | CycleOpened]] = defaultdict(list)
+        self._listed: defaultdict[str, tuple[int, int, int]] = defaultdict(lambda: (0, 0, 0))
         # How often each account's pool has changed; and that, with its version, when somebody last looked.
         self._states: dict[str, object] = {}
         self._changes: Counter[str] = Counter()
         self._seen: dict[str, tuple[int, int]] = {}
         # What the sweeper took from the engine; the model never forgets what SQL knows.
         self._forgotten: set[tuple[str, str]] = set()
+        # Ended calls that the engine lost, though they are to be remembered; they are told it with each ask.
+        self.lost: set[tuple[str, str]] = set()
+        self._vouched = 0
         self._ended_again_ms: dict[tuple[str, str], int] = {}
         self._overtaken = 0
         self._runner = asyncio.Runner()
         self._stack = AsyncExitStack()
         server.flush()
         self.live: LiveAccounts = self._run(
-            self._stack.enter_async_context(live_accounts(server.url, self.policy, shards=1))
+            self._stack.enter_async_context(
+                live_accounts(
+                    server.url,
+                    self.policy,
+                    shards=1,
+                    lease_ms=LEASE_MS,
+                    grace_ms=GRACE_MS,
+                )
+            )
         )
         self._run(self.live.at(now_ms))
 
@@ -87,7 +110,11 @@ class SideBySide:
             plan=plan,
             staff=STAFF,
             channels=CHANNELS,
+            lease_ms=LEASE_MS,
+            grace_ms=GRACE_MS,
         )
+        # The clock stands: what was alive at any real instant is alive as of now.
+        self.models[account].billing_at = lambda _real_ms: self.now_ms
         self.look(account)
 
     def change_plan(self, account: str, plan: Plan) -> None:
@@ -150,7 +177,25 @@ class SideBySide:
         self._items[account].append(self.models[account].cycles[-1])
         self.look(account)
 
+    def lose_ended_call(self, account: str, call_id: str) -> None:
+        """The engine loses what it knew of a call that ended; from then on SQL is asked (R17, R28)."""
+        if call_id in self.models[account]._ended:
+            (calls,) = self.live.keys.named(self.live.keys.shard_of(account), "calls")
+            self._server.client.hdel(calls, f"{account}/{call_id}")
+            self.lost.add((account, call_id))
+            # SQL does not know who had it last.
+            self.models[account]._leases.pop(call_id, None)
+
     # Time
+
+    def pass_real_time(self, ms: int) -> None:
+        """Let real time pass, which leases run on, and billing time not."""
+        self.real_ms += ms
+        pass_real_time(self._server, self.live.keys, ms)
+
+    def be_away(self) -> None:
+        """R14: the engine has just come back, so that nobody could renew anything."""
+        self.steady_since_ms = self.real_ms
 
     def wait_until(self, now_ms: int, *, at_once: bool) -> None:
         """Let time pass; `at_once` as if no gateway had been there to see to what fell due."""
@@ -174,6 +219,7 @@ class SideBySide:
             for call_id in (*model._calls, *model._ended, *model._overtaken_at_ms)
             if model.state(call_id, self.now_ms) is not CallState.UNKNOWN
         }
+        remembered -= self.lost
         assert kept == remembered | {each for each in self._ended_again_ms if self._was_ended_again(*each)}
 
     # Asks
@@ -187,15 +233,17 @@ class SideBySide:
         if look_first:
             for account in self.models:
                 self.look(account)
+        be_steady_for(self._server, self.live.keys, self.real_ms - self.steady_since_ms)
         before, things = self._progress(), everything_in(self._server) if look_first else None
         asked: list[Ask] = []
         expected: list[Answer | CallgateError] = []
         forgotten: list[bool] = []
-        for ask in asks:
+        for each_ask in asks:
+            ask = self._with_what_was_found(each_ask)
             if not self._is_comparable(ask):
                 continue
             asked.append(ask)
-            forgotten.append((ask.account, ask.call_id) in self._forgotten)
+            forgotten.append(self._is_forgotten(ask.account, ask.call_id))
             expected.append(self._ask_model(ask))
             self._note(ask.account)
         answers = self._run(self.live.ask_all(asked))
@@ -208,16 +256,30 @@ class SideBySide:
         model = self.models[ask.account]
         try:
             if isinstance(ask, Start):
-                answer: Answer = model.start(ask, self.now_ms)
+                answer: Answer = model.start(ask, self.now_ms, self.real_ms)
+                self._vouched += isinstance(answer, Admitted) and answer.replayed
                 for call_id in (ask.call_id, ask.fresh_call_id):
                     if model.state(call_id, self.now_ms) is CallState.IN_PROGRESS:
                         self._forgotten.discard((ask.account, call_id))
                 return answer
             if isinstance(ask, End):
-                if (ask.account, ask.call_id) in self._forgotten:
+                if (ask.account, ask.call_id) in self._forgotten and ask.found is None:
                     self._ended_again_ms[ask.account, ask.call_id] = self.now_ms
                     self._overtaken += 1
-                return model.end(ask, self.now_ms)
+                answer = model.end(ask, self.now_ms)
+                if not answer.replayed:
+                    self.lost.discard((ask.account, ask.call_id))
+                return answer
+            if isinstance(ask, Resume):
+                answer = model.resume(ask, self.now_ms, self.real_ms)
+                self._vouched += 1
+                self.lost.discard((ask.account, ask.call_id))
+                self._forgotten.discard((ask.account, ask.call_id))
+                return answer
+            if isinstance(ask, Reap):
+                return model.reap(ask, self.now_ms, self.real_ms, self.steady_since_ms)
+            if isinstance(ask, Retell):
+                return model.retell(ask, self.now_ms)
             return model.answered(ask, self.now_ms)
         except CallgateError as error:
             if isinstance(ask, End) and model.state(ask.call_id, self.now_ms) is CallState.OVERTAKEN:
@@ -237,22 +299,59 @@ class SideBySide:
                 answer = replace(
                     self._run(self.live.settled_before(ask)), remaining_seconds=expected.remaining_seconds
                 )
-            elif isinstance(expected, Noted):
+            elif isinstance(expected, Noted | CallIdUsed | CallIdConflict):
                 return True
         if isinstance(answer, CallgateError) or isinstance(expected, CallgateError):
             return type(answer) is type(expected)
         return answer == expected
 
     def _is_comparable(self, ask: Ask) -> bool:
-        """Leave out starts whose id was ended again after it was forgotten.
+        """Leave out starts whose id was ended again after it was forgotten, and what a lost id needs SQL for.
 
         The engine can't tell that end from one that overtook its start, and refuses the start for 60 s (R17).
         """
+        if isinstance(ask, Retell):
+            return not self._is_forgotten(ask.account, ask.call_id)
         return not isinstance(ask, Start) or not any(
             self._was_ended_again(ask.account, call_id)
+            or (ask.account, call_id) in self.lost
             or (ask.admitted_at_ms is not None and (ask.account, call_id) in self._forgotten)
             for call_id in (ask.call_id, ask.fresh_call_id)
         )
+
+    def _is_forgotten(self, account: str, call_id: str) -> bool:
+        """Whether the engine may not know a call any more that the model knows to have ended."""
+        model = self.models[account]
+        return (account, call_id) in self._forgotten | self.lost or (
+            call_id in model._ended and model.state(call_id, self.now_ms) is CallState.UNKNOWN
+        )
+
+    def _with_what_was_found(self, ask: Ask) -> Ask:
+        """R17, R28: what SQL has of a call that the engine lost."""
+        if isinstance(ask, End | Resume) and (ask.account, ask.call_id) in self.lost:
+            return replace(ask, found=self.models[ask.account]._ended[ask.call_id])
+        return ask
+
+    # Leases
+
+    def renew(
+        self, account: str, call_id: str, connection: int, device: Asker | None = None, *, lost: bool = False
+    ) -> None:
+        """R12, R13."""
+        model = self.models[account]
+        expected = model.renew(
+            call_id, self.now_ms, connection=connection, lost=lost, device=device, real_ms=self.real_ms
+        )
+        is_forgotten = self._is_forgotten(account, call_id)
+        renewed = self._run(
+            self.live.renew(account, call_id, connection=connection, lost=lost, device=device)
+        )
+        if is_forgotten:
+            # It may still be there, until it is swept.
+            assert renewed in (Renewed.UNKNOWN, Renewed.ENDED)
+        else:
+            assert renewed == expected, (account, call_id, connection)
+        self._note(account)
 
     def _was_ended_again(self, account: str, call_id: str) -> bool:
         if (account, call_id) not in self._forgotten:
@@ -288,7 +387,7 @@ class SideBySide:
             found = self._run(self.live.pool.find_call(account, call_id))
             call = found.call if found else None
             expected = model._calls.get(call_id) or model._ended.get(call_id)
-            if (account, call_id) in self._forgotten:
+            if (account, call_id) in self._forgotten | self.lost:
                 expected = None
             if isinstance(call, CallRecord) and isinstance(expected, CallRecord):
                 # The policy that it was billed under is kept by SQL alone.
@@ -328,13 +427,17 @@ class SideBySide:
         if state != self._states.get(account):
             self._states[account] = state
             self._changes[account] += 1
-        cycles, records = self._listed[account]
+        cycles, records, reopened = self._listed[account]
         # An operation turns cycles before it does anything, and makes one item at most.
-        self._items[account] += [*model.cycles[cycles:], *model.records[records:]]
-        self._listed[account] = len(model.cycles), len(model.records)
+        self._items[account] += [
+            *model.cycles[cycles:],
+            *model.records[records:],
+            *model.reopened[reopened:],
+        ]
+        self._listed[account] = len(model.cycles), len(model.records), len(model.reopened)
 
     def _progress(self) -> object:
-        return self._changes.copy(), self._overtaken
+        return self._changes.copy(), self._overtaken, self._vouched
 
     def _state_of(self, account: str) -> object:
         """All of a pool that changes by something happening, and not merely because time passes."""
@@ -342,6 +445,7 @@ class SideBySide:
         view = model.read(self.now_ms)
         return (
             (view.plan, view.pending_plan, view.status, model.time_zone, model.staff, model.channels),
-            (len(model.cycles), len(model.records)),
+            (len(model.cycles), len(model.records), len(model.reopened)),
             dict(model._calls),
+            dict(model._ended),
         )

@@ -11,8 +11,9 @@ from gateway.domain.answers import Admitted, NotDue, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, End, Reap, Resume, Start
 from gateway.domain.calls import CallRecord, CallReopened
 from gateway.domain.errors import CallIdConflict, CallIdUsed, CallUnknown
+from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
-from gateway.pool.leases import Standing, Vouching
+from gateway.pool.leases import Vouching
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, BOB, HOUR, MINUTE, SECOND, T0, TO, a_plan
 from tests.support.pools import LiveAccounts, live_accounts
@@ -49,7 +50,7 @@ async def start(accounts: LiveAccounts, call_id: str, connection: int = 0) -> Ad
 
 async def renew(
     accounts: LiveAccounts, call_id: str, connection: int = 0, *, heard_ago_ms: int = 0, lost: bool = False
-) -> Standing:
+) -> Renewed:
     vouching = Vouching("acme", call_id, connection, heard_ago_ms, lost)
     return (await accounts.pool.renew([vouching]))[0]
 
@@ -62,7 +63,7 @@ async def settled_in_absence(accounts: LiveAccounts, call_id: str, connection: i
     """A call of 90 seconds whose connection was then lost, and that nobody resumed."""
     await start(accounts, call_id, connection)
     await accounts.at(T0 + 90 * SECOND)
-    assert await renew(accounts, call_id, connection, lost=True) is Standing.IN_PROGRESS
+    assert await renew(accounts, call_id, connection, lost=True) is Renewed.RENEWED
     return await until_settled(accounts, call_id)
 
 
@@ -90,7 +91,7 @@ async def test_a_call_whose_lease_runs_out_is_settled_as_of_when_it_was_last_kno
     """R14: by any gateway, with nobody asking."""
     await start(accounts, "c-1", connection=7)
     await accounts.at(T0 + MINUTE)
-    assert await renew(accounts, "c-1", 7) is Standing.IN_PROGRESS
+    assert await renew(accounts, "c-1", 7) is Renewed.RENEWED
     record = await until_settled(accounts, "c-1")
     assert (record.ended_by, record.ended_at_ms, record.billed_seconds) == ("lease_expired", T0 + MINUTE, 60)
     view = await accounts.pool.read("acme")
@@ -113,7 +114,7 @@ async def test_a_call_that_is_vouched_for_goes_on(accounts: LiveAccounts) -> Non
     await start(accounts, "lost", connection=7)
 
     async def lost_is_settled() -> bool:
-        assert await renew(accounts, "kept", 7) is Standing.IN_PROGRESS
+        assert await renew(accounts, "kept", 7) is Renewed.RENEWED
         return any(record.call_id == "lost" for record in await records(accounts))
 
     await wait_until(lost_is_settled, 15)
@@ -139,7 +140,7 @@ async def test_nothing_is_reaped_where_no_gateway_was_heard_of_for_too_long(engi
         finally:
             engine.resume()
         # The lease ran out meanwhile; whoever vouches for it comes first.
-        assert await _renewed(accounts, "c-1", 7) is Standing.IN_PROGRESS
+        assert await _renewed(accounts, "c-1", 7) is Renewed.RENEWED
         assert await records(accounts) == []
 
 
@@ -153,8 +154,8 @@ async def _passed(accounts: LiveAccounts) -> bool:
     return False
 
 
-async def _renewed(accounts: LiveAccounts, call_id: str, connection: int) -> Standing:
-    standing = Standing.UNDECIDED
+async def _renewed(accounts: LiveAccounts, call_id: str, connection: int) -> Renewed:
+    standing = Renewed.UNDECIDED
 
     async def decided() -> bool:
         nonlocal standing
@@ -162,7 +163,7 @@ async def _renewed(accounts: LiveAccounts, call_id: str, connection: int) -> Sta
             standing = await renew(accounts, call_id, connection)
         except Exception:  # noqa: BLE001 - the engine is only just coming back
             return False
-        return standing is not Standing.UNDECIDED
+        return standing is not Renewed.UNDECIDED
 
     await wait_until(decided, 5)
     return standing
@@ -177,8 +178,8 @@ async def test_the_newer_connection_wins_and_the_older_ones_words_are_refused(pa
     answer = await patient.pool.ask(Resume("acme", "c-1", ANA, connection=9))
     assert isinstance(answer, Resumed)
     assert (answer.call_id, answer.late) == ("c-1", False)
-    assert await renew(patient, "c-1", 7) is Standing.SUPERSEDED
-    assert await renew(patient, "c-1", 7, lost=True) is Standing.SUPERSEDED
+    assert await renew(patient, "c-1", 7) is Renewed.NEWER_OWNER
+    assert await renew(patient, "c-1", 7, lost=True) is Renewed.NEWER_OWNER
     for ask in (
         Answered("acme", "c-1", ANA, connection=7),
         End("acme", "c-1", ANA, connection=7),
@@ -188,7 +189,7 @@ async def test_the_newer_connection_wins_and_the_older_ones_words_are_refused(pa
     ):
         with pytest.raises(CallIdConflict):
             await patient.pool.ask(ask)
-    assert await renew(patient, "c-1", 9) is Standing.IN_PROGRESS
+    assert await renew(patient, "c-1", 9) is Renewed.RENEWED
     assert isinstance(await patient.pool.ask(End("acme", "c-1", ANA, connection=9)), Settled)
 
 
@@ -201,19 +202,19 @@ async def test_connections_are_numbered_upwards(patient: LiveAccounts) -> None:
 async def test_a_keepalive_vouches_until_a_connection_does(patient: LiveAccounts) -> None:
     """The contract: only keepalives vouch for a call that HTTP began, until a WebSocket resumes it."""
     await start(patient, "c-1")
-    assert await renew(patient, "c-1", 0) is Standing.IN_PROGRESS
+    assert await renew(patient, "c-1", 0) is Renewed.RENEWED
     await patient.pool.ask(Resume("acme", "c-1", ANA, connection=5))
-    assert await renew(patient, "c-1", 0) is Standing.IN_PROGRESS
-    assert await renew(patient, "c-1", 4) is Standing.SUPERSEDED, "still the connection's"
+    assert await renew(patient, "c-1", 0) is Renewed.RENEWED
+    assert await renew(patient, "c-1", 4) is Renewed.NEWER_OWNER, "still the connection's"
     assert isinstance(await patient.pool.ask(End("acme", "c-1", ANA)), Settled), "words over HTTP are heard"
-    assert await renew(patient, "c-1", 5) is Standing.ENDED
-    assert await renew(patient, "c-2", 5) is Standing.UNKNOWN
+    assert await renew(patient, "c-1", 5) is Renewed.ENDED
+    assert await renew(patient, "c-2", 5) is Renewed.UNKNOWN
 
 
 async def test_nobody_vouches_for_another_devices_call(patient: LiveAccounts) -> None:
     await start(patient, "c-1")
     vouching = Vouching("acme", "c-1", 0, 0, device=BOB)
-    assert await patient.pool.renew([vouching]) == [Standing.UNKNOWN]
+    assert await patient.pool.renew([vouching]) == [Renewed.UNKNOWN]
     with pytest.raises(CallUnknown):
         await patient.pool.ask(Resume("acme", "c-1", BOB))
 

@@ -16,13 +16,15 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from gateway.domain.asks import Answered, Ask, Asker, End, Start
-from gateway.domain.calls import OVERTAKEN_MS
+from gateway.domain.asks import Answered, Ask, Asker, End, Reap, Resume, Retell, Start
+from gateway.domain.billing import billed_seconds, duration_ms
+from gateway.domain.calls import OVERTAKEN_MS, CallInProgress, CallRecord, EndedBy
 from gateway.domain.plans import Plan
 from gateway.domain.policy import CountFrom, Policy
 from tests.pool.side_by_side import CHANNELS, STAFF, SideBySide
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, BOB, HOUR, SECOND, T0, TO, a_plan
+from tests.support.real_time import STEPS_MS
 
 EXAMPLES = os.environ.get("CALLGATE_PROPERTY_EXAMPLES")
 SETTINGS = settings(
@@ -66,6 +68,7 @@ POLICIES = st.builds(
 TIME_ZONES = st.sampled_from(
     ["UTC", "Asia/Tokyo", "America/Havana", "Pacific/Kiritimati", "Pacific/Honolulu"]
 )
+AWAY_MS = st.sampled_from([0, 1000, 31_000, 100_000, 12 * HOUR - 60_000, 12 * HOUR, 12 * HOUR + 1, 49 * HOUR])
 AGO_MS = st.one_of(
     st.just(0),
     st.sampled_from([1, 999, 1000, 29_999, 30_000, 30_001, 60_000, 90_001, 40 * 24 * HOUR]),
@@ -73,7 +76,12 @@ AGO_MS = st.one_of(
 )
 DEVICES = st.sampled_from([ANA, ANA, ANA, ANA, ANA, BOB, ("ana", "desk2"), ("an", "a"), None])
 
-Kind = Literal["start", "emergency", "answered", "end"]
+CONNECTIONS = st.sampled_from([0, 0, 1, 2, 3])
+
+Return = Literal["resume", "end", "answer", "start", "reap"]
+RETURNS: st.SearchStrategy[Return] = st.sampled_from(["resume", "end", "answer", "start", "reap"])
+
+Kind = Literal["start", "emergency", "answered", "end", "resume", "reap"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +100,7 @@ class Saying:
     """An emergency that is told of after it was placed."""
     is_again: bool
     """Means the emergency that goes by a fresh id, not the call whose id it was asked with."""
+    connection: int
 
 
 def sayings(kinds: list[Kind], account: st.SearchStrategy[str] = ACCOUNT) -> st.SearchStrategy[Saying]:
@@ -106,10 +115,14 @@ def sayings(kinds: list[Kind], account: st.SearchStrategy[str] = ACCOUNT) -> st.
         ago_ms=AGO_MS,
         is_late=st.booleans(),
         is_again=st.booleans(),
+        connection=CONNECTIONS,
     )
 
 
-ANYTHING = sayings(["start", "start", "start", "answered", "end", "end", "emergency"])
+ANYTHING = sayings(
+    ["start", "start", "start", "answered", "end", "end", "emergency", "resume", "resume", "reap"]
+)
+REPEATED = sayings(["start", "end", "emergency", "resume", "reap"], st.just("acme"))
 
 
 class AnyAccounts(RuleBasedStateMachine):
@@ -146,7 +159,7 @@ class AnyAccounts(RuleBasedStateMachine):
     def much_is_said_at_once(self, said: list[Saying], look_first: bool) -> None:
         self._say(said, look_first)
 
-    @rule(said=sayings(["start", "end", "emergency"], st.just("acme")), times=st.integers(2, 4))
+    @rule(said=REPEATED, times=st.integers(2, 4))
     def the_same_is_said_again_and_again(self, said: Saying, times: int) -> None:
         self._say([said] * times, look_first=True)
 
@@ -181,25 +194,267 @@ class AnyAccounts(RuleBasedStateMachine):
         if saying.call > 3 and model._calls:
             call_id = list(model._calls)[saying.call % len(model._calls)]
         fresh_id = self.fresh_ids.get((account, call_id), "")
+        named_id = fresh_id if saying.is_again and fresh_id else call_id
         if saying.kind in ("answered", "end"):
             kind = Answered if saying.kind == "answered" else End
-            return kind(
-                account, fresh_id if saying.is_again and fresh_id else call_id, saying.device, saying.ago_ms
-            )
+            return kind(account, named_id, saying.device, saying.ago_ms, saying.connection)
+        if saying.kind == "resume":
+            return Resume(account, named_id, saying.device, saying.connection)
+        if saying.kind == "reap":
+            return Reap(account, named_id)
         device, channel = saying.device or ANA, saying.channel
         if saying.kind == "start":
             is_valid = saying.to != "nowhere"
-            return Start(account, *device, call_id, saying.to, channel, destination_valid=is_valid)
+            return Start(
+                *(account, *device, call_id, saying.to, channel),
+                destination_valid=is_valid,
+                connection=saying.connection,
+            )
         told_at_ms = (
             max(now_ms - saying.ago_ms, model.read(now_ms).cycle.start_ms) if saying.is_late else None
         )
-        emergency = Start(account, *device, call_id, "112", channel, True, True, fresh_id, told_at_ms)
+        emergency = Start(
+            *(account, *device, call_id, "112", channel, True, True, fresh_id, told_at_ms),
+            connection=saying.connection,
+        )
         call = model._calls.get(fresh_id)
         if saying.is_again and call and (call.staff, call.device, call.channel) == (*device, channel):
             return emergency
         self.ids += 1
         self.fresh_ids[account, call_id] = f"f-{self.ids}"
         return replace(emergency, fresh_call_id=f"f-{self.ids}")
+
+    # Calls that nobody vouches for, and those that come back
+
+    @rule(ms=st.sampled_from(STEPS_MS))
+    def real_time_passes(self, ms: int) -> None:
+        self.both.pass_real_time(ms)
+
+    @rule()
+    def the_engine_was_away(self) -> None:
+        self.both.be_away()
+
+    @rule(
+        account=ACCOUNT, every=st.integers(1, 3), connection=CONNECTIONS, device=DEVICES, lost=st.booleans()
+    )
+    def calls_are_renewed(
+        self, account: str, every: int, connection: int, device: Asker | None, *, lost: bool
+    ) -> None:
+        model = self.both.models[account]
+        known = [*list(model._calls)[-4:], *list(model._ended)[-4:], *model._overtaken_at_ms, "unheard-of"]
+        for call_id in dict.fromkeys(known[::every]):
+            self.both.renew(account, call_id, connection, device, lost=lost)
+
+    @rule(account=ACCOUNT, look_first=st.booleans())
+    def all_calls_are_reaped_that_may_be(self, account: str, *, look_first: bool) -> None:
+        calls = list(self.both.models[account]._calls)
+        self.both.ask([Reap(account, call_id) for call_id in calls], look_first=look_first)
+
+    @rule(
+        account=ACCOUNT,
+        connection=CONNECTIONS,
+        is_told=st.booleans(),
+        away_ms=AWAY_MS,
+        ago_ms=AGO_MS,
+        is_lost=st.booleans(),
+        returns=st.lists(RETURNS, min_size=1, max_size=3),
+        look_first=st.booleans(),
+    )
+    def calls_are_settled_in_their_absence_and_come_back(
+        self,
+        account: str,
+        connection: int,
+        *,
+        is_told: bool,
+        away_ms: int,
+        ago_ms: int,
+        is_lost: bool,
+        returns: list[Return],
+        look_first: bool,
+    ) -> None:
+        starts = [replace(self._new_start(account), connection=connection) for _ in range(3)]
+        self.both.ask(starts, look_first=look_first)
+        self._wait_until(self.both.now_ms + 61_000)
+        ids = [start.call_id for start in starts]
+        if is_told:
+            for call_id in ids[:2]:
+                self.both.renew(account, call_id, connection, lost=True)
+        self._wait_until(self.both.now_ms + min(away_ms, HOUR))
+        self.both.pass_real_time(max(STEPS_MS))
+        self.both.ask([Reap(account, call_id) for call_id in ids], look_first=look_first)
+        self._wait_until(self.both.now_ms + away_ms)
+        if is_lost:
+            self.both.lose_ended_call(account, ids[0])
+        for step, back in enumerate(returns):
+            number = max(0, connection - step)
+            asks = [self._return(back, account, call_id, number, ago_ms) for call_id in ids]
+            self.both.ask(asks, look_first=look_first)
+            self._wait_until(self.both.now_ms + ago_ms % 40_000)
+        self.both.look(account)
+
+    def _return(self, back: Return, account: str, call_id: str, connection: int, ago_ms: int) -> Ask:
+        match back:
+            case "resume":
+                return Resume(account, call_id, ANA, connection)
+            case "end":
+                return End(account, call_id, None, ago_ms, connection)
+            case "answer":
+                return Answered(account, call_id, ANA, ago_ms, connection)
+            case "start":
+                return Start(account, *ANA, call_id, TO, connection=connection)
+            case "reap":
+                return Reap(account, call_id)
+
+    @rule(
+        account=ACCOUNT,
+        before_ms=st.integers(1, 300_000),
+        after_ms=st.integers(0, 300_000),
+        reaped_before=st.booleans(),
+        resumes=st.booleans(),
+        ago_ms=AGO_MS,
+    )
+    def calls_come_back_in_another_cycle(
+        self,
+        account: str,
+        before_ms: int,
+        after_ms: int,
+        *,
+        reaped_before: bool,
+        resumes: bool,
+        ago_ms: int,
+    ) -> None:
+        end_ms = self.both.models[account].read(self.both.now_ms).cycle.end_ms
+        self._wait_until(end_ms - before_ms)
+        starts = [self._new_start(account) for _ in range(2)]
+        self.both.ask(starts, look_first=False)
+        reaps: list[Ask] = [Reap(account, start.call_id) for start in starts]
+        self.both.pass_real_time(max(STEPS_MS))
+        self._wait_until(end_ms - before_ms // 2)
+        if reaped_before:
+            self.both.ask(reaps, look_first=False)
+        self._wait_until(end_ms + after_ms)
+        self.both.ask(reaps, look_first=True)
+        if resumes:
+            self.both.ask([Resume(account, start.call_id) for start in starts], look_first=False)
+            self.both.look(account)
+        self.both.ask([End(account, start.call_id, ANA, ago_ms) for start in starts], look_first=False)
+
+    @rule(
+        account=ACCOUNT,
+        which=st.integers(0, 9),
+        ago_ms=AGO_MS,
+        connection=CONNECTIONS,
+        device=DEVICES,
+        emergency=st.sampled_from([False, False, True]),
+        revision=st.integers(0, 3),
+        is_answered=st.booleans(),
+        is_offline=st.booleans(),
+        is_known=st.booleans(),
+    )
+    def a_call_is_made_again_by_its_receipt(
+        self,
+        account: str,
+        which: int,
+        ago_ms: int,
+        connection: int,
+        device: Asker | None,
+        emergency: bool,
+        revision: int,
+        is_answered: bool,
+        is_offline: bool,
+        is_known: bool,
+    ) -> None:
+        model, now_ms = self.both.models[account], self.both.now_ms
+        known = [*model._calls, *model._ended, *model._overtaken_at_ms]
+        call_id = known[which % len(known)] if is_known and known else self._new_start(account).call_id
+        admitted_ms = now_ms - ago_ms
+        receipt = CallInProgress(
+            account=account,
+            call_id=call_id,
+            staff=ANA[0],
+            device=ANA[1],
+            channel=None,
+            to="112" if emergency else TO,
+            admitted_at_ms=admitted_ms,
+            answered_at_ms=now_ms - ago_ms // 2 if is_answered else None,
+            cycle_start_ms=self._cycle_start_ms(account, admitted_ms),
+            emergency=emergency,
+            counts=not emergency,
+            revision=revision,
+            admitted_offline=is_offline,
+        )
+        if (account, call_id) not in self.both.lost:
+            ask = Resume(account, call_id, device, connection, receipt)
+            self.both.ask([ask, ask, self._new_start(account)], look_first=True)
+
+    @rule(account=ACCOUNT, which=st.integers(0, 9), saved=st.booleans(), look_first=st.booleans())
+    def settlements_are_told_again(self, account: str, which: int, *, saved: bool, look_first: bool) -> None:
+        """Nothing was lost: that changes nothing."""
+        records = self.both.models[account].records[which::5]
+        self.both.ask([Retell(record, saved) for record in records], look_first=look_first)
+
+    @rule(
+        account=ACCOUNT,
+        which=st.integers(0, 9),
+        ago_ms=AGO_MS,
+        revision=st.integers(1, 4),
+        of=st.sampled_from(["a call in progress", "an ended call", "a lost call"]),
+        by=st.sampled_from(["hangup", "connection_lost", "lease_expired"]),
+    )
+    def a_settlement_is_told_that_the_engine_lost(
+        self, account: str, which: int, ago_ms: int, revision: int, of: str, by: EndedBy
+    ) -> None:
+        model, now_ms, policy = self.both.models[account], self.both.now_ms, self.both.policy
+        known: list[CallInProgress | CallRecord] = []
+        if of != "a lost call":
+            known = [*(model._calls if of == "a call in progress" else model._ended).values()]
+        admitted_ms = now_ms - ago_ms
+        call = Start(account, *ANA, self._new_start(account).call_id, TO)
+        if known:
+            told = known[which % len(known)]
+            admitted_ms = told.admitted_at_ms
+            call = Start(account, told.staff, told.device, told.call_id, told.to, told.channel)
+            answered_ms, is_emergency, cycle_start_ms = (
+                told.answered_at_ms,
+                told.emergency,
+                told.cycle_start_ms,
+            )
+        else:
+            answered_ms, is_emergency = None, False
+            cycle_start_ms = self._cycle_start_ms(account, admitted_ms)
+        ended_ms = max(admitted_ms, now_ms - ago_ms // 2)
+        duration = duration_ms(policy, admitted_ms, answered_ms, ended_ms)
+        billed = 0 if is_emergency else billed_seconds(duration, policy)
+        record = CallRecord(
+            account=account,
+            call_id=call.call_id,
+            staff=call.staff,
+            device=call.device,
+            channel=call.channel,
+            to=call.to,
+            admitted_at_ms=admitted_ms,
+            answered_at_ms=answered_ms,
+            ended_at_ms=ended_ms,
+            settled_at_ms=now_ms,
+            duration_ms=duration,
+            billed_seconds=billed,
+            counted=billed > 0,
+            ended_by=by,
+            emergency=is_emergency,
+            cycle_start_ms=cycle_start_ms,
+            revision=revision,
+            policy=policy,
+        )
+        self.both.ask([Retell(record, saved=False)] * 2, look_first=True)
+        self.both.look(account)
+
+    def _cycle_start_ms(self, account: str, at_ms: int) -> int:
+        """Of the cycle that holds an instant, or of the oldest that is known."""
+        cycles = self.both.models[account].cycles
+        return max(
+            (cycle.cycle_start_ms for cycle in cycles if cycle.cycle_start_ms <= at_ms),
+            default=cycles[0].cycle_start_ms,
+        )
 
     # Accounts
 
@@ -379,7 +634,7 @@ class AnyAccounts(RuleBasedStateMachine):
 def test_the_live_pool_and_the_model_never_differ(
     engine: EngineServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R4-R10, R16, R17, R19-R25, R30."""
+    """R4-R10, R12-R17, R19-R26, R28, R30."""
     # What is compared are decisions. A machine that is busy with other things must not make them time out.
     for deadline in ("operations.DEADLINE", "operations.EMERGENCY_DEADLINE", "engine.TIMEOUT"):
         monkeypatch.setattr(f"gateway.pool.{deadline}_SECONDS", 60.0)

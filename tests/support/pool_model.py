@@ -5,8 +5,9 @@ from __future__ import annotations
 from datetime import date
 from typing import Any
 
-from gateway.domain.answers import Admitted, Noted, Refused, Settled
-from gateway.domain.asks import Answered, Asker, End, Start
+from gateway.domain.answers import Admitted, NotDue, Noted, Refused, Resumed, Settled
+from gateway.domain.asks import Answered, Asker, End, Reap, Resume, Retell, Start
+from gateway.domain.calls import CallRecord
 from gateway.domain.cycles import parse_rfc3339
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
@@ -81,11 +82,44 @@ def refusal(pool: PoolModel, call_id: str, at_ms: int, device: Asker = ANA, **ch
     return answer
 
 
-def answered(pool: PoolModel, call_id: str, at_ms: int, device: Asker | None = ANA, ago_ms: int = 0) -> Noted:
+def answered(
+    pool: PoolModel,
+    call_id: str,
+    at_ms: int,
+    device: Asker | None = ANA,
+    ago_ms: int = 0,
+    connection: int = 0,
+) -> Noted:
     """Report an answer."""
-    return pool.answered(Answered(ACCOUNT, call_id, device, ago_ms), at_ms)
+    return pool.answered(Answered(ACCOUNT, call_id, device, ago_ms, connection), at_ms)
 
 
-def end(pool: PoolModel, call_id: str, at_ms: int, device: Asker | None = ANA, ago_ms: int = 0) -> Settled:
+def end(
+    pool: PoolModel, call_id: str, at_ms: int, device: Asker | None = ANA, ago_ms: int = 0, **changes: Any
+) -> Settled:
     """End a call."""
-    return pool.end(End(ACCOUNT, call_id, device, ago_ms), at_ms)
+    return pool.end(End(ACCOUNT, call_id, device, ago_ms, **changes), at_ms)
+
+
+def resume(
+    pool: PoolModel, call_id: str, at_ms: int, connection: int = 0, device: Asker | None = ANA, **changes: Any
+) -> Resumed:
+    """Vouch for a call again."""
+    return pool.resume(Resume(ACCOUNT, call_id, device, connection, **changes), at_ms)
+
+
+def reap(pool: PoolModel, call_id: str, at_ms: int, **changes: Any) -> Settled | NotDue:
+    """Ask for a call to be settled that nobody may vouch for any more."""
+    return pool.reap(Reap(ACCOUNT, call_id), at_ms, **changes)
+
+
+def settled_in_absence(pool: PoolModel, call_id: str, at_ms: int) -> Settled:
+    """Settle a call that nobody vouches for any more."""
+    answer = reap(pool, call_id, at_ms)
+    assert isinstance(answer, Settled), answer
+    return answer
+
+
+def retell(pool: PoolModel, record: CallRecord, at_ms: int, *, saved: bool = False) -> Noted:
+    """Tell a settlement again."""
+    return pool.retell(Retell(record, saved), at_ms)

@@ -9,14 +9,16 @@ from dataclasses import replace
 from datetime import date
 
 from gateway.domain.answers import Answer, PoolView, Settled, settled_before
-from gateway.domain.asks import AccountConfig, AccountStatus, Ask, End
+from gateway.domain.asks import AccountConfig, AccountStatus, Ask, Asker, End
 from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
 from gateway.domain.cycles import Cycle
 from gateway.domain.errors import CallgateError, CallUnknown
+from gateway.domain.leases import Renewed
 from gateway.domain.plans import AppliesFrom, Plan, plan_change
 from gateway.domain.policy import Policy
 from gateway.pool.engine import Engine, connect
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
+from gateway.pool.leases import Vouching
 from gateway.pool.live_pool import MS_AN_HOUR, LivePool
 from gateway.pool.scripts import script
 from gateway.pool.shards import Shards
@@ -91,10 +93,15 @@ class LiveAccounts:
         if not opened:
             return config
         cycle = Cycle(opened[-1].cycle_index, opened[-1].cycle_start_ms, opened[-1].cycle_end_ms)
+        standing: dict[tuple[str, int], CallRecord] = {}
+        for item in of_account:
+            # R15: a higher revision replaces a lower one; that of a call that goes on again counts no more.
+            if isinstance(item, CallRecord):
+                standing[item.call_id, item.admitted_at_ms] = item
+            elif isinstance(item, CallReopened):
+                standing.pop((item.call_id, item.admitted_at_ms), None)
         billed = [
-            item.billed_seconds
-            for item in of_account
-            if isinstance(item, CallRecord) and item.cycle_start_ms == cycle.start_ms
+            record.billed_seconds for record in standing.values() if record.cycle_start_ms == cycle.start_ms
         ]
         return replace(config, running_cycle=cycle, settled_seconds=sum(billed))
 
@@ -216,6 +223,20 @@ class LiveAccounts:
             self.pool.submit(ask, answers[-1].set_result)
         return [await answer for answer in answers]
 
+    async def renew(
+        self,
+        account: str,
+        call_id: str,
+        *,
+        connection: int,
+        heard_ago_ms: int = 0,
+        lost: bool = False,
+        device: Asker | None = None,
+    ) -> Renewed:
+        """Vouch for one call, as a gateway does for many at a time."""
+        vouching = Vouching(account, call_id, connection, heard_ago_ms, lost, device)
+        return (await self.pool.renew([vouching]))[0]
+
     async def end(self, ask: End) -> Settled:
         """End a call; a settlement that Redis has forgotten comes from the records (R17)."""
         try:
@@ -283,7 +304,7 @@ async def live_accounts(
     lease_ms: int = 15_000,
     grace_ms: int = 30_000,
 ) -> AsyncIterator[LiveAccounts]:
-    """Pools in an engine, under a clock that stands still."""
+    """Pools in an engine, under a clock that stands still. `leases` is what `LivePool` is told of them."""
     engine = connect(engine_url)
     accounts = LiveAccounts(
         engine,
