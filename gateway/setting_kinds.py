@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 SHORTEST_TOKEN_SECRET_BYTES = 32
@@ -183,6 +183,9 @@ class Directory:
         return str(value)
 
 
+_OF_ONE_SERVER: Final = ("redis", "rediss")
+
+
 @dataclass(frozen=True, slots=True)
 class Url:
     """A URL of one of `schemes`. It may carry a password, and so is never repeated in an error."""
@@ -199,7 +202,9 @@ class Url:
         url = value.strip()
         try:
             parts = urlsplit(url)
-            port = parts.port
+            # Sentinels, a Cluster's nodes and PostgreSQL's standbys are several, separated by commas.
+            hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+            are_valid = all(host.hostname and host.port != 0 for host in hosts)
         except ValueError:
             raise ValueError(f"must be {accepted} with a valid host and port") from None
         if parts.scheme not in self.schemes:
@@ -207,8 +212,10 @@ class Url:
         if parts.scheme == "unix":
             if not parts.path:
                 raise ValueError("must name a socket, as in unix:///run/valkey/valkey.sock")
-        elif not parts.netloc or port == 0:
+        elif not are_valid:
             raise ValueError(f"must be {accepted} with a host")
+        elif len(hosts) > 1 and parts.scheme in _OF_ONE_SERVER:
+            raise ValueError("names several servers, which only redis+cluster:// and redis+sentinel:// may")
         return url
 
     def write(self, value: str) -> str:

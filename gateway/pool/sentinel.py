@@ -44,7 +44,7 @@ class Sentinels:
         self._asked_at = float("-inf")
         self._asking: asyncio.Task[Address] | None = None
         options["socket_timeout"] = options["socket_connect_timeout"] = SENTINEL_TIMEOUT_SECONDS
-        self._clients = [Server.on(make_pool(host=host, port=port, **options)) for host, port in addresses]
+        self.clients = [Server.on(make_pool(host=host, port=port, **options)) for host, port in addresses]
 
     async def find(self) -> Address:
         """Which is the primary now. Raises RedisError if no Sentinel says."""
@@ -62,7 +62,7 @@ class Sentinels:
         if self._asking is not None:
             self._asking.cancel()
             await asyncio.wait([self._asking])
-        for client in self._clients:
+        for client in self.clients:
             await client.aclose()
 
     def _ask_once(self) -> asyncio.Task[Address]:
@@ -75,7 +75,7 @@ class Sentinels:
 
     async def _ask_all(self) -> Address:
         """The primary of the highest configuration epoch; of one epoch, the one most often named."""
-        tasks = {asyncio.create_task(self._ask(client)) for client in self._clients}
+        tasks = {asyncio.create_task(self._ask(client)) for client in self.clients}
         said: list[tuple[int, Address]] = []
         failures: list[str] = []
         pending, limit = tasks, None

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import random
+import ssl
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.domain.errors import SettingsError
-from gateway.pool.connections import CONNECTIONS, Server
+from gateway.pool.connections import CONNECTIONS, Server, TlsConnection
 from gateway.pool.engine import Engine, connect
 from tests.support.engines import EngineServer
 from tests.support.proxy import FaultyProxy
@@ -138,6 +146,75 @@ async def test_a_primary_that_was_demoted_is_left(start_replicated: Callable[...
     await reached.close()
 
 
+async def test_over_tls_too(engine: EngineServer, tmp_path: Path) -> None:
+    certificate = make_certificate(tmp_path)
+    server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    server.load_cert_chain(certificate)
+
+    async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        engine_reader, engine_writer = await asyncio.open_unix_connection(engine.socket)
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(pump(reader, engine_writer))
+                tasks.create_task(pump(engine_reader, writer))
+        finally:
+            writer.close()
+            engine_writer.close()
+
+    async def pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(pass_on, "127.0.0.1", 0, ssl=server) as listening:
+        port = listening.sockets[0].getsockname()[1]
+        reached = connect(f"rediss://localhost:{port}?ssl_ca_certs={certificate}")
+        assert isinstance(reached.client, Server)
+        assert isinstance(reached.client.make_connection(), TlsConnection)
+        for number in range(200):
+            task = asyncio.create_task(reached.client.execute_command("ECHO", f"lost-{number}"))
+            for _ in range(number % 8):
+                await asyncio.sleep(0)
+            if task.cancel():
+                with pytest.raises(asyncio.CancelledError):
+                    await task
+            assert await reached.client.execute_command("ECHO", f"q-{number}") == f"q-{number}".encode()
+        await reached.close()
+        untrusting = connect(f"rediss://localhost:{port}")
+        with pytest.raises(RedisConnectionError, match="certificate"):
+            await untrusting.client.execute_command("PING")
+        await untrusting.close()
+
+
+def make_certificate(directory: Path) -> Path:
+    """A key and a certificate for localhost, signed by itself, in one file."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    path = directory / "localhost.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + certificate.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
 async def test_what_a_server_refuses_keeps_its_connection(client: Server, engine: EngineServer) -> None:
     await client.ping()
     before = engine.info("stats")["total_connections_received"]
@@ -168,3 +245,13 @@ async def test_plain_commands_go_together(client: Server) -> None:
 def test_an_address_that_is_none_is_refused(url: str) -> None:
     with pytest.raises(SettingsError, match="CALLGATE_REDIS_URL"):
         connect(url)
+
+
+def test_an_address_of_several_hosts_is_read() -> None:
+    reached = connect("redis+sentinel://gate:p%40ss@s1,[::1]:26380/calls")
+    assert reached.sentinels is not None
+    asked = [each.connection_pool.connection_kwargs for each in reached.sentinels.clients]
+    assert [(each["host"], each["port"]) for each in asked] == [("s1", 26379), ("::1", 26380)]
+    assert isinstance(reached.client, Server)
+    given = reached.client.connection_pool.connection_kwargs
+    assert (given["username"], given["password"]) == ("gate", "p@ss")

@@ -131,6 +131,25 @@ async def test_a_service_that_no_sentinel_knows_is_said(
             await engine.client.execute_command("PING")
 
 
+async def test_user_and_password_are_the_engine_s(
+    start_sentinels: Callable[..., SentinelSetup], start_cluster: Callable[..., Cluster]
+) -> None:
+    for setup in (start_sentinels(replicas=1), start_cluster()):
+        for server in setup.servers:
+            server.ask("ACL", "SETUSER", "gate", "on", ">p@ss", "~*", "&*", "+@all")
+        async with engine_at(setup.url.replace("://", "://gate:p%40ss@")) as engine:
+            await engine.client.execute_command("SET", "a", "1")
+            clients = (
+                setup.owner_of("a").ask("CLIENT", "LIST")
+                if isinstance(setup, Cluster)
+                else (setup.primary.ask("CLIENT", "LIST"))
+            )
+            assert b"user=gate" in clients
+        async with engine_at(setup.url.replace("://", "://gate:wrong@")) as engine:
+            with pytest.raises(RedisError):
+                await engine.client.execute_command("SET", "a", "1")
+
+
 # Clusters
 
 

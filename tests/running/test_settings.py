@@ -65,6 +65,18 @@ def test_secrets_keep_their_order_for_the_first_one_signs() -> None:
     assert settings.token_secrets == (f"z{SECRET}", f"a{SECRET}")
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://gate:secret@s1:26379,s2,[::1]:26381/calls",
+        "redis+cluster://n1:7000,n2:7001,n3:7002",
+        "rediss://gate:secret@cache:6380/0",
+    ],
+)
+def test_an_engine_s_address_may_name_several_servers_where_it_has_several(url: str) -> None:
+    assert load_settings({}, {"CALLGATE_REDIS_URL": url}).redis_url == url
+
+
 def test_an_empty_variable_is_not_set_but_an_empty_list_is_none() -> None:
     settings = load_settings(
         {}, {"CALLGATE_PORT": "", "CALLGATE_REDIS_URL": "", "CALLGATE_EMERGENCY_NUMBERS": ""}
@@ -89,6 +101,9 @@ def test_an_empty_variable_is_not_set_but_an_empty_list_is_none() -> None:
         ("redis_url", "redis://"),
         ("redis_url", "unix://"),
         ("redis_url", "redis://cache:99999"),
+        ("redis_url", "redis://a,b"),
+        ("redis_url", "redis+sentinel://a:1,/calls"),
+        ("redis_url", "redis+cluster://a:1,b:99999"),
         ("database_url", "mysql://db"),
         ("data_dir", "/dev/null"),
         ("admin_key", "with a space"),

@@ -66,6 +66,9 @@ class Replicated:
         for server in self.servers:
             server.start()
         wait_until_sync(self.in_step, 15)
+        # A replica that has only just been filled takes up to a second to say so, and is sent nothing before.
+        self.servers[0].ask("PUBLISH", "all are there", "")
+        self.servers[0].ask("WAIT", len(self.servers) - 1, 5000)
 
     def in_step(self) -> bool:
         """Whether all replicas have all that the primary has."""
