@@ -7,10 +7,11 @@
 --        calls (-1: no limit), seats limit, channels limit; the same five of the pending plan, and the instant from
 --        which it holds (ms; 0 none pending); seats used, channels used; seconds settled in the cycle that holds now,
 --        and that cycle's start (ms), for a pool made anew; index of the first boundary, number of boundaries, the
---        boundaries (ms, ascending); then the members ("s/<staff>", "c/<channel>")
--- Reply  APPLIED or UNCHANGED, the version, and how many calls in progress a pool made anew has found; or SHARD_MISSING or
---        SHARD_MOVED; or CYCLES_MISSING and the index of the cycle from which on the boundaries are needed. Behind these
---        three: run of the engine, epoch and seq of the shard
+--        boundaries (ms, ascending); 1 if the calls in progress were looked up in SQL, number of those that have ended
+--        there, and these ("<account>/<call id>", the ended call's value); then the members ("s/<staff>", "c/<channel>")
+-- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING or SHARD_MOVED; or CYCLES_MISSING and the index of the cycle
+--        from which on the boundaries are needed; or CALLS_UNCHECKED: the pool is to be made anew, and has calls in progress
+--        that must be looked up first. Behind these two: run of the engine, epoch and seq of the shard
 -- Rules  R18, R19, R21-R25, R28
 -- @include shard
 -- @include call
@@ -39,12 +40,33 @@ local settled_seconds, settled_cycle_start_ms = take_number(), take_number()
 local first_index, boundaries = take_number(), {}
 for i = 1, take_number() do boundaries[i] = take_number() end
 
+local is_checked, ended_calls = take() == '1', {}
+for i = 1, 2 * take_number() do ended_calls[i] = take() end
+
 local function boundary(index) return boundaries[index - first_index + 1] or 0 end
 
 -- R18: the end of the running cycle stays as it is, whatever the time zone has become; later ones follow SQL.
 local function set_coming_boundaries(p)
   p.next_1_ms, p.next_2_ms, p.next_3_ms =
     boundary(p.cycle_index + 2), boundary(p.cycle_index + 3), boundary(p.cycle_index + 4)
+end
+
+-- What SQL knows to have ended does not go on, whatever the engine has forgotten of it. It is in the sum already.
+local function end_calls(m)
+  local ended = {}
+  for i = 1, #ended_calls, 2 do
+    local field, value = ended_calls[i], ended_calls[i + 1]
+    local blob = call('HGET', shard_keys[CALLS_KEY], field)
+    if blob and kind_of(blob) == IN_PROGRESS
+      and decode_call(blob).admitted_at_ms == decode_call(value).admitted_at_ms then
+      call('HSET', shard_keys[CALLS_KEY], field, value)
+      call('ZREM', keys[ORDER_KEY], field)
+      ended[#ended + 1] = field
+    end
+  end
+  if #ended == 0 then return end
+  call('RPUSH', shard_keys[ENDED_KEY], text(m.now_ms) .. ' ' .. table.concat(ended, ' '))
+  m.in_progress = m.in_progress - #ended
 end
 
 -- A pool made anew stands in the cycle that holds now. Calls in progress that outlived the pool are counted in.
@@ -58,6 +80,7 @@ local function new_pool(m)
   p.settled_seconds = p.cycle_start_ms == settled_cycle_start_ms and settled_seconds or 0
   p.folded_to_ms = p.cycle_start_ms
   p.free_seconds, p.increment_seconds, p.count_from = m.free_seconds, m.increment_seconds, m.count_from
+  end_calls(m)
   local order_key, start_ms = keys[ORDER_KEY], p.cycle_start_ms
   local function count(from, to) return call('ZCOUNT', order_key, from, to) end
   p.emergencies = count(text(EMERGENCY_BASE), '+inf')
@@ -104,18 +127,19 @@ end
 
 local m, absent = open_shard(shard_keys[META_KEY])
 local items = new_items()
-if not m then return { absent, 0, 0, run, 0, 0 } end
+if not m then return { absent, 0, run, 0, 0 } end
 
 local packed = call('GET', keys[POOL_KEY])
 local p, missing_index = packed and decode_pool(packed), nil
 local version_before = p and p.version or 0
 if p and p.epoch == m.epoch then
   if not turn_all_cycles(p, m, items) then
-    return { CYCLES_MISSING, decode_pool(packed).cycle_index, 0, run, m.epoch, m.seq }
+    return { CYCLES_MISSING, decode_pool(packed).cycle_index, run, m.epoch, m.seq }
   end
 else
+  if not is_checked and call('EXISTS', keys[ORDER_KEY]) == 1 then return { CALLS_UNCHECKED, 0, run, m.epoch, m.seq } end
   p, missing_index = new_pool(m)
-  if not p then return { CYCLES_MISSING, missing_index, 0, run, m.epoch, m.seq } end
+  if not p then return { CYCLES_MISSING, missing_index, run, m.epoch, m.seq } end
   p.version = max(p.version, version_before)
   set_coming_boundaries(p)
 end
@@ -136,4 +160,4 @@ call('ZADD', shard_keys[ALARMS_KEY], text(p.cycle_end_ms), account)
 close_pool(m, p, keys)
 append_items(m, shard_keys[RECORDS_KEY], items)
 save_shard(m)
-return { is_newer and APPLIED or UNCHANGED, p.version, p.made and p.calls or 0, run, m.epoch, m.seq }
+return { is_newer and APPLIED or UNCHANGED, p.version, run, m.epoch, m.seq }

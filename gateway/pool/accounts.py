@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Final
 
 import structlog
 
 from gateway.domain.asks import AccountConfig
+from gateway.domain.calls import CallRecord
 from gateway.domain.cycles import boundary_ms, index_at
 from gateway.domain.errors import EngineUnavailable
 from gateway.domain.plans import Plan, channels_limit, seats_limit
 from gateway.pool.codes import Code
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
-from gateway.pool.packed import UNLIMITED
+from gateway.pool.packed import UNLIMITED, pack_record
 from gateway.pool.scripts import Argument, script
 from gateway.pool.shards import Shards
 
@@ -23,8 +24,8 @@ log = structlog.get_logger(__name__)
 Loader = Callable[[str], Awaitable[AccountConfig | None]]
 """Reads an account from SQL; None if SQL knows no such account."""
 
-Reconcile = Callable[[str], Awaitable[None]]
-"""Ends the calls in progress of an account that SQL knows to have ended."""
+EndedCalls = Callable[[str], Awaitable[Sequence[CallRecord]]]
+"""Asks SQL which calls that are in progress in an account's pool have ended. Raises DatabaseUnavailable."""
 
 _COMING_CYCLES: Final = 4
 _ATTEMPTS: Final = 4
@@ -34,13 +35,13 @@ class Accounts:
     """Brings pools in line with what SQL says of their accounts."""
 
     def __init__(
-        self, engine: Engine, keys: KeySpace, shards: Shards, loader: Loader, reconcile: Reconcile
+        self, engine: Engine, keys: KeySpace, shards: Shards, loader: Loader, ended_calls: EndedCalls
     ) -> None:
         self._engine = engine
         self._keys = keys
         self._shards = shards
         self._loader = loader
-        self._reconcile = reconcile
+        self._ended_calls = ended_calls
 
     async def supply(self, account: str, code: int) -> bool:
         """Supply what a script missed: a shard, a pool, or the boundaries of its coming cycles.
@@ -66,30 +67,39 @@ class Accounts:
         now_ms = (await self._shards.clock()).now_ms
         current = index_at(config.billing_date, config.time_zone, now_ms)
         first, last = current - 2, current + _COMING_CYCLES
+        ended: Sequence[CallRecord] | None = None
         for _ in range(_ATTEMPTS):
-            code, detail, calls_found = await self._apply(config, first, last)
+            code, detail = await self._apply(config, first, last, ended)
             if code in (Code.APPLIED, Code.UNCHANGED):
-                if calls_found:
-                    await self._reconcile(config.account)
                 return detail
-            if code in (Code.SHARD_MISSING, Code.SHARD_MOVED):
+            if code == Code.CALLS_UNCHECKED:
+                ended = await self._ended_calls(config.account)
+            elif code in (Code.SHARD_MISSING, Code.SHARD_MOVED):
                 await self._shards.confirm([self._keys.shard_of(config.account)])
             else:
                 # Nobody called for many cycles: all of them turn, one by one, so all boundaries are needed.
                 first = min(first, detail)
         raise EngineUnavailable("The account's pool could not be brought up to date; try again shortly.")
 
-    async def _apply(self, config: AccountConfig, first: int, last: int) -> tuple[int, int, int]:
+    async def _apply(
+        self, config: AccountConfig, first: int, last: int, ended: Sequence[CallRecord] | None
+    ) -> tuple[int, int]:
         shard = self._keys.shard_of(config.account)
         keys = [*self._keys.of_shard(shard), *self._keys.of_account(config.account, shard)]
-        code, detail, calls_found, run, epoch, seq = await script("account_apply").run(
-            self._engine.client, keys, _arguments(config, first, last)
+        code, detail, run, epoch, seq = await script("account_apply").run(
+            self._engine.client, keys, account_arguments(config, first, last, ended)
         )
         self._shards.saw(shard, run, epoch, seq)
-        return code, detail, calls_found
+        return code, detail
 
 
-def _arguments(config: AccountConfig, first: int, last: int) -> list[Argument]:
+def account_arguments(
+    config: AccountConfig, first: int, last: int, ended: Sequence[CallRecord] | None = None
+) -> list[Argument]:
+    """What the script is told of an account, with the boundaries of these cycles.
+
+    `ended` are the calls in progress that SQL knows to have ended; None if it was not asked.
+    """
     running = config.running_cycle
     boundaries = {k: boundary_ms(config.billing_date, config.time_zone, k) for k in range(first, last + 1)}
     if running is not None:
@@ -116,8 +126,15 @@ def _arguments(config: AccountConfig, first: int, last: int) -> list[Argument]:
         str(first),
         str(len(boundaries)),
         *(str(each) for each in boundaries.values()),
+        "0" if ended is None else "1",
+        str(len(ended or ())),
+        *(part for record in ended or () for part in _ended(record)),
         *members,
     ]
+
+
+def _ended(record: CallRecord) -> tuple[str, bytes]:
+    return f"{record.account}/{record.call_id}", pack_record(record)
 
 
 def _plan(plan: Plan | None, pending: Plan | None) -> tuple[str, ...]:

@@ -18,7 +18,6 @@ import structlog
 from redis.exceptions import RedisError
 
 from gateway import metrics
-from gateway.domain.answers import Answer
 from gateway.domain.asks import Ask
 from gateway.domain.errors import CallgateError, EngineUnavailable
 from gateway.pool.codes import UNDECIDED
@@ -86,14 +85,6 @@ class Batcher:
         """Queue an ask and return at once; `done` is called later, on this loop, exactly once."""
         operation = Operation(ask, done, monotonic())
         self._lanes[self._keys.shard_of(ask.account) % LANES].submit(operation)
-
-    async def ask_aside(self, asks: Iterable[Ask]) -> None:
-        """Carry out asks at once, past those that wait (they may wait for this), and forget their answers.
-
-        Raises EngineUnavailable if nothing was decided, RedisError.
-        """
-        operations = [Operation(ask, _nobody, monotonic()) for ask in asks]
-        await self._lanes[0].carry_out(operations)
 
     async def run(self) -> None:
         """Carry out what is submitted. When cancelled, the rest is answered with `engine_unavailable`."""
@@ -186,14 +177,6 @@ class _Lane:
                 batch.append(operation)
         return batch
 
-    async def carry_out(self, operations: list[Operation]) -> None:
-        for first in range(0, len(operations), MAX_BATCH):
-            piece = operations[first : first + MAX_BATCH]
-            for sections in self._engine.split(_sections(piece, self._keys)):
-                reply = await self._script.run(self._engine.client, *self._encode(sections))
-                if reply[0] in UNDECIDED:
-                    raise EngineUnavailable
-
     async def _decide(self, batch: list[Operation]) -> None:
         metrics.BATCH_SIZE.observe(len(batch))
         failed: list[Operation] = []
@@ -271,10 +254,6 @@ class _Lane:
                     operation.fail(failure)
                 elif is_known or operation.without_pool():
                     self.submit(operation)
-
-
-def _nobody(_: Answer | CallgateError) -> None:
-    """Nobody waits for the answer."""
 
 
 def _stopping() -> EngineUnavailable:

@@ -13,7 +13,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from gateway.domain.answers import MAX_CALLS_SHOWN, Answer, PoolView, Settled
-from gateway.domain.asks import AccountConfig, Ask, Reap, Retell
+from gateway.domain.asks import AccountConfig, Ask, Reap
 from gateway.domain.billing import overrun_seconds, remaining_seconds
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.cycles import Cycle
@@ -92,7 +92,7 @@ class LivePool:
         self._shards = Shards(
             engine, self._keys, policy, simulate=simulate, saved_numbers=saved_numbers or none_saved
         )
-        self._accounts = Accounts(engine, self._keys, self._shards, loader, self._reconcile)
+        self._accounts = Accounts(engine, self._keys, self._shards, loader, self._ended_calls)
         self._loader = loader
         self._find_ended = find_ended
         self._saved_before_ms = saved_before_ms
@@ -398,13 +398,12 @@ class LivePool:
                     alarms = self._keys.named(self._keys.shard_of(account), "alarms")[0]
                     await self._engine.client.zrem(alarms, account)
 
-    async def _reconcile(self, account: str) -> None:
-        """A pool was made anew and found calls in progress: what SQL knows to have ended does not go on."""
+    async def _ended_calls(self, account: str) -> Sequence[CallRecord]:
+        """What SQL knows to have ended of an account's calls in progress, whose pool is to be made anew."""
         if self._find_ended is None:
-            return
+            return ()
         calls = await self._device_calls.all_of(account)
-        ended = await self._find_ended(account, [(call.call_id, call.admitted_at_ms) for call in calls])
-        await self._batcher.ask_aside(Retell(record, saved=True) for record in ended)
+        return await self._find_ended(account, [(call.call_id, call.admitted_at_ms) for call in calls])
 
     def _lost(self, changed: Mapping[int, bool]) -> None:
         self._kept.lost(changed)

@@ -22,7 +22,7 @@ from redis import Redis
 from gateway.domain.asks import AccountConfig, Ask, End, Start
 from gateway.domain.plans import Plan
 from gateway.embedded import valkey_binary
-from gateway.pool.accounts import _arguments as account_arguments
+from gateway.pool.accounts import account_arguments
 from gateway.pool.keys import KeySpace
 from gateway.pool.operations import Operation, section_arguments
 from gateway.pool.scripts import Argument, script
