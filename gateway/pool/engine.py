@@ -9,7 +9,7 @@ from time import monotonic, perf_counter
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from redis.asyncio.connection import parse_url
+from redis.asyncio.connection import BlockingConnectionPool, parse_url
 from redis.exceptions import NoScriptError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
@@ -34,10 +34,11 @@ COUNTED_SECONDS: Final = 1.0
 
 @dataclass(slots=True)
 class _Counted:
-    """How many replicas a primary had, and when that was."""
+    """How many replicas a primary had, when that was, and when there were any."""
 
     at: float = float("-inf")
     replicas: int = 0
+    seen_at: float = float("-inf")
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
@@ -51,6 +52,9 @@ class Engine:
     client: Client
     spans_shards: bool
     sentinels: Sentinels | None = None
+    alone_after_seconds: float = 30.0
+    """A primary that lost all its replicas may be the one that is cut off, with another in its place soon:
+    for so long what it is told does not count for who wants all of them to have it."""
     _counted: dict[Server, _Counted] = field(default_factory=dict, repr=False)
 
     def split(self, sections: Sequence[tuple[int, T]]) -> list[list[tuple[int, T]]]:
@@ -95,7 +99,7 @@ class Engine:
         given = [len(keys), *keys, *arguments]
 
         async def work(node: Server, asking: bool) -> Any:
-            wanted = await self._connected_replicas(node) if replicas == "all" else replicas
+            wanted = await self._all_replicas(node) if replicas == "all" else replicas
             commands: list[tuple[Any, ...]] = [("EVALSHA", script.sha, *given)]
             if wanted:
                 # Valkey waits for a connection's own writes only, and a script that is asked again may find
@@ -131,12 +135,17 @@ class Engine:
         if self.sentinels is not None:
             await self.sentinels.close()
 
-    async def _connected_replicas(self, node: Server) -> int:
+    async def _all_replicas(self, node: Server) -> int:
         counted = self._counted.setdefault(node, _Counted())
         async with counted.lock:
-            if monotonic() - counted.at >= COUNTED_SECONDS:
+            now = monotonic()
+            if now - counted.at >= COUNTED_SECONDS:
                 counted.replicas = online_replicas(await node.info("replication"))
-                counted.at = monotonic()
+                counted.at = now
+                if counted.replicas:
+                    counted.seen_at = now
+            if not counted.replicas and now - counted.seen_at < self.alone_after_seconds:
+                return 1
             return counted.replicas
 
 
@@ -179,10 +188,15 @@ def connect(url: str) -> Engine:
     )
 
 
-def _pool(url: str) -> Any:
+def _pool(url: str) -> BlockingConnectionPool:
     options = dict(parse_url(url))
     kind: Any = options.pop("connection_class", None)
-    return make_pool(IN_STEP.get(kind, TcpConnection), **options)
+    pool = make_pool(IN_STEP.get(kind, TcpConnection), **options)
+    try:
+        pool.make_connection()  # type: ignore[no-untyped-call]  # untyped in redis-py
+    except TypeError as failure:
+        raise ValueError(f"an option that there is not: {failure}") from None
+    return pool
 
 
 def _credentials(url: str) -> dict[str, str]:

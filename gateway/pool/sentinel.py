@@ -104,8 +104,8 @@ class Sentinels:
             )
         epoch = max(each for each, _ in said)
         (primary, _), *_ = Counter(address for each, address in said if each == epoch).most_common(1)
-        if epoch >= self._epoch:
-            # Else only Sentinels that missed a failover could be reached.
+        if epoch >= self._epoch or len(said) * 2 > len(self.clients):
+            # Else only a few could be reached, which have missed a failover.
             self._epoch, self.primary = epoch, primary
         assert self.primary is not None
         return self.primary

@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from gateway.pool.keys import KeySpace
 from tests.gateway.conftest import StartGateway
 from tests.support.devices import connected
 from tests.support.engines import EngineServer
@@ -57,8 +58,8 @@ def _kill_a_primary(setup: SentinelSetup | Cluster) -> None:
         old.kill()
         setup.wait_for_failover(old)
     else:
-        # The one that has the account's pool, whose shard is asked for first.
-        old = setup.owner_of("cg:{0}:meta")
+        keys = KeySpace()
+        old = setup.owner_of(keys.of_account("acme", keys.shard_of("acme"))[0])
         (replica,) = setup.replicas_of(old)
         old.kill()
         setup.wait_for_failover(replica)

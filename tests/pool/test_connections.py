@@ -240,6 +240,7 @@ async def test_plain_commands_go_together(client: Server) -> None:
         "redis+cluster://a:b",
         "redis+sentinel://a:1,/service",
         "redis://localhost?socket_timeout=soon",
+        "redis://localhost?no_such_option=1",
     ],
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:

@@ -115,9 +115,7 @@ async def test_one_silent_sentinel_and_one_dead_one_cost_nothing(
     setup.sentinels[1].kill()
     ports = [silent.port, setup.sentinels[1].port, setup.sentinels[2].port]
     began = monotonic()
-    async with engine_at(
-        f"redis+sentinel://{','.join(f'127.0.0.1:{port}' for port in ports)}/{SERVICE}"
-    ) as engine:
+    async with engine_at(SentinelSetup.url_by(ports)) as engine:
         await engine.client.execute_command("SET", "a", "1")
         assert monotonic() - began < 0.5
 
@@ -126,26 +124,47 @@ async def test_a_service_that_no_sentinel_knows_is_said(
     start_sentinels: Callable[..., SentinelSetup],
 ) -> None:
     setup = start_sentinels(replicas=1)
-    async with engine_at(setup.url.replace(SERVICE, "another")) as engine:
+    async with engine_at(setup.url.replace(f"/{SERVICE}", "/another")) as engine:
         with pytest.raises(RedisError, match="another"):
             await engine.client.execute_command("PING")
+
+
+async def test_a_primary_that_is_cut_off_from_its_sentinels_is_left_though_it_still_answers(
+    start_sentinels: Callable[..., SentinelSetup],
+) -> None:
+    """What it is told then is lost."""
+    setup = start_sentinels(replicas=1)
+    async with engine_at(setup.url) as engine:
+        await engine.client.execute_command("SET", "a", "1")
+        old = setup.primary
+        setup.isolate(old)
+        new = setup.wait_for_failover(old)
+
+        async def is_with_the_new_one() -> bool:
+            await engine.client.execute_command("SET", "a", "2")
+            return new.client.get("a") == b"2"
+
+        await wait_until(is_with_the_new_one, 2.5)
+        await asyncio.gather(*(engine.client.execute_command("INCR", "n") for _ in range(100)))
+        assert new.client.get("n") == b"100"
+        setup.rejoin(old)
 
 
 async def test_user_and_password_are_the_engine_s(
     start_sentinels: Callable[..., SentinelSetup], start_cluster: Callable[..., Cluster]
 ) -> None:
+    setup: SentinelSetup | Cluster
     for setup in (start_sentinels(replicas=1), start_cluster()):
         for server in setup.servers:
             server.ask("ACL", "SETUSER", "gate", "on", ">p@ss", "~*", "&*", "+@all")
-        async with engine_at(setup.url.replace("://", "://gate:p%40ss@")) as engine:
+        nodes = setup.url.rpartition("@")[2].removeprefix("redis+cluster://")
+        scheme = setup.url.partition("://")[0]
+        async with engine_at(f"{scheme}://gate:p%40ss@{nodes}") as engine:
             await engine.client.execute_command("SET", "a", "1")
-            clients = (
-                setup.owner_of("a").ask("CLIENT", "LIST")
-                if isinstance(setup, Cluster)
-                else (setup.primary.ask("CLIENT", "LIST"))
-            )
-            assert b"user=gate" in clients
-        async with engine_at(setup.url.replace("://", "://gate:wrong@")) as engine:
+            assert await engine.client.execute_command("GET", "a") == b"1"
+            (primary, *_) = await engine.primaries()
+            assert await primary.execute_command("ACL", "WHOAMI") == b"gate"
+        async with engine_at(f"{scheme}://gate:wrong@{nodes}") as engine:
             with pytest.raises(RedisError):
                 await engine.client.execute_command("SET", "a", "1")
 
@@ -179,6 +198,24 @@ async def test_a_client_follows_a_cluster_over_failovers_with_only_one_node_name
             return len(await engine.primaries()) == 3
 
         await wait_until(knows_three_primaries, 5)
+
+
+async def test_a_node_that_is_cut_off_from_its_cluster_is_left_when_it_notices(
+    start_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = start_cluster()
+    async with engine_at(cluster.url) as engine:
+        old = cluster.owner_of("a")
+        (replica,) = cluster.replicas_of(old)
+        await engine.client.execute_command("SET", "a", "1")
+        cluster.isolate(old)
+        cluster.wait_for_failover(replica)
+
+        async def is_with_the_new_one() -> bool:
+            return await answers(engine, "SET", "a", "2") and replica.client.get("a") == b"2"
+
+        await wait_until(is_with_the_new_one, 5)
+        cluster.rejoin(old)
 
 
 @pytest.mark.parametrize("way", ["killed", "paused"])

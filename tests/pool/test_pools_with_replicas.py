@@ -102,7 +102,7 @@ def lose_primary(setup: Setup, way: str, account_key: str) -> EngineServer | Non
     """Have the primary of a key replaced; answers which server is to be brought back."""
     if isinstance(setup, SentinelSetup):
         old = setup.primary
-        wait_for = partial(setup.wait_for_failover, old)
+        wait_for: Callable[[], object] = partial(setup.wait_for_failover, old)
         planned: Callable[[], object] = setup.failover
     else:
         old = setup.owner_of(account_key)

@@ -112,8 +112,29 @@ async def test_a_replica_that_is_gone_is_not_waited_for_by_all_but_is_by_number(
     await wait_until(is_answered, 3)
     with pytest.raises(RedisTimeoutError):
         await reached.run_script(counting, ["{a}k"], ["id-2"], replicas=2, wait_ms=100)
-    setup.servers[1].kill()
-    await wait_until(is_answered, 3)
+
+
+async def test_a_primary_that_lost_all_its_replicas_counts_alone_only_after_a_while(
+    setup: Replicated, reached: Engine, counting: Counting
+) -> None:
+    """Else one that is cut off from them would go on, and all that it is told be lost."""
+    reached.alone_after_seconds = 2.5
+    await reached.run_script(counting, ["{a}k"], ["id-0"], replicas="all")
+    began = monotonic()
+    for server in setup.servers[1:]:
+        server.kill()
+    while monotonic() - began < 2:
+        with pytest.raises(RedisTimeoutError):
+            await reached.run_script(counting, ["{a}k"], ["id-1"], replicas="all", wait_ms=100)
+
+    async def is_answered() -> bool:
+        try:
+            await reached.run_script(counting, ["{a}k"], ["id-1"], replicas="all", wait_ms=100)
+        except RedisTimeoutError:
+            return False
+        return True
+
+    await wait_until(is_answered, 5)
 
 
 async def test_many_scripts_at_once_each_wait_for_their_own(

@@ -35,17 +35,24 @@ class EngineServer:
     """A Redis or Valkey server of the tests, on a unix socket in a directory of its own.
 
     With `persistent` it appends and syncs every write, as the embedded engine does; else it keeps nothing.
-    With a `port` it listens on 127.0.0.1 too.
+    With a `port` it listens on 127.0.0.1 too. `user` is who `client` is, with that password.
     """
 
     def __init__(
-        self, binary: Path, *, persistent: bool = False, options: tuple[str, ...] = (), port: int = 0
+        self,
+        binary: Path,
+        *,
+        persistent: bool = False,
+        options: tuple[str, ...] = (),
+        port: int = 0,
+        user: str = "",
     ) -> None:
         # Not pytest's tmp_path: a unix socket's path must stay under 104 bytes.
         self.directory = Path(tempfile.mkdtemp(prefix="cg-test-"))
         self.socket = self.directory / "s"
         self.url = f"unix://{self.socket}"
         self.port = port
+        self._user = user or None
         self._binary = binary
         durability = (
             ("--appendonly", "yes", "--appendfsync", "always") if persistent else ("--appendonly", "no")
@@ -99,7 +106,9 @@ class EngineServer:
     def client(self) -> redis.Redis:
         """A plain synchronous client, for a test's own looks at the keys."""
         if self._client is None:
-            self._client = redis.Redis(unix_socket_path=str(self.socket), protocol=2)
+            self._client = redis.Redis(
+                unix_socket_path=str(self.socket), protocol=2, username=self._user, password=self._user
+            )
         return self._client
 
     def flush(self) -> None:

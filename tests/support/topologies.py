@@ -26,6 +26,9 @@ SERVICE = "callgate"
 NODE_TIMEOUT_MS = 2000
 DOWN_AFTER_MS = 1000
 SLOTS = 16384
+REPLICATING, WATCHING, ASKING, TESTING = "replicating", "watching", "asking", "testing"
+"""Users, each with its name for a password: replicas, Sentinels, gateways and the tests. Who has a user of
+its own can be shut out."""
 _FAILURES = (redis.RedisError, OSError)
 
 
@@ -41,6 +44,9 @@ def free_ports(count: int) -> list[int]:
 class Replicated:
     """A primary with replicas. Which is which is asked, not remembered."""
 
+    users: tuple[str, ...] = ()
+    """Who is let in; anybody if there are none."""
+
     def __init__(
         self,
         replicas: int = 2,
@@ -51,12 +57,17 @@ class Replicated:
     ) -> None:
         ports = free_ports(1 + replicas)
         common = (*options, "--repl-diskless-sync-delay", "0", "--repl-ping-replica-period", "1")
+        if self.users:
+            common += ("--masteruser", REPLICATING, "--masterauth", REPLICATING, "--user", "default", "off")
+        for user in self.users:
+            common += ("--user", user, "on", f">{user}", "~*", "&*", "+@all")
         self.servers = [
             EngineServer(
                 engine_binary(kind),
                 persistent=persistent,
                 options=common if port == ports[0] else (*common, "--replicaof", f"127.0.0.1 {ports[0]}"),
                 port=port,
+                user=TESTING if self.users else "",
             )
             for port in ports
         ]
@@ -112,12 +123,15 @@ class SentinelServer(EngineServer):
             f"sentinel monitor {SERVICE} 127.0.0.1 {primary_port} {quorum}\n"
             f"sentinel down-after-milliseconds {SERVICE} {DOWN_AFTER_MS}\n"
             f"sentinel failover-timeout {SERVICE} 5000\n"
+            f"sentinel auth-user {SERVICE} {WATCHING}\nsentinel auth-pass {SERVICE} {WATCHING}\n"
         )
         self._arguments = (str(settings), "--sentinel")
 
 
 class SentinelSetup(Replicated):
     """A primary, replicas, and three Sentinels that watch them."""
+
+    users = (REPLICATING, WATCHING, ASKING, TESTING)
 
     def __init__(self, replicas: int = 2, **given: Any) -> None:
         super().__init__(replicas, **given)
@@ -126,7 +140,14 @@ class SentinelSetup(Replicated):
     @property
     def url(self) -> str:
         """What a gateway is given."""
-        return f"redis+sentinel://{','.join(f'127.0.0.1:{each.port}' for each in self.sentinels)}/{SERVICE}"
+        return self.url_by([sentinel.port for sentinel in self.sentinels])
+
+    @staticmethod
+    def url_by(ports: list[int]) -> str:
+        """The same by Sentinels on other ports."""
+        return (
+            f"redis+sentinel://{ASKING}:{ASKING}@{','.join(f'127.0.0.1:{each}' for each in ports)}/{SERVICE}"
+        )
 
     def start(self) -> None:
         """Start all, and wait until the Sentinels know of each other and of the replicas."""
@@ -134,6 +155,17 @@ class SentinelSetup(Replicated):
         for sentinel in self.sentinels:
             sentinel.start()
         wait_until_sync(self._know_each_other, 20)
+
+    def isolate(self, server: EngineServer) -> None:
+        """Cut a server off from the others and from the Sentinels, as a partition does; clients reach it."""
+        for user in (REPLICATING, WATCHING):
+            server.ask("ACL", "SETUSER", user, "off")
+            server.ask("CLIENT", "KILL", "USER", user)
+
+    def rejoin(self, server: EngineServer) -> None:
+        """End the partition."""
+        for user in (REPLICATING, WATCHING):
+            server.ask("ACL", "SETUSER", user, "on")
 
     def _know_each_other(self) -> bool:
         for sentinel in self.sentinels:
@@ -299,6 +331,14 @@ class Cluster:
             return is_primary(replica) and sees_all(replica)
 
         wait_until_sync(took_over, timeout_seconds)
+
+    def isolate(self, server: EngineServer) -> None:
+        """Have a node hear nothing of the others, as in a partition; clients and its replica reach it."""
+        server.ask("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -2)
+
+    def rejoin(self, server: EngineServer) -> None:
+        """End the partition."""
+        server.ask("DEBUG", "DROP-CLUSTER-PACKET-FILTER", -1)
 
     def move_slot(self, slot: int, to: EngineServer, meanwhile: Callable[[], None] | None = None) -> None:
         """Move a slot with its keys; `meanwhile` is called when it is on its way, before any key is."""
