@@ -100,7 +100,7 @@ class RecordStream:
         Only what SQL has committed. Raises EngineUnavailable.
         """
         with _engine_unavailable():
-            until = await self._server_ms() - kept_ms if kept_ms else None
+            until = await self.engine_ms() - kept_ms if kept_ms else None
             await self._engine.run_all(
                 [
                     ("XTRIM", self._keys.named(shard, "records")[0], "MINID", _least_kept(entry_id, until))
@@ -114,7 +114,8 @@ class RecordStream:
         with _engine_unavailable():
             return await self._shards.epochs()
 
-    async def _server_ms(self) -> int:
+    async def engine_ms(self) -> int:
+        """The engine's clock, by which entries have their ids. Raises RedisError."""
         reply: int = await script("server_time").run(self._engine.client, [self._keys.of_shard(0)[0]])
         return reply
 

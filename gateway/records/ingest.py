@@ -237,7 +237,9 @@ async def save_entries(
         at = saved[entry.shard]
         if entry.shard in refused or (entry.shard in moved and _order(entry.entry_id) <= _order(at.entry_id)):
             continue  # another recorder was first, or it is not to be saved at all
-        if entry.first_number > at.record_number + 1:
+        # Of positions that the version before has written, the number is not known.
+        known = at.record_number > 0 or at.entry_id == START
+        if known and entry.first_number > at.record_number + 1:
             missing[entry.shard] = missing.get(entry.shard, 0) + entry.first_number - at.record_number - 1
         batch.add(entry)
         last = max(at.record_number, entry.first_number + len(entry.items) - 1)

@@ -8,7 +8,6 @@ has been there each time.
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -138,11 +137,18 @@ class Comparison:
         waiting = await self._waiting()
         self.waiting_records = len(waiting)
         oldest_ms = min((_order(each.entry_id)[0] for each in waiting), default=None)
-        late = 0 if oldest_ms is None else time.time() - oldest_ms / 1000
-        if late > LATE_SECONDS:
-            said = f"{len(waiting)} not saved yet, the first for {late:.0f} s"
-            found.append(Difference(None, "records", said, "-"))
+        if oldest_ms is not None:
+            seconds = (await self._engine_ms() - oldest_ms) // 1000
+            if seconds > LATE_SECONDS:
+                said = f"{len(waiting)} not saved yet, the first for {seconds} s"
+                found.append(Difference(None, "records", said, "-"))
         return found
+
+    async def _engine_ms(self) -> int:
+        try:
+            return await self._pool.records.engine_ms()
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
 
     async def _accounts(self, accounts: Sequence[str]) -> list[Difference]:
         before = await self._pool.read_many(accounts)

@@ -1,0 +1,98 @@
+"""The records stream on a real engine: what is saved stays for its time, and is no backlog."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from datetime import date
+
+import pytest
+
+from gateway.domain.asks import End, Start
+from gateway.domain.policy import Policy
+from gateway.pool.record_stream import RecordStream, StreamEntry
+from gateway.records.ingest import Progress
+from tests.support.engines import EngineServer
+from tests.support.pool_model import ANA, T0, TO, a_plan
+from tests.support.pools import LiveAccounts, live_accounts
+
+HOUR_MS = 3_600_000
+
+
+@pytest.fixture
+async def accounts(engine: EngineServer) -> AsyncIterator[LiveAccounts]:
+    """Two accounts, in shards of their own, with what the making of their pools left in the stream."""
+    async with live_accounts(engine.url, Policy()) as accounts:
+        await accounts.at(T0)
+        for account in ("acme", "other"):
+            await accounts.make(account, billing_date=date(2026, 11, 15), plan=a_plan(1_000_000))
+        yield accounts
+
+
+async def call(accounts: LiveAccounts, account: str, call_id: str) -> None:
+    await accounts.pool.ask(Start(account, *ANA, call_id, TO))
+    await accounts.pool.ask(End(account, call_id))
+
+
+async def everything(stream: RecordStream) -> list[StreamEntry]:
+    return await stream.read({}, 1000)
+
+
+def saved(entries: list[StreamEntry]) -> dict[int, Progress]:
+    """How far SQL is that has saved these."""
+    return {
+        entry.shard: Progress(entry.entry_id, 0, entry.first_number + len(entry.items) - 1)
+        for entry in entries
+    }
+
+
+async def test_the_backlog_counts_what_is_not_saved_however_much_is_kept(accounts: LiveAccounts) -> None:
+    stream = accounts.pool.records
+    opened = await everything(stream)
+    assert await stream.backlog({}) == sum(len(entry.items) for entry in opened) == 2
+    assert await stream.backlog(saved(opened)) == 0
+
+    for number in range(3):
+        await call(accounts, "acme", f"c-{number}")
+    await call(accounts, "other", "c-1")
+
+    assert await stream.backlog(saved(opened)) == 4
+    assert await stream.backlog({}) == 6
+    assert await stream.backlog(saved((await everything(stream))[:-1])) == 1
+    assert await stream.backlog(saved(await everything(stream))) == 0
+
+
+async def test_numbers_that_began_again_after_a_loss_are_no_reason_to_see_no_backlog(
+    accounts: LiveAccounts,
+) -> None:
+    stream = accounts.pool.records
+    far_ahead = {entry.shard: Progress("0-0", 0, 1_000) for entry in await everything(stream)}
+
+    assert await stream.backlog(far_ahead) == 2
+
+
+async def test_only_what_is_saved_and_old_enough_is_deleted(accounts: LiveAccounts) -> None:
+    stream = accounts.pool.records
+    await call(accounts, "acme", "c-1")
+    before = await everything(stream)
+    positions = {shard: each.entry_id for shard, each in saved(before).items()}
+
+    await stream.trim(positions, HOUR_MS)
+    assert await everything(stream) == before
+
+    await call(accounts, "acme", "c-2")
+    await stream.trim(positions, 0)
+    left = await everything(stream)
+    assert [item.call_id for entry in left for item in entry.items if hasattr(item, "call_id")] == ["c-2"]
+
+
+async def test_an_entry_is_kept_by_the_engine_s_clock(accounts: LiveAccounts) -> None:
+    stream = accounts.pool.records
+    key = accounts.keys.named(0, "records")[0]
+    now_ms = await stream.engine_ms()
+    for age_ms in (2 * HOUR_MS + 60_000, 2 * HOUR_MS - 60_000, 0):
+        await accounts.engine.client.xadd(key, {"n": "1", "p": "30/1/60/0", "d": ""}, f"{now_ms - age_ms}-0")
+
+    await stream.trim({0: f"{now_ms}-0"}, 2 * HOUR_MS)
+
+    kept = [entry.entry_id for entry in await everything(stream) if entry.shard == 0]
+    assert kept == [f"{now_ms - 2 * HOUR_MS + 60_000}-0", f"{now_ms}-0"]
