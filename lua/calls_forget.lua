@@ -10,11 +10,12 @@
 
 local memory_ms, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
 
--- The id may have been used anew since: then its value is of a later instant, and stays.
+-- The id may have been used, or the call settled anew since: then its value is of a later instant, and stays. What was
+-- told again was settled before that.
 local function is_still(blob, at_ms)
   if not blob then return false end
-  if kind_of(blob) == ENDED then return settled_at(blob) == at_ms end
-  return kind_of(blob) == OVERTAKEN and overtaken_at(blob) == at_ms
+  if kind_of(blob) == ENDED then return settled_at(blob) <= at_ms end
+  return kind_of(blob) == OVERTAKEN and overtaken_at(blob) <= at_ms
 end
 
 -- A list's entry is "<instant> <field> <field> ...", in the order of the instants.

@@ -20,14 +20,15 @@ local function renew(m, blob, i, lost, values)
   if not blob or kind_of(blob) == OVERTAKEN then return CALL_UNKNOWN end
   local connection, heard_ms = tonumber(ARGV[i + 1]), real_now_ms - tonumber(ARGV[i + 3])
   if not is_callers(blob, ARGV[i + 2]) then return CALL_UNKNOWN end
-  local c = decode_call(blob)
-  if is_superseded(c, connection) then return CALL_ID_CONFLICT end
   if kind_of(blob) == ENDED then
     return decode_end(blob) == ENDED_BY_HANGUP and CALL_ID_USED or ABSENT
   end
+  local c = decode_call(blob)
+  if is_superseded(c, connection) then return CALL_ID_CONFLICT end
   if not may_vouch(c, connection) then return RENEWED end
   vouch(c, connection, heard_ms)
-  if ARGV[i + 4] == '1' then
+  -- A keepalive has no connection to lose.
+  if ARGV[i + 4] == '1' and connection ~= 0 then
     c.alive_ms, c.lost, c.reap_at_ms = min(billing_ms(m, c.alive_ms), m.now_ms), 1, real_now_ms + grace_ms
     lost[#lost + 1] = ARGV[i]
   end

@@ -16,7 +16,7 @@ from gateway.domain.answers import NotDue, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, Asker, End, Reap, Resume, Retell
 from gateway.domain.calls import CallInProgress, CallRecord, CallReopened, CallState, EndedBy
 from gateway.domain.errors import CallIdUsed, CallUnknown
-from gateway.domain.leases import Renewed, new_lease
+from gateway.domain.leases import Renewed, lease_of_told, new_lease
 from gateway.domain.pool_calls import PoolCalls
 
 
@@ -96,14 +96,12 @@ class PoolModel(PoolCalls):
         """
         real_ms = now_ms if real_ms is None else real_ms
         now_ms = max(now_ms, self._latest_ms)
-        state = self.state(call_id, now_ms)
         known = self._calls.get(call_id) or self._ended.get(call_id)
         if known is None or (device is not None and device != (known.staff, known.device)):
             return Renewed.UNKNOWN
-        if not isinstance(known, CallInProgress):
-            return {CallState.SETTLED_IN_ABSENCE: Renewed.ABSENT, CallState.ENDED: Renewed.ENDED}.get(
-                state, Renewed.UNKNOWN
-            )
+        if isinstance(known, CallRecord):
+            settled = {CallState.SETTLED_IN_ABSENCE: Renewed.ABSENT, CallState.ENDED: Renewed.ENDED}
+            return settled.get(self.state(call_id, now_ms), Renewed.UNKNOWN)
         lease = self._leases[call_id]
         if not lease.hears(connection):
             return Renewed.NEWER_OWNER
@@ -151,15 +149,13 @@ class PoolModel(PoolCalls):
             self._vouch(ask.call_id, ask.connection, real_ms)
             return Resumed(call, late=False)
         record, state = self._ended.get(ask.call_id), self.state(ask.call_id, now_ms)
-        if state is CallState.OVERTAKEN:
-            raise CallIdUsed
-        if state is CallState.UNKNOWN and isinstance(ask.found, CallInProgress):
+        if isinstance(ask.found, CallInProgress) and state in (CallState.UNKNOWN, CallState.OVERTAKEN):
             self._check_words(ask.found, ask.device, 0)
-            return Resumed(self._make_again(ask.found, ask.connection, now_ms, real_ms), late=False)
+            return Resumed(self._make_again(ask, ask.found, now_ms, real_ms), late=False)
         if record is None and isinstance(ask.found, CallRecord):
             record = ask.found
         if record is None:
-            raise CallUnknown
+            raise CallIdUsed if state is CallState.OVERTAKEN else CallUnknown
         self._check_words(record, ask.device, ask.connection)
         if not self._may_return(record, now_ms):
             raise CallIdUsed
@@ -199,10 +195,11 @@ class PoolModel(PoolCalls):
         # The id of another call is not to be taken from it.
         return self.state(record.call_id, now_ms) in (CallState.UNKNOWN, CallState.OVERTAKEN)
 
-    def _make_again(
-        self, found: CallInProgress, connection: int, now_ms: int, real_ms: int
-    ) -> CallInProgress:
-        """R28: a call that the engine lost goes on, as its receipt knows it; R8 has been asked before."""
+    def _make_again(self, ask: Resume, found: CallInProgress, now_ms: int, real_ms: int) -> CallInProgress:
+        """R28: a call that the engine lost goes on, as its receipt knows it; R8 has been asked before.
+
+        Of one that is told by its gateway it is not known whether it goes on: only that it was admitted.
+        """
         admitted_at_ms = min(found.admitted_at_ms, now_ms)
         is_of_this_cycle = admitted_at_ms >= self.cycle.start_ms
         call = replace(
@@ -216,6 +213,10 @@ class PoolModel(PoolCalls):
             counts=is_of_this_cycle and not found.emergency,
         )
         self._calls[call.call_id] = call
-        self._leases[call.call_id] = new_lease(self.terms, connection, real_ms)
+        self._leases[call.call_id] = (
+            new_lease(self.terms, ask.connection, real_ms)
+            if ask.vouched
+            else lease_of_told(self.terms, 0, real_ms, admitted_at_ms)
+        )
         self._changed(now_ms)
         return call

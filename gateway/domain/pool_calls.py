@@ -12,7 +12,7 @@ from gateway.domain.asks import AccountStatus, Asker, Start
 from gateway.domain.billing import billed_seconds, duration_ms
 from gateway.domain.calls import OVERTAKEN_MS, CallInProgress, CallRecord, CallState, EndedBy
 from gateway.domain.errors import CallIdConflict, CallIdUsed, CallUnknown
-from gateway.domain.leases import Lease, Terms, new_lease
+from gateway.domain.leases import Lease, Terms, lease_of_told, new_lease
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
 from gateway.domain.pool_minutes import PoolMinutes
@@ -155,9 +155,14 @@ class PoolCalls(PoolMinutes):
             cycle_start_ms=self._cycle_start_ms(admitted_at_ms),
             emergency=ask.emergency,
             counts=not ask.emergency,
+            admitted_offline=ask.admitted_at_ms is not None,
         )
         self._calls[call_id] = call
-        self._leases[call_id] = new_lease(self.terms, ask.connection, real_ms)
+        self._leases[call_id] = (
+            new_lease(self.terms, ask.connection, real_ms)
+            if ask.admitted_at_ms is None
+            else lease_of_told(self.terms, ask.connection, real_ms, admitted_at_ms)
+        )
         self._changed(now_ms)
         return self._admitted(call, now_ms, replayed=False)
 

@@ -37,13 +37,14 @@ local function payload_of(blob)
   return sub(blob, kind_of(blob) == IN_PROGRESS and IN_PROGRESS_PAYLOAD or ENDED_PAYLOAD)
 end
 
--- A call as it is in progress, or was before it ended.
+-- A call as it is in progress, or was before it ended. One that hung up is nobody's any more (R17).
 local function decode_call(blob)
   local c = { emergency = 0, lost = 0, offline = 0, revision = 0, admitted_at_ms = 0, answered_at_ms = 0,
     cycle_start_ms = 0, reap_at_ms = 0, alive_ms = 0, owner = 0 }
   local _
   _, c.emergency, c.lost, c.offline, c.revision, c.admitted_at_ms, c.answered_at_ms, c.cycle_start_ms, c.reap_at_ms,
     c.alive_ms, c.owner = unpack_struct(IN_PROGRESS_HEAD, blob, progress_at(blob))
+  if byte(blob, 1) == ENDED and byte(blob, 2) == ENDED_BY_HANGUP then c.owner = 0 end
   return c
 end
 

@@ -54,15 +54,16 @@ end
 
 -- `found` is for a call that is not known here ('' nothing): what SQL has of it, or what its receipt says.
 local function resume(a, field, blob, device, connection, found)
-  if found ~= '' and (not blob or kind_of(blob) == OVERTAKEN) then
+  local is_known = blob and is_remembered(blob, a.now_ms, memory_ms)
+  if found ~= '' and not (is_known and kind_of(blob) ~= OVERTAKEN) then
     if kind_of(found) == IN_PROGRESS then
       if not speaks_for(a, found, device) then return answer_resumed(CALL_UNKNOWN, '') end
       return restore(a, field, found, connection)
     end
-    blob = found
+    if not blob or kind_of(blob) == OVERTAKEN then blob = found end
   end
   if not blob then return answer_resumed(CALL_UNKNOWN, '') end
-  if kind_of(blob) == OVERTAKEN then return answer_resumed(CALL_ID_USED, '') end
+  if kind_of(blob) == OVERTAKEN then return answer_resumed(is_known and CALL_ID_USED or CALL_UNKNOWN, '') end
   if not speaks_for(a, blob, device) then return answer_resumed(CALL_UNKNOWN, '') end
   local c = decode_call(blob)
   if is_superseded(c, connection) then return answer_resumed(CALL_ID_CONFLICT, '') end

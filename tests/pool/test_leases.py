@@ -9,7 +9,7 @@ import pytest
 
 from gateway.domain.answers import Admitted, NotDue, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, End, Reap, Resume, Start
-from gateway.domain.calls import CallRecord, CallReopened
+from gateway.domain.calls import OVERTAKEN_MS, CallRecord, CallReopened
 from gateway.domain.errors import CallIdConflict, CallIdUsed, CallUnknown
 from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
@@ -316,3 +316,59 @@ async def test_an_end_told_late_is_taken_from_last_known_alive_to_now(patient: L
 async def test_answers_are_noted_by_whoever_has_the_call(patient: LiveAccounts) -> None:
     await start(patient, "c-1", connection=7)
     assert await patient.pool.ask(Answered("acme", "c-1", ANA, connection=7)) == Noted("c-1")
+
+
+async def test_a_keepalive_has_no_connection_to_lose(patient: LiveAccounts) -> None:
+    await start(patient, "c-1")
+    await patient.at(T0 + MINUTE)
+    assert await renew(patient, "c-1", 0, lost=True) is Renewed.RENEWED
+    await patient.at(T0 + 2 * MINUTE)
+    ended = await patient.pool.ask(End("acme", "c-1", ANA, ended_ago_ms=HOUR))
+    assert isinstance(ended, Settled)
+    assert ended.ended_at_ms == T0 + 2 * MINUTE, "it is vouched for still"
+
+
+async def test_whoever_asks_again_how_a_call_ended_is_told(patient: LiveAccounts) -> None:
+    """R17: an out-of-order end, also of a connection that had the call no more."""
+    await start(patient, "c-1", connection=7)
+    await patient.pool.ask(Resume("acme", "c-1", ANA, connection=9))
+    await patient.pool.ask(End("acme", "c-1", ANA, connection=9))
+    again = await patient.pool.ask(End("acme", "c-1", ANA, connection=7))
+    assert isinstance(again, Settled)
+    assert again.replayed
+    assert await renew(patient, "c-1", 7) is Renewed.ENDED
+
+
+async def test_an_end_overtakes_only_what_comes_close_behind(patient: LiveAccounts) -> None:
+    """R17."""
+    resume = Resume("acme", "c-1", ANA, connection=7)
+    with pytest.raises(CallUnknown):
+        await patient.pool.ask(End("acme", "c-1", ANA))
+    await patient.at(T0 + OVERTAKEN_MS)
+    with pytest.raises(CallIdUsed):
+        await patient.pool.ask(resume)
+    await patient.at(T0 + OVERTAKEN_MS + 1)
+    with pytest.raises(CallUnknown):
+        await patient.pool.ask(resume)
+
+
+async def test_a_pool_made_anew_leaves_a_call_alone_that_came_back_since_its_settlement(
+    patient: LiveAccounts, engine: EngineServer
+) -> None:
+    """R15, R28: SQL may not know yet that it goes on."""
+    (calls,) = patient.keys.named(patient.keys.shard_of("acme"), "calls")
+    await start(patient, "c-1", connection=7)
+    await start(patient, "c-2", connection=7)
+    await patient.at(T0 + 90 * SECOND)
+    values = dict(engine.client.hgetall(calls))
+    for call_id in ("c-1", "c-2"):
+        await patient.pool.ask(End("acme", call_id, ANA))
+    for field, value in values.items():
+        # Both settlements were lost; c-1 is known to have come back since.
+        revision = 1 if field == b"acme/c-1" else 0
+        engine.client.hset(calls, field, value[:4] + bytes([revision, 0]) + value[6:])
+    keys = patient.keys.of_account("acme", patient.keys.shard_of("acme"))
+    engine.client.zadd(keys[1], dict.fromkeys(values, T0))
+    engine.client.delete(keys[0])
+    view = await patient.pool.read("acme")
+    assert [call.call_id for call in view.calls] == ["c-1"]

@@ -325,6 +325,7 @@ async def use_every_script(accounts: LiveAccounts) -> None:
     await pool.renew([Vouching("acme", "c-2", number, heard_ago_ms=0)])
     await accounts.ask_all([Resume("acme", "c-2", ANA, number), Reap("acme", "c-2")])
     await pool._leases.due()
+    await pool.renew_epochs()
 
 
 async def test_scripts_are_sent_anew_to_an_engine_that_lost_them(engine: EngineServer) -> None:
