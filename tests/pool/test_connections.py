@@ -92,7 +92,9 @@ async def test_after_10000_cancelled_commands_every_answer_still_belongs_to_its_
     # None has been lost either: as many can be had at once as ever.
     pool = client.connection_pool
     async with asyncio.timeout(5):
-        held = await asyncio.gather(*(pool.get_connection() for _ in range(CONNECTIONS)))
+        held = await asyncio.gather(
+            *(pool.get_connection() for _ in range(CONNECTIONS))  # type: ignore[no-untyped-call]
+        )
     for connection in held:
         await pool.release(connection)
 

@@ -23,6 +23,8 @@ from tests.support.waiting import wait_until
 
 FAILED_OVER_WITHIN = 15.0
 
+pytestmark = pytest.mark.slow
+
 
 @asynccontextmanager
 async def engine_at(url: str) -> AsyncIterator[Engine]:
