@@ -204,7 +204,8 @@ class Url:
             parts = urlsplit(url)
             # Sentinels, a Cluster's nodes and PostgreSQL's standbys are several, separated by commas.
             hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
-            are_valid = all(host.hostname and host.port != 0 for host in hosts)
+            # A single one may be left out where a socket is named instead, as PostgreSQL's `?host=/run/…`.
+            are_valid = all(host.port != 0 and (host.hostname or len(hosts) == 1) for host in hosts)
         except ValueError:
             raise ValueError(f"must be {accepted} with a valid host and port") from None
         if parts.scheme not in self.schemes:
@@ -212,7 +213,7 @@ class Url:
         if parts.scheme == "unix":
             if not parts.path:
                 raise ValueError("must name a socket, as in unix:///run/valkey/valkey.sock")
-        elif not are_valid:
+        elif not parts.netloc or not are_valid:
             raise ValueError(f"must be {accepted} with a host")
         elif len(hosts) > 1 and parts.scheme in _OF_ONE_SERVER:
             raise ValueError("names several servers, which only redis+cluster:// and redis+sentinel:// may")

@@ -18,7 +18,8 @@
 --          Y* end: the same as A, and what SQL has of the call: its value ('' nothing)
 --          R* resume: the asker, and what SQL or a receipt has of the call: its value ('' nothing)
 --          P  reap: nothing
---          T  a settlement told again: the call's value, 1 if SQL has its record
+--          T  a settlement told again: the call's value, 1 if SQL has its record, what an older record
+--             billed that SQL has in its place
 --          F a x y  the same as E A X Y, of an account that SQL does not know (R30)
 --          r p t    the same as R P T, of such an account
 --        A section is one shard, and names no call twice: what comes later of the same call stands in a later section.
@@ -51,7 +52,7 @@
 -- @include resume
 
 local ARGUMENTS = { S = 3, C = 4, D = 4, E = 3, F = 3, A = 3, a = 3, X = 2, x = 2, Y = 4, y = 4, R = 3, r = 3, P = 0, p = 0,
-  T = 2, t = 2 }
+  T = 3, t = 3 }
 
 local START = 83 -- S
 local START_FROM_CHANNEL = 67 -- C
@@ -75,7 +76,7 @@ local call_at, values_read, value_at
 local function carry_out(a, letter, i)
   local field, blob = ARGV[call_at], values_read[value_at]
   call_at, value_at = call_at + 1, value_at + 1
-  local connection = tonumber(ARGV[i])
+  local connection = ARGV[i]
   if letter == START then
     start(a, field, blob, ARGV[i + 1], ARGV[i + 2], '', true, connection)
     return i + 3
@@ -99,8 +100,8 @@ local function carry_out(a, letter, i)
     resume(a, field, blob, ARGV[i + 1], connection, ARGV[i + 2])
     return i + 3
   elseif letter == RETELL or letter == RETELL + LOWER then
-    retell(a, field, blob, ARGV[i], ARGV[i + 1] == '1')
-    return i + 2
+    retell(a, field, blob, ARGV[i], ARGV[i + 1] == '1', tonumber(ARGV[i + 2]))
+    return i + 3
   elseif letter == REAP or letter == REAP + LOWER then
     reap(a, field, blob)
     return i

@@ -4,6 +4,7 @@
 -- ARGV   call id memory (ms), how many entries to take at most of each list
 -- Reply  how many calls were forgotten
 -- Rules  R9, R17
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 -- @include call
@@ -28,9 +29,12 @@ local function forget(m, calls_key, list_key, kept_ms)
     local at_ms = tonumber(words[1])
     if m.now_ms - at_ms <= kept_ms then break end
     taken = i
-    local blobs, gone = call('HMGET', calls_key, unpack(words, 2)), {}
-    for k = 1, #blobs do
-      if is_still(blobs[k], at_ms) then gone[#gone + 1] = words[k + 1] end
+    local gone = {}
+    for first = 2, #words, PIECE do
+      local blobs = call('HMGET', calls_key, unpack(words, first, min(first + PIECE - 1, #words)))
+      for k = 1, #blobs do
+        if is_still(blobs[k], at_ms) then gone[#gone + 1] = words[first + k - 1] end
+      end
     end
     call_variadic('HDEL', calls_key, gone)
     forgotten = forgotten + #gone

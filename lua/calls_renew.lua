@@ -7,6 +7,7 @@
 -- Reply  for each call: RENEWED; CALL_ID_CONFLICT a later connection has it; ABSENT it was settled in its absence;
 --        CALL_ID_USED it was ended by its client; CALL_UNKNOWN; SHARD_MISSING or SHARD_MOVED
 -- Rules  R12-R15
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 -- @include call
@@ -18,18 +19,22 @@ local at, reply = 3, {}
 
 local function renew(m, blob, i, lost, values)
   if not blob or kind_of(blob) == OVERTAKEN then return CALL_UNKNOWN end
-  local connection, heard_ms = tonumber(ARGV[i + 1]), real_now_ms - tonumber(ARGV[i + 3])
+  local connection, heard_ms = ARGV[i + 1], real_now_ms - tonumber(ARGV[i + 3])
   if not is_callers(blob, ARGV[i + 2]) then return CALL_UNKNOWN end
   if kind_of(blob) == ENDED then
-    return decode_end(blob) == ENDED_BY_HANGUP and CALL_ID_USED or ABSENT
+    return has_hung_up(blob) and CALL_ID_USED or ABSENT
   end
   local c = decode_call(blob)
-  if is_superseded(c, connection) then return CALL_ID_CONFLICT end
-  if not may_vouch(c, connection) then return RENEWED end
+  if is_superseded(blob, c.owner, connection) then return CALL_ID_CONFLICT end
+  -- A keepalive has no connection to lose. A renewal that is overtaken by that loss brings nothing back.
+  local is_loss = ARGV[i + 4] == '1' and connection ~= NO_CONNECTION
+  local is_late = c.lost == 1 and not is_loss and connection ~= NO_CONNECTION and tonumber(connection) == c.owner
+  if is_late or not may_vouch(c, connection) then return RENEWED end
+  local alive_ms = last_alive_ms(m, c.lost, c.alive_ms, c.admitted_at_ms, c.answered_at_ms)
   vouch(c, connection, heard_ms)
-  -- A keepalive has no connection to lose.
-  if ARGV[i + 4] == '1' and connection ~= 0 then
-    c.alive_ms, c.lost, c.reap_at_ms = min(billing_ms(m, c.alive_ms), m.now_ms), 1, real_now_ms + grace_ms
+  if is_loss then
+    c.alive_ms = max(min(billing_ms(m, c.alive_ms), m.now_ms), alive_ms)
+    c.lost, c.reap_at_ms = 1, real_now_ms + grace_ms
     lost[#lost + 1] = ARGV[i]
   end
   values[#values + 1] = ARGV[i]

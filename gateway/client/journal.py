@@ -241,7 +241,7 @@ class Journal:
 
 
 def open_journal(path: Path, clock: Clock) -> Journal:
-    """Open a journal, or make one; blocking. Raises JournalInUse, and OSError if it can't be."""
+    """Open a journal, or make one. Raises JournalInUse, and OSError if it can't be."""
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = _open(path.with_name(path.name + ".lock"), 0)
     try:

@@ -59,9 +59,9 @@ class Softphone:
 
     Entering raises TokenRefused, Forbidden, GatewayUnreachable, UnexpectedAnswer: the first connection is
     tried again only while a gateway says that it is about to be ready. With `keep_in` also JournalInUse,
-    JournalOfAnother, and OSError. Leaving hangs up the calls that are
-    still up, unless `hang_up_on_exit` is false (another program goes on with them), and raises
-    EndsUndelivered if no gateway could be told of what ended.
+    JournalOfAnother, and OSError. Leaving hangs up the calls that are still up, unless `hang_up_on_exit` is
+    false (another program, or with `keep_in` the next run, goes on with them), and raises EndsUndelivered if
+    no gateway could be told of what ended. `clock` is for tests.
     """
 
     def __init__(
@@ -129,9 +129,10 @@ class Softphone:
     async def __aenter__(self) -> Self:
         """Connect, and wait for the gateway's welcome."""
         if self._keep_in is not None:
-            self._around.journal = await asyncio.to_thread(open_journal, self._keep_in, self._clock)
-            self._beside.append(asyncio.create_task(self._keep_alive(self._around.journal)))
-            self._restore(self._around.journal)
+            # Not beside the loop: cancelled there it would leave a small file locked.
+            self._around.journal = journal = open_journal(self._keep_in, self._clock)
+            self._beside.append(asyncio.create_task(self._keep_alive(journal)))
+            self._restore(journal)
         self._beside.append(asyncio.create_task(self._look()))
         self._task = asyncio.create_task(self._link.run(), name="softphone")
         self._task.add_done_callback(self._task_done)

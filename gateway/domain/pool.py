@@ -109,7 +109,8 @@ class PoolModel(PoolCalls):
             heard_ms = min(self.billing_at(real_ms - heard_ago_ms), now_ms)
             alive_ms = max(heard_ms, self._last_alive_ms(known, now_ms))
             self._leases[call_id] = lease.after_loss(self.terms, connection, real_ms, alive_ms)
-        else:
+        elif not lease.lost or connection != lease.owner or not connection:
+            # A renewal that was overtaken by the loss of its connection brings nothing back.
             self._vouch(call_id, connection, real_ms, heard_ago_ms)
         return Renewed.RENEWED
 
@@ -146,7 +147,8 @@ class PoolModel(PoolCalls):
         call = self._calls.get(ask.call_id)
         if call is not None:
             self._check_words(call, ask.device, ask.connection)
-            self._vouch(ask.call_id, ask.connection, real_ms)
+            if ask.vouched:
+                self._vouch(ask.call_id, ask.connection, real_ms)
             return Resumed(call, late=False)
         record, state = self._ended.get(ask.call_id), self.state(ask.call_id, now_ms)
         if isinstance(ask.found, CallInProgress) and state in (CallState.UNKNOWN, CallState.OVERTAKEN):
@@ -157,7 +159,7 @@ class PoolModel(PoolCalls):
         if record is None:
             raise CallIdUsed if state is CallState.OVERTAKEN else CallUnknown
         self._check_words(record, ask.device, ask.connection)
-        if not self._may_return(record, now_ms):
+        if not ask.vouched or not self._may_return(record, now_ms):
             raise CallIdUsed
         call = self._take_back(record)
         self._leases[ask.call_id] = new_lease(self.terms, ask.connection, real_ms)
@@ -181,6 +183,8 @@ class PoolModel(PoolCalls):
                 self.settled_seconds += record.billed_seconds
                 if before is not None and before.admitted_at_ms == record.admitted_at_ms:
                     self.settled_seconds -= before.billed_seconds
+                elif record.call_id not in self._calls:
+                    self.settled_seconds -= ask.billed_before
             self.records.append(record)
         self._keep(record)
         self._changed(now_ms)

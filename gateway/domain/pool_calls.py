@@ -132,7 +132,7 @@ class PoolCalls(PoolMinutes):
         for call_id in (ask.call_id, ask.fresh_call_id):
             call = self._calls.get(call_id) or self._ended.get(call_id)
             if call is not None and _is_same_emergency(call, ask):
-                if isinstance(call, CallInProgress):
+                if isinstance(call, CallInProgress) and ask.admitted_at_ms is None:
                     self._vouch(call_id, ask.connection, real_ms)
                 return self._admitted(call, now_ms, replayed=True)
             if call_id and self.state(call_id, now_ms) is CallState.UNKNOWN:

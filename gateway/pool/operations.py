@@ -106,7 +106,8 @@ class Operation:
         elif isinstance(ask, Reap):
             self.letter, self.arguments = "P", ()
         else:
-            self.letter, self.arguments = "T", (pack_record(ask.record), "1" if ask.saved else "0")
+            saved = "1" if ask.saved else "0"
+            self.letter, self.arguments = "T", (pack_record(ask.record), saved, str(ask.billed_before))
         self.width = ANSWER_WIDTHS[self.letter]
 
     def without_pool(self) -> bool:

@@ -94,6 +94,22 @@ class RecordStream:
                         await asyncio.sleep(0)
         return entries
 
+    async def last_numbers(self, entries: Mapping[int, str]) -> Mapping[int, int]:
+        """The number of the last item of each of these entries, where they are there.
+
+        Raises EngineUnavailable.
+        """
+        shards = [shard for shard, entry_id in entries.items() if entry_id != START]
+        with _engine_unavailable():
+            found = await self._engine.run_all(
+                [
+                    ("XRANGE", self._keys.named(shard, "records")[0], entries[shard], entries[shard])
+                    for shard in shards
+                ]
+            )
+        there = [_entry(shard, *each[0]) for shard, each in zip(shards, found, strict=True) if each]
+        return {entry.shard: entry.first_number + len(entry.items) - 1 for entry in there}
+
     async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
         """Delete entries up to and including these that are older than `kept_ms` by the engine's clock.
 

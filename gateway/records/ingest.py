@@ -215,8 +215,8 @@ async def save_entries(
     """Save entries that were read behind the positions `read_from`, oldest first in each shard.
 
     `epochs` are those that they were read under, and of other shards those that SQL shall take: where it is
-    newer than the one SQL has, the shard's position begins anew. An item that the database refuses goes to
-    the dead letters and stops no other.
+    newer than the one SQL has, the shard's position begins anew, unless it was read from just there. An item
+    that the database refuses goes to the dead letters and stops no other.
     """
     shards = sorted({entry.shard for entry in entries} | epochs.keys())
     saved = await _lock_positions(connection, shards)
@@ -224,7 +224,8 @@ async def save_entries(
     for shard, known in saved.items():
         epoch = epochs.get(shard, 0)
         if epoch > known.epoch:
-            saved[shard] = known._replace(entry_id=START, epoch=epoch)
+            goes_on = read_from.get(shard) == known.entry_id
+            saved[shard] = known._replace(entry_id=known.entry_id if goes_on else START, epoch=epoch)
         # A position before where this was read from is that of an older copy of the database.
         if epoch < known.epoch or _order(saved[shard].entry_id) < _order(read_from.get(shard, START)):
             refused.add(shard)
@@ -238,8 +239,8 @@ async def save_entries(
         if entry.shard in refused or (entry.shard in moved and _order(entry.entry_id) <= _order(at.entry_id)):
             continue  # another recorder was first, or it is not to be saved at all
         # Of positions that the version before has written, the number is not known.
-        known = at.record_number > 0 or at.entry_id == START
-        if known and entry.first_number > at.record_number + 1:
+        is_known = at.record_number > 0 or at.entry_id == START
+        if is_known and entry.first_number > at.record_number + 1:
             missing[entry.shard] = missing.get(entry.shard, 0) + entry.first_number - at.record_number - 1
         batch.add(entry)
         last = max(at.record_number, entry.first_number + len(entry.items) - 1)

@@ -36,6 +36,9 @@ class RecordStream(Protocol):
     async def epochs(self) -> Mapping[int, int]:
         """Return each shard's epoch, which rises when writes of it were lost; 0 or none: it is not there."""
 
+    async def last_numbers(self, entries: Mapping[int, str]) -> Mapping[int, int]:
+        """Return the number of the last item of each of these entries, by shard, where they are there."""
+
     async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
         """Let go of entries up to and including these, which are committed, if they are older than that."""
 
@@ -102,7 +105,7 @@ class StreamReader:
         while True:
             now_ms = await self._now_ms()
             epochs = await self._stream.epochs()
-            read_from = behind(progress, epochs)
+            read_from = await self._where_to_read_from(progress, epochs)
             if a_shard is None:
                 entries, at_end = await self._read_behind(read_from)
             else:
@@ -124,6 +127,21 @@ class StreamReader:
             stale=frozenset(older & ({each.shard for each in entries} | {s for s in epochs if epochs[s]})),
         )
 
+    async def _where_to_read_from(
+        self, progress: Mapping[int, Progress], epochs: Mapping[int, int]
+    ) -> dict[int, str]:
+        """Return where to read each shard from: in a newer epoch than SQL has, from its beginning.
+
+        Unless the very entry that was saved last is still there: then nothing that lies before it is new.
+        """
+        read_from = {shard: each.entry_id for shard, each in progress.items()}
+        newer = {s: each.entry_id for s, each in progress.items() if epochs.get(s, 0) > each.epoch}
+        there = await self._stream.last_numbers(newer) if newer else {}
+        for shard in newer:
+            if there.get(shard) != progress[shard].record_number:
+                read_from[shard] = START
+        return read_from
+
     async def _read_behind(self, positions: Mapping[int, str]) -> tuple[Sequence[StreamEntry], bool]:
         """Read behind the positions, a little at a time; return the entries, and whether those are all."""
         entries: list[StreamEntry] = []
@@ -143,11 +161,3 @@ class StreamReader:
             items += items_found
             if at_end or items >= self._records_at_once:
                 return entries, at_end
-
-
-def behind(progress: Mapping[int, Progress], epochs: Mapping[int, int]) -> dict[int, str]:
-    """Return where to read each shard from: a newer epoch than SQL has from its beginning."""
-    return {
-        shard: START if epochs.get(shard, 0) > each.epoch else each.entry_id
-        for shard, each in progress.items()
-    }

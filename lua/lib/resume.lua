@@ -66,9 +66,14 @@ local function resume(a, field, blob, device, connection, found)
   if kind_of(blob) == OVERTAKEN then return answer_resumed(is_known and CALL_ID_USED or CALL_UNKNOWN, '') end
   if not speaks_for(a, blob, device) then return answer_resumed(CALL_UNKNOWN, '') end
   local c = decode_call(blob)
-  if is_superseded(c, connection) then return answer_resumed(CALL_ID_CONFLICT, '') end
-  if kind_of(blob) == ENDED then return take_back(a, field, blob, c, connection) end
-  if may_vouch(c, connection) then
+  if is_superseded(blob, c.owner, connection) then return answer_resumed(CALL_ID_CONFLICT, '') end
+  -- A gateway that tells what it let through does not know whether it goes on: it vouches for nothing.
+  local is_told = found ~= '' and kind_of(found) == IN_PROGRESS and decode_call(found).lost == 1
+  if kind_of(blob) == ENDED then
+    if is_told then return answer_resumed(CALL_ID_USED, '') end
+    return take_back(a, field, blob, c, connection)
+  end
+  if not is_told and may_vouch(c, connection) then
     vouch(c, connection, real_now_ms)
     write_call(field, encode_call(c, payload_of(blob)))
   end
@@ -76,8 +81,9 @@ local function resume(a, field, blob, device, connection, found)
 end
 
 -- R26: a settlement that a gateway was answered, and that may have been lost since. `is_saved`: SQL has its record, and so
--- the pool, which was made from SQL, has what it billed.
-local function retell(a, field, blob, value, is_saved)
+-- the pool, which was made from SQL, has what it billed. Else SQL, and so the pool, may have a record of an earlier
+-- settlement of the call, which billed `billed_before`.
+local function retell(a, field, blob, value, is_saved, billed_before)
   local told = decode_call(value)
   local _, revision, _, _, billed = decode_end(value)
   local counts = a.p and told.emergency == 0 and told.admitted_at_ms >= a.cycle_start_ms
@@ -91,13 +97,12 @@ local function retell(a, field, blob, value, is_saved)
       if counts and not is_saved then rebill(a, before, billed) end
       write_resettled(field, value, is_saved)
     elseif a.p or c.emergency == 1 then
-      local _, _, origin_ms = bill(a.m, c, a.now_ms)
-      leave_progress(a, field, c, origin_ms, billed)
+      leave_progress(a, field, c.emergency, c.admitted_at_ms, origin_of(a.m, c.admitted_at_ms, c.answered_at_ms), billed)
       if counts and is_saved then rebill(a, billed, 0) end
       write_end(field, value, is_saved)
     end
   else
-    if counts and not is_saved then rebill(a, 0, billed) end
+    if counts and not is_saved then rebill(a, billed_before, billed) end
     write_resettled(field, value, is_saved)
   end
   pool_changed(a)

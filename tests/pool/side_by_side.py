@@ -220,7 +220,8 @@ class SideBySide:
             if model.state(call_id, self.now_ms) is not CallState.UNKNOWN
         }
         remembered -= self.lost
-        assert kept == remembered | {each for each in self._ended_again_ms if self._was_ended_again(*each)}
+        remembered |= {each for each in self._ended_again_ms if self._was_ended_again(*each)}
+        assert kept == remembered, kept ^ remembered
 
     # Asks
 

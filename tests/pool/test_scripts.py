@@ -129,7 +129,7 @@ def test_a_fragment_begins_by_saying_what_it_is_about(fragment: str) -> None:
 def test_what_a_script_includes_is_there_and_includes_nothing_itself(name: str) -> None:
     assert set(included(name)) <= set(FRAGMENTS)
     assert not [fragment for fragment in included(name) if included(f"lib/{fragment}")]
-    assert assemble(name).startswith("#!lua\n")
+    assert re.match(r"#!lua( flags=[a-z-]+)?\n", assemble(name))
 
 
 @pytest.mark.parametrize(

@@ -153,6 +153,16 @@ class MemoryStream:
         self._check()
         return dict(self.shard_epochs)
 
+    async def last_numbers(self, entries: Mapping[int, str]) -> Mapping[int, int]:
+        """Do as `RecordStream` says."""
+        self._check()
+        return {
+            shard: each.first_number + len(each.items) - 1
+            for shard, entry_id in entries.items()
+            for each in self._shards.get(shard, [])
+            if each.entry_id == entry_id
+        }
+
     async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
         """Do as `RecordStream` says."""
         self._check()
