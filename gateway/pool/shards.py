@@ -178,6 +178,8 @@ class Shards:
         self._suspect = set()
         if suspect:
             await self.confirm(suspect)
+        # Another gateway may have set it; what is made anew is made under the one in force.
+        self._policy = await self.read_policy()
 
     async def read_policy(self) -> Policy:
         """The policy in force. Raises EngineUnavailable if the shards are not built, RedisError."""
@@ -323,6 +325,7 @@ class Shards:
             *_policy_arguments(self._policy),
             str(_SIMULATED if self._simulate else _REAL),
             base,
+            str(self._clock.speed) if self._simulate and self._clock else "0",
         ]
         for shard in group:
             seen = self._seen.get(shard, _NOTHING_SEEN)

@@ -160,10 +160,11 @@ class Calls:
     # Calls that come back
 
     def _resumed(self, ask: Resume, done: Done, answer: Answer | CallgateError) -> None:
-        if isinstance(answer, CallUnknown):
+        is_unheard = isinstance(answer, (CallUnknown, EngineUnavailable))
+        if is_unheard and self.journal.holds(ask.account, ask.call_id):
+            done(self.journal.resume(ask))  # the engine is about to be told of it
+        elif isinstance(answer, CallUnknown):
             self._look_up(self._resume_unknown(ask, done))
-        elif isinstance(answer, EngineUnavailable) and self.journal.holds(ask.account, ask.call_id):
-            done(self.journal.resume(ask))
         else:
             done(answer)
 
