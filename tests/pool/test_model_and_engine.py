@@ -636,7 +636,7 @@ def test_the_live_pool_and_the_model_never_differ(
 ) -> None:
     """R4-R10, R12-R17, R19-R26, R28, R30."""
     # What is compared are decisions. A machine that is busy with other things must not make them time out.
-    for deadline in ("operations.DEADLINE", "operations.EMERGENCY_DEADLINE", "engine.TIMEOUT"):
+    for deadline in ("operations.DEADLINE", "operations.EMERGENCY_DEADLINE", "connections.TIMEOUT"):
         monkeypatch.setattr(f"gateway.pool.{deadline}_SECONDS", 60.0)
 
     class OnThisEngine(AnyAccounts):
