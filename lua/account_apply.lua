@@ -13,6 +13,7 @@
 --        from which on the boundaries are needed; or CALLS_UNCHECKED: the pool is to be made anew, and has calls in progress
 --        that must be looked up first. Behind these two: run of the engine, epoch and seq of the shard
 -- Rules  R18, R19, R21-R25, R28
+-- @flags allow-oom
 -- @include shard
 -- @include call
 -- @include records

@@ -75,7 +75,7 @@ local call_at, values_read, value_at
 local function carry_out(a, letter, i)
   local field, blob = ARGV[call_at], values_read[value_at]
   call_at, value_at = call_at + 1, value_at + 1
-  local connection = tonumber(ARGV[i])
+  local connection = ARGV[i]
   if letter == START then
     start(a, field, blob, ARGV[i + 1], ARGV[i + 2], '', true, connection)
     return i + 3

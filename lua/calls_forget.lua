@@ -4,6 +4,7 @@
 -- ARGV   call id memory (ms), how many entries to take at most of each list
 -- Reply  how many calls were forgotten
 -- Rules  R9, R17
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 -- @include call

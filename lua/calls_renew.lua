@@ -7,6 +7,7 @@
 -- Reply  for each call: RENEWED; CALL_ID_CONFLICT a later connection has it; ABSENT it was settled in its absence;
 --        CALL_ID_USED it was ended by its client; CALL_UNKNOWN; SHARD_MISSING or SHARD_MOVED
 -- Rules  R12-R15
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 -- @include call
@@ -18,10 +19,10 @@ local at, reply = 3, {}
 
 local function renew(m, blob, i, lost, values)
   if not blob or kind_of(blob) == OVERTAKEN then return CALL_UNKNOWN end
-  local connection, heard_ms = tonumber(ARGV[i + 1]), real_now_ms - tonumber(ARGV[i + 3])
+  local connection, heard_ms = ARGV[i + 1], real_now_ms - tonumber(ARGV[i + 3])
   if not is_callers(blob, ARGV[i + 2]) then return CALL_UNKNOWN end
   local c = decode_call(blob)
-  if is_superseded(c, connection) then return CALL_ID_CONFLICT end
+  if is_superseded(c.owner, connection) then return CALL_ID_CONFLICT end
   if kind_of(blob) == ENDED then
     return decode_end(blob) == ENDED_BY_HANGUP and CALL_ID_USED or ABSENT
   end

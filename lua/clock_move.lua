@@ -3,6 +3,7 @@
 -- KEYS   meta of each shard
 -- ARGV   instant (ms; '' none), span (ms; '' none), speed ('' as it is), 1 if the clock may be set back (no account yet)
 -- Reply  APPLIED, now, speed; or CLOCK_BACKWARDS and the instant of a shard that is later: nothing was moved
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

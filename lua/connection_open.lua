@@ -5,6 +5,7 @@
 -- ARGV   none
 -- Reply  0 and the number; or SHARD_MISSING or SHARD_MOVED, and 0
 -- Rules  R12
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

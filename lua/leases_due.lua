@@ -6,6 +6,7 @@
 -- Reply  the next instant at which an entry falls due (real ms; 0 none), now (real ms), then the calls
 --        ("<account>/<call id>")
 -- Rules  R13, R14
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 -- @include call

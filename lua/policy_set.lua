@@ -5,6 +5,7 @@
 -- ARGV   free, increment, hold (s), count from (0 admission, 1 answer)
 -- Reply  the number of shards that had another policy
 -- Rules  the policy is kept with the data
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

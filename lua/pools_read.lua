@@ -9,6 +9,7 @@
 --          live held seconds, then id and packed call of each call in progress listed, newest first;
 --          or SHARD_MISSING, SHARD_MOVED, POOL_MISSING or CYCLES_MISSING alone
 -- Rules  R4, R5, R7, R19, R20
+-- @flags allow-oom
 -- @include shard
 -- @include call
 -- @include records

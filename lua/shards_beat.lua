@@ -5,6 +5,7 @@
 -- Reply  run of the engine; then for each shard its epoch and seq: 0 and 0 where it is not there, -1 and 0 where its run has
 --        not been compared yet
 -- Rules  R14
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

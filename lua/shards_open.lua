@@ -9,6 +9,7 @@
 -- Reply  an array for each shard, empty where it is not there: 1 if it has a new epoch by this, epoch, seq, free, increment,
 --        hold, count from, clock, number of its last item, run
 -- Rules  R26, R28; the policy is kept with the data
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

@@ -4,6 +4,7 @@
 -- ARGV   none
 -- Reply  how many shards have a new epoch; those that are not there have none
 -- Rules  R28
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

@@ -102,8 +102,8 @@ class Control:
                 is_asked = False
                 kind, *_, data = found
                 if kind in _MESSAGES:
-                    message = _decoder.decode(data)
-                    if message.gateway != self.gateway:
+                    message = _understood(data)
+                    if message is not None and message.gateway != self.gateway:
                         heard(message)
                 elif kind in _GONE:
                     raise RedisConnectionError("The channel is elsewhere now")
@@ -125,6 +125,16 @@ class Control:
         )
         if not is_current:
             raise RedisConnectionError("The channel is elsewhere now")
+
+
+def _understood(data: bytes) -> Message | None:
+    try:
+        message: Message = _decoder.decode(data)
+    except msgspec.DecodeError as failure:
+        # During an upgrade there are gateways that say what older ones have never heard of.
+        log.warning("control.not_understood", because=str(failure))
+        return None
+    return message
 
 
 async def _subscribe(node: Server, command: str) -> tuple[Server, AbstractConnection]:

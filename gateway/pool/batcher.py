@@ -15,17 +15,17 @@ from time import monotonic
 from typing import Final, Protocol
 
 import structlog
-from redis.exceptions import RedisError
+from redis.exceptions import OutOfMemoryError, RedisError
 
 from gateway import metrics
 from gateway.domain.asks import Ask
 from gateway.domain.errors import CallgateError, EngineUnavailable
 from gateway.pool.codes import UNDECIDED
-from gateway.pool.engine import Engine
+from gateway.pool.engine import Engine, Replicas
 from gateway.pool.kept_answers import KeptAnswers
 from gateway.pool.keys import KeySpace
 from gateway.pool.operations import Done, Operation, Reply, section_arguments
-from gateway.pool.scripts import Argument, script
+from gateway.pool.scripts import ALLOW_OOM, Argument, Script, script
 from gateway.pool.together import run_together
 
 log = structlog.get_logger(__name__)
@@ -35,6 +35,9 @@ MAX_BATCH: Final = 512
 RETRY_SECONDS: Final = 0.05
 EXPIRE_SECONDS: Final = 0.05
 """How often asks are looked through for those whose time is up."""
+
+NEW_CALLS: Final = frozenset("SCD")
+"""Letters of asks for calls that are no emergencies."""
 
 Section = tuple[int, dict[str, list[Operation]]]
 """A shard, and the operations of its accounts."""
@@ -77,14 +80,19 @@ class Batcher:
         lengths: Lengths,
         saw: Saw,
         kept: KeptAnswers,
+        replicas: Replicas = 0,
     ) -> None:
         self._keys = keys
-        self._lanes = [_Lane(engine, keys, provisioner, lengths.arguments(), saw, kept) for _ in range(LANES)]
+        # In a Cluster every shard is asked by itself, and one that is away must not hold up the others.
+        lanes = LANES if engine.spans_shards else keys.shards
+        self._lanes = [
+            _Lane(engine, keys, provisioner, lengths.arguments(), saw, kept, replicas) for _ in range(lanes)
+        ]
 
     def submit(self, ask: Ask, done: Done) -> None:
         """Queue an ask and return at once; `done` is called later, on this loop, exactly once."""
         operation = Operation(ask, done, monotonic())
-        self._lanes[self._keys.shard_of(ask.account) % LANES].submit(operation)
+        self._lanes[self._keys.shard_of(ask.account) % len(self._lanes)].submit(operation)
 
     async def run(self) -> None:
         """Carry out what is submitted. When cancelled, the rest is answered with `engine_unavailable`."""
@@ -113,6 +121,7 @@ class _Lane:
         head: tuple[str, ...],
         saw: Saw,
         kept: KeptAnswers,
+        replicas: Replicas,
     ) -> None:
         self._engine = engine
         self._keys = keys
@@ -127,7 +136,9 @@ class _Lane:
         self._supplying: set[asyncio.Task[None]] = set()
         self._wake = asyncio.Event()
         self._is_closed = False
+        self._replicas = replicas
         self._script = script("calls_decide")
+        self._script_in_tight_memory = script("calls_decide", ALLOW_OOM)
 
     def submit(self, operation: Operation) -> None:
         if self._is_closed:
@@ -182,17 +193,35 @@ class _Lane:
         failed: list[Operation] = []
         for sections in self._engine.split(_sections(batch, self._keys)):
             try:
-                reply = await self._script.run(self._engine.client, *self._encode(sections))
+                await self._carry_out(sections, self._script)
+            except OutOfMemoryError:
+                failed += await self._decide_in_tight_memory(_operations(sections))
             except (RedisError, OSError) as failure:
-                metrics.ENGINE_FAILURES.inc()
-                log.warning("engine.failed", error=type(failure).__name__, detail=str(failure)[:200])
-                failed.extend(each for _, accounts in sections for ops in accounts.values() for each in ops)
-            else:
-                self._deliver(sections, reply)
+                _note_failure(failure)
+                failed += _operations(sections)
         if failed:
             # First in line again, so that they stay in order with what was asked since.
             self._waiting.extendleft(reversed([each for each in failed if each.done is not None]))
             await asyncio.sleep(RETRY_SECONDS)
+
+    async def _decide_in_tight_memory(self, operations: list[Operation]) -> list[Operation]:
+        """The engine takes nothing new, but ends, returns and emergencies it must; answers what failed."""
+        for operation in operations:
+            if operation.letter in NEW_CALLS:
+                operation.fail(EngineUnavailable("The live engine has no memory left; try again shortly."))
+        left = [each for each in operations if each.letter not in NEW_CALLS]
+        for sections in self._engine.split(_sections(left, self._keys)) if left else ():
+            try:
+                await self._carry_out(sections, self._script_in_tight_memory)
+            except (RedisError, OSError) as failure:
+                _note_failure(failure)
+                return left
+        return []
+
+    async def _carry_out(self, sections: list[Section], deciding: Script) -> None:
+        keys, arguments = self._encode(sections)
+        reply = await self._engine.run_script(deciding, keys, arguments, replicas=self._replicas)
+        self._deliver(sections, reply)
 
     def _encode(self, sections: list[Section]) -> tuple[list[str], list[Argument]]:
         keys: list[str] = []
@@ -254,6 +283,15 @@ class _Lane:
                     operation.fail(failure)
                 elif is_known or operation.without_pool():
                     self.submit(operation)
+
+
+def _operations(sections: Iterable[Section]) -> list[Operation]:
+    return [each for _, accounts in sections for operations in accounts.values() for each in operations]
+
+
+def _note_failure(failure: Exception) -> None:
+    metrics.ENGINE_FAILURES.inc()
+    log.warning("engine.failed", error=type(failure).__name__, detail=str(failure)[:200])
 
 
 def _stopping() -> EngineUnavailable:

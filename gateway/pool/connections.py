@@ -39,13 +39,15 @@ def connection_options() -> dict[str, Any]:
 
     No command is repeated by the client: a script whose reply was lost may have run, and it is the caller who
     knows how to ask again with the same ids. RESP2, as in RESP3 a connection that the server closed fails the
-    next command.
+    next command. Nothing is said of redis-py when connecting: after a failover or many cancellations it would
+    be the greater part of the work.
     """
     return {
         "socket_timeout": TIMEOUT_SECONDS,
         "socket_connect_timeout": CONNECT_TIMEOUT_SECONDS,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
+        "driver_info": None,
     }
 
 

@@ -25,7 +25,7 @@ from gateway.pool.alarms import Alarms
 from gateway.pool.batcher import Batcher, Lengths
 from gateway.pool.codes import UNDECIDED
 from gateway.pool.device_calls import DeviceCalls
-from gateway.pool.engine import Engine
+from gateway.pool.engine import Engine, Replicas
 from gateway.pool.kept_answers import FindEnded, KeptAnswers
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.leases import Leases, Vouching
@@ -83,6 +83,7 @@ class LivePool:
         saved_numbers: SavedNumbers | None = None,
         find_ended: FindEnded | None = None,
         saved_before_ms: Callable[[], Awaitable[int]] | None = None,
+        replicas: Replicas = 0,
     ) -> None:
         self._engine = engine
         self._keys = KeySpace(shards)
@@ -102,7 +103,9 @@ class LivePool:
         self._shards.on_new_epoch(self._lost)
         self._alarms = Alarms(engine, self._keys, self._shards, self._turn_cycles)
         lengths = Lengths(self._memory_ms, lease_ms, grace_ms, late_resume_hours * MS_AN_HOUR)
-        self._batcher = Batcher(engine, self._keys, self._accounts, lengths, self._shards.saw, self._kept)
+        self._batcher = Batcher(
+            engine, self._keys, self._accounts, lengths, self._shards.saw, self._kept, replicas
+        )
         self._leases = Leases(engine, self._keys, lease_ms=lease_ms, grace_ms=grace_ms)
         self._device_calls = DeviceCalls(engine, self._keys)
         self.records = RecordStream(engine, self._keys, self._shards)

@@ -26,7 +26,10 @@ Argument = str | bytes | int
 
 _INCLUDE: Final = re.compile(r"^-- @include (\w+)$", re.MULTILINE)
 _CONSTANT: Final = re.compile(r"^local ([A-Z][A-Z0-9_]+) = (-?\d+|'[^'\n]*')(?: --.*)?\n", re.MULTILINE)
+_FLAGS: Final = re.compile(r"^-- @flags ([a-z ,-]+)$", re.MULTILINE)
 _SHEBANG: Final = "#!lua"
+ALLOW_OOM: Final = "allow-oom"
+"""A script with this flag runs also when the engine has no memory left: what ends calls must."""
 
 
 def script_folder() -> Traversable:
@@ -37,17 +40,20 @@ def script_folder() -> Traversable:
     return Path(__file__).parents[2] / "lua"
 
 
-def assemble(name: str, folder: Traversable | None = None) -> str:
+def assemble(name: str, folder: Traversable | None = None, flags: str = "") -> str:
     """The whole text of a script: the fragments it includes, in the order named, then itself.
 
-    Raises ValueError for a fragment that is missing or named twice; fragments include nothing themselves.
+    `flags` go into its first line, by default those that its header names. Raises ValueError for a fragment
+    that is missing or named twice; fragments include nothing themselves.
     """
     folder = folder or script_folder()
     source = (folder / f"{name}.lua").read_text(encoding="utf-8")
     included = _INCLUDE.findall(source)
     if len(set(included)) != len(included):
         raise ValueError(f"{name}.lua includes a fragment twice")
-    parts = [_SHEBANG]
+    named = _FLAGS.search(source)
+    flags = flags or (named[1] if named else "")
+    parts = [f"{_SHEBANG} flags={flags}" if flags else _SHEBANG]
     for fragment in included:
         path = folder / "lib" / f"{fragment}.lua"
         if not path.is_file():
@@ -81,9 +87,9 @@ def _fold_constants(text: str) -> str:
 class Script:
     """One script, known to the engine by the SHA-1 of its text."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, flags: str = "") -> None:
         self.name = name
-        self.source = assemble(name)
+        self.source = assemble(name, flags=flags)
         self.sha = sha1(self.source.encode(), usedforsecurity=False).hexdigest()
         self._seconds = metrics.SCRIPT_SECONDS.labels(script=name)
 
@@ -106,6 +112,6 @@ class Script:
 
 
 @cache
-def script(name: str) -> Script:
-    """The script of that name, assembled once."""
-    return Script(name)
+def script(name: str, flags: str = "") -> Script:
+    """The script of that name, assembled once; `flags` in place of those that its header names."""
+    return Script(name, flags)

@@ -88,6 +88,7 @@ class _Parts:
             saved_numbers=self._saved_numbers,
             find_ended=self._find_ended,
             saved_before_ms=self._saved_before_ms,
+            replicas=settings.wait_replicas,
         )
         self._recorder = recorder = Recorder(
             self.records.database,

@@ -9,7 +9,8 @@ local function open_account(m, p, keys, members)
   local left = p and p.allocated_seconds - p.settled_seconds - live_billed or 0
   return {
     m = m, p = p, keys = keys, members = members, now_ms = m.now_ms, cycle_start_ms = p and p.cycle_start_ms or 0,
-    live_billed = live_billed, left = left, unheld = left, held_before = false, fresh_head = false, fresh_score = false,
+    live_billed = live_billed, left = left, unheld = left, held_before = false, fresh_head = false, fresh_connection = false,
+    fresh_score = false,
     -- The sums as the sorted sets have them: those are written only after the operations.
     counting_before = p and p.counting, folded_before = p and p.folded,
   }

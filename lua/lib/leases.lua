@@ -1,26 +1,29 @@
 -- R12-R15: who vouches for a call, and when nobody has for too long. `lease_ms` and `grace_ms` are the gateway's.
 
+-- A connection is its number as text, as it was given: most are never looked at.
+local NO_CONNECTION = '0'
+
 -- Has a later connection of the device taken the call over from this one? Words over HTTP (0) are always heard.
-local function is_superseded(c, connection)
-  return connection ~= 0 and connection < c.owner
+local function is_superseded(owner, connection)
+  return connection ~= NO_CONNECTION and tonumber(connection) < owner
 end
 
 -- Does this voice vouch for the call? Keepalives (0) do while no connection does.
 local function may_vouch(c, connection)
-  return connection ~= 0 or c.owner == 0 or c.lost == 1
+  return connection ~= NO_CONNECTION or c.owner == 0 or c.lost == 1
 end
 
 -- A full lease from `heard_ms` (real time), the instant at which something was last heard of the device.
 local function vouch(c, connection, heard_ms)
   if c.lost == 1 or heard_ms > c.alive_ms then c.alive_ms = heard_ms end
-  c.owner, c.lost = connection, 0
+  c.owner, c.lost = tonumber(connection), 0
   c.reap_at_ms = real_now_ms + lease_ms + grace_ms
 end
 
 -- When it was last known alive, in billing time: never after now, nor before it was admitted and answered.
-local function last_alive_ms(m, c)
-  local alive_ms = c.lost == 1 and c.alive_ms or billing_ms(m, c.alive_ms)
-  return max(min(alive_ms, m.now_ms), c.admitted_at_ms, c.answered_at_ms)
+local function last_alive_ms(m, lost, alive_ms, admitted_at_ms, answered_at_ms)
+  if lost == 0 then alive_ms = billing_ms(m, alive_ms) end
+  return max(min(alive_ms, m.now_ms), admitted_at_ms, answered_at_ms)
 end
 
 -- May what nobody vouches for be reaped in this shard? Gateways have been heard of without a gap for long enough that

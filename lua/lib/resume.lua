@@ -65,7 +65,7 @@ local function resume(a, field, blob, device, connection, found)
   if kind_of(blob) == OVERTAKEN then return answer_resumed(CALL_ID_USED, '') end
   if not speaks_for(a, blob, device) then return answer_resumed(CALL_UNKNOWN, '') end
   local c = decode_call(blob)
-  if is_superseded(c, connection) then return answer_resumed(CALL_ID_CONFLICT, '') end
+  if is_superseded(c.owner, connection) then return answer_resumed(CALL_ID_CONFLICT, '') end
   if kind_of(blob) == ENDED then return take_back(a, field, blob, c, connection) end
   if may_vouch(c, connection) then
     vouch(c, connection, real_now_ms)
@@ -90,8 +90,7 @@ local function retell(a, field, blob, value, is_saved)
       if counts and not is_saved then rebill(a, before, billed) end
       write_resettled(field, value, is_saved)
     elseif a.p or c.emergency == 1 then
-      local _, _, origin_ms = bill(a.m, c, a.now_ms)
-      leave_progress(a, field, c, origin_ms, billed)
+      leave_progress(a, field, c.emergency, c.admitted_at_ms, origin_of(a.m, c.admitted_at_ms, c.answered_at_ms), billed)
       if counts and is_saved then rebill(a, billed, 0) end
       write_end(field, value, is_saved)
     end

@@ -12,7 +12,7 @@ local function note_answer(a, field, blob, device, ago_ms, connection)
     return answer_code(CALL_UNKNOWN)
   end
   local c = decode_call(blob)
-  if is_superseded(c, connection) then return answer_code(CALL_ID_CONFLICT) end
+  if is_superseded(c.owner, connection) then return answer_code(CALL_ID_CONFLICT) end
   if kind_of(blob) == ENDED or c.answered_at_ms ~= 0 then return answer_code(NOTED) end
   local m, p = a.m, a.p
   c.answered_at_ms = max(c.admitted_at_ms, a.now_ms - ago_ms)
@@ -51,31 +51,32 @@ local function rebill(a, before, billed)
   a.p.settled_seconds = a.p.settled_seconds - before + billed
 end
 
--- What a call bills that ended at that instant, and how long it was.
-local function bill(m, c, ended_at_ms)
-  local origin_ms = origin_of(m, c.admitted_at_ms, c.answered_at_ms)
+-- What a call bills that ended at that instant, how long it was, and what it is timed from.
+local function bill(m, emergency, admitted_at_ms, answered_at_ms, ended_at_ms)
+  local origin_ms = origin_of(m, admitted_at_ms, answered_at_ms)
   local duration_ms = origin_ms and ended_at_ms - origin_ms or 0
-  return c.emergency == 1 and 0 or billed_seconds(m, duration_ms), duration_ms, origin_ms
+  return emergency == 1 and 0 or billed_seconds(m, duration_ms), duration_ms, origin_ms
 end
 
 -- Takes a call out of the calls in progress; `billed` is what it bills from now on.
-local function leave_progress(a, field, c, origin_ms, billed)
+local function leave_progress(a, field, emergency, admitted_at_ms, origin_ms, billed)
   local p = a.p
-  if c.emergency == 1 then
+  if emergency == 1 then
     if p then p.emergencies = p.emergencies - 1 end
   else
     p.calls = p.calls - 1
-    if c.admitted_at_ms >= a.cycle_start_ms then leave_sums(a, field, origin_ms, billed) end
+    if admitted_at_ms >= a.cycle_start_ms then leave_sums(a, field, origin_ms, billed) end
   end
 end
 
--- Settles a call in progress as ended at an instant, exactly once (R1-R3, R20), and answers with that. It ended after
--- it was admitted and answered, whatever is said.
-local function settle(a, field, blob, c, ended_at_ms, ended_by)
-  ended_at_ms = max(ended_at_ms, c.admitted_at_ms, c.answered_at_ms)
-  local billed, duration_ms, origin_ms = bill(a.m, c, ended_at_ms)
-  leave_progress(a, field, c, origin_ms, billed)
-  local value = ended_value(blob, ended_by, c.revision + 1, ended_at_ms, a.now_ms, duration_ms, billed)
+-- Settles a call in progress as ended so long ago, exactly once (R1-R3, R20), and answers with that; but not before it
+-- was last known alive (R16), which is after it was admitted and answered. Without `ago_ms` it ended just then.
+local function settle(a, field, blob, ago_ms, ended_by, emergency, lost, revision, admitted_at_ms, answered_at_ms, alive_ms)
+  local ended_at_ms = last_alive_ms(a.m, lost, alive_ms, admitted_at_ms, answered_at_ms)
+  if ago_ms then ended_at_ms = max(ended_at_ms, a.now_ms - ago_ms) end
+  local billed, duration_ms, origin_ms = bill(a.m, emergency, admitted_at_ms, answered_at_ms, ended_at_ms)
+  leave_progress(a, field, emergency, admitted_at_ms, origin_ms, billed)
+  local value = ended_value(blob, ended_by, revision + 1, ended_at_ms, a.now_ms, duration_ms, billed)
   write_end(field, value)
   pool_changed(a)
   return answer_settled(SETTLED, value, remaining(a))
@@ -87,10 +88,10 @@ local function may_return(a, ended_by, ended_at_ms)
 end
 
 -- R17: the client's first end of a call that was settled in its absence is a late return and an end in one.
-local function settle_again(a, field, blob, c, ago_ms, revision, alive_ms, billed_before)
-  local progress = sub(blob, ENDED_PROGRESS)
+local function settle_again(a, field, blob, ago_ms, revision, alive_ms, billed_before)
+  local progress, c = sub(blob, ENDED_PROGRESS), decode_call(blob)
   local ended_at_ms = max(a.now_ms - ago_ms, alive_ms)
-  local billed, duration_ms = bill(a.m, c, ended_at_ms)
+  local billed, duration_ms = bill(a.m, c.emergency, c.admitted_at_ms, c.answered_at_ms, ended_at_ms)
   if c.emergency == 0 and c.admitted_at_ms >= a.cycle_start_ms then rebill(a, billed_before, billed) end
   local value = ended_value(progress, ENDED_BY_HANGUP, revision + 1, ended_at_ms, a.now_ms, duration_ms, billed)
   write_resettled(field, value)
@@ -107,17 +108,17 @@ local function end_call(a, field, blob, device, ago_ms, connection, found)
     return answer_nothing('X', CALL_UNKNOWN)
   end
   if not speaks_for(a, blob, device) then return answer_nothing('X', CALL_UNKNOWN) end
-  local c = decode_call(blob)
-  if is_superseded(c, connection) then return answer_nothing('X', CALL_ID_CONFLICT) end
+  local _, emergency, lost, _, revision, admitted_at_ms, answered_at_ms, _, _, alive_ms, owner = unpack_call(blob)
+  if is_superseded(owner, connection) then return answer_nothing('X', CALL_ID_CONFLICT) end
   if kind_of(blob) == ENDED then
-    local ended_by, revision, ended_at_ms, _, billed = decode_end(blob)
+    local ended_by, settled_revision, ended_at_ms, _, billed = decode_end(blob)
     if a.p and may_return(a, ended_by, ended_at_ms) then
-      return settle_again(a, field, blob, c, ago_ms, revision, ended_at_ms, billed)
+      return settle_again(a, field, blob, ago_ms, settled_revision, ended_at_ms, billed)
     end
     return answer_settled(SETTLED_BEFORE, blob, remaining(a))
   end
-  -- R16: it was still there when it was last known alive.
-  return settle(a, field, blob, c, max(a.now_ms - ago_ms, last_alive_ms(a.m, c)), ENDED_BY_HANGUP)
+  return settle(a, field, blob, ago_ms, ENDED_BY_HANGUP, emergency, lost, revision, admitted_at_ms, answered_at_ms,
+    alive_ms)
 end
 
 -- R13, R14: settled as of when it was last known alive, and only if it is known that nobody vouches for it.
@@ -127,6 +128,6 @@ local function reap(a, field, blob)
   if real_now_ms < c.reap_at_ms or not is_steady(a.m) or not (a.p or c.emergency == 1) then
     return answer_nothing('P', NOT_DUE)
   end
-  return settle(a, field, blob, c, last_alive_ms(a.m, c),
-    c.lost == 1 and ENDED_BY_CONNECTION_LOST or ENDED_BY_LEASE_EXPIRED)
+  return settle(a, field, blob, nil, c.lost == 1 and ENDED_BY_CONNECTION_LOST or ENDED_BY_LEASE_EXPIRED, c.emergency,
+    c.lost, c.revision, c.admitted_at_ms, c.answered_at_ms, c.alive_ms)
 end

@@ -2,11 +2,14 @@
 
 local function admit(a, field, payload, connection)
   local p, m = a.p, a.m
-  local head = pack(IN_PROGRESS_HEAD, IN_PROGRESS, 0, 0, 0, 0, a.now_ms, 0, a.cycle_start_ms,
-    real_now_ms + lease_ms + grace_ms, real_now_ms, connection)
-  -- All calls that a batch admits sort alike.
-  a.fresh_score = a.fresh_score or text(order_score(m, p, 0, a.now_ms, 0))
-  write_start(field, head .. payload, a.fresh_score)
+  if a.fresh_connection ~= connection then
+    -- Most calls that a batch admits begin alike, and all of them sort alike.
+    a.fresh_connection = connection
+    a.fresh_head = pack(IN_PROGRESS_HEAD, IN_PROGRESS, 0, 0, 0, 0, a.now_ms, 0, a.cycle_start_ms,
+      real_now_ms + lease_ms + grace_ms, real_now_ms, connection)
+    a.fresh_score = a.fresh_score or text(order_score(m, p, 0, a.now_ms, 0))
+  end
+  write_start(field, a.fresh_head .. payload, a.fresh_score)
   p.calls, p.counting = p.calls + 1, p.counting + 1
   a.unheld = a.unheld - m.hold_seconds
   pool_changed(a)
@@ -28,7 +31,7 @@ end
 
 -- R9: the same admission again. Who asks vouches for the call, too.
 local function replay(a, field, payload, c, connection)
-  if may_vouch(c, connection) and not is_superseded(c, connection) then
+  if may_vouch(c, connection) and not is_superseded(c.owner, connection) then
     vouch(c, connection, real_now_ms)
     write_call(field, encode_call(c, payload))
   end
@@ -39,7 +42,7 @@ local function start(a, field, blob, payload, staff, channel, is_destination, co
   if blob then
     if kind_of(blob) == IN_PROGRESS then
       local c = decode_call(blob)
-      if payload_of(blob) ~= payload or is_superseded(c, connection) then
+      if payload_of(blob) ~= payload or is_superseded(c.owner, connection) then
         return answer_start(CALL_ID_CONFLICT, 0, 0, 0)
       end
       return replay(a, field, payload, c, connection)

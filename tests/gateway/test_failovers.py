@@ -17,6 +17,8 @@ from tests.support.waiting import wait_until
 
 FAILED_OVER_WITHIN = 15.0
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("kind", ["sentinels", "cluster"])
 async def test_calls_go_on_after_a_failover_of_the_engine(

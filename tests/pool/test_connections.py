@@ -90,8 +90,13 @@ async def test_after_10000_cancelled_commands_every_answer_still_belongs_to_its_
         cancelled += sum(isinstance(each, asyncio.CancelledError) for each in results)
     assert checked >= 900
     # None has been lost either: as many can be had at once as ever.
-    together = [client.execute_command("ECHO", str(number)) for number in range(CONNECTIONS * 3)]
-    assert await asyncio.gather(*together) == [str(number).encode() for number in range(CONNECTIONS * 3)]
+    pool = client.connection_pool
+    async with asyncio.timeout(5):
+        held = await asyncio.gather(
+            *(pool.get_connection() for _ in range(CONNECTIONS))  # type: ignore[no-untyped-call]
+        )
+    for connection in held:
+        await pool.release(connection)
 
 
 async def test_a_reply_that_breaks_off_closes_its_connection(
@@ -130,7 +135,7 @@ async def test_a_primary_that_was_demoted_is_left(start_replicated: Callable[...
     reached = connect(f"redis://127.0.0.1:{server.port}")
     await reached.client.execute_command("SET", "a", "1")
     before = server.ask("CLIENT", "LIST", "TYPE", "NORMAL")
-    assert before.count(b"lib-name=redis-py") >= 1
+    assert len(before.splitlines()) == 2
     server.ask("REPLICAOF", "127.0.0.1", setup.servers[1].port)
     with pytest.raises(RedisConnectionError, match="primary"):
         await reached.client.execute_command("SET", "a", "2")

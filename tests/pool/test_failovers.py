@@ -23,6 +23,8 @@ from tests.support.waiting import wait_until
 
 FAILED_OVER_WITHIN = 15.0
 
+pytestmark = pytest.mark.slow
+
 
 @asynccontextmanager
 async def engine_at(url: str) -> AsyncIterator[Engine]:
@@ -424,4 +426,15 @@ async def test_a_subscription_that_went_half_open_is_noticed(
         proxy.lose_open_connections()
         await wait_until(listening.hears, 8)
         assert listening.joined == 2
+        await listening.stop()
+
+
+async def test_what_a_newer_gateway_says_is_passed_over(engine_url: str) -> None:
+    async with engine_at(engine_url) as engine:
+        listening = Listening(engine)
+        await wait_until(listening.hears, 5)
+        for said in ('{"type":"of_a_later_version"}', '{"type":"tokens_revoked"}', "no JSON", ""):
+            await engine.client.execute_command("PUBLISH", CHANNEL, said)
+        assert await listening.hears()
+        assert listening.joined == 1
         await listening.stop()

@@ -25,6 +25,8 @@ ACCOUNTS = [f"account-{number}" for number in range(12)]
 SHARDS = 16
 FAILED_OVER_WITHIN = 15.0
 
+pytestmark = pytest.mark.slow
+
 Setup = SentinelSetup | Cluster
 
 

@@ -261,12 +261,12 @@ class FaultyProxy:
                 self.counters.to_client += len(data)
                 link.reset()
                 return
-            writer.write(data)
-            await writer.drain()
             if way == "to_server":
                 self.counters.to_server += len(data)
             else:
                 self.counters.to_client += len(data)
+            writer.write(data)
+            await writer.drain()
 
 
 @pytest.fixture
