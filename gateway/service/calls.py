@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 import structlog
@@ -72,7 +73,7 @@ class Calls:
             if self.journal.holds(ask.account, ask.call_id):
                 self._look_up(self._note_in_journal(ask, done))
             else:
-                self._pool.submit(ask, partial(self._remembered, ask, done))
+                self._pool.submit(ask, partial(self._remembered, ask, done, monotonic()))
         else:
             self._pool.submit(ask, done)
 
@@ -190,13 +191,15 @@ class Calls:
 
     # Answers and ends
 
-    def _remembered(self, ask: Answered | End, done: Done, answer: Answer | CallgateError) -> None:
+    def _remembered(
+        self, ask: Answered | End, done: Done, asked_at: float, answer: Answer | CallgateError
+    ) -> None:
         if isinstance(answer, (CallUnknown, EngineUnavailable)):
-            self._look_up(self._recall(ask, done, answer))
+            self._look_up(self._recall(ask, done, asked_at, answer))
         else:
             done(answer)
 
-    async def _recall(self, ask: Answered | End, done: Done, answer: CallgateError) -> None:
+    async def _recall(self, ask: Answered | End, done: Done, asked_at: float, answer: CallgateError) -> None:
         """What the engine does not know may be a call of another worker's journal, in SQL, or lost."""
         if await self._is_in_journal(ask):
             await self._note_in_journal(ask, done)
@@ -205,7 +208,7 @@ class Calls:
             if isinstance(answer, CallUnknown):
                 await self._end_unknown(ask, done)
                 return
-            self.kept_ends.keep(ask)
+            self.kept_ends.keep(ask, asked_at)
         done(answer)
 
     async def _is_in_journal(self, ask: Answered | End) -> bool:
