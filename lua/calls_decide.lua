@@ -3,8 +3,8 @@
 --
 -- KEYS   for each section: the shard's meta, calls, ended, overtaken, leases, alarms, records;
 --        then for each of its accounts: pool, order, phase, members
--- ARGV   number of sections, call id memory (ms), lease (ms), grace (ms), late return (ms); for each section: its number of
---        accounts, its number of calls, and the calls ("<account>/<call id>") that its operations name, in their order;
+-- ARGV   number of sections, call id memory (ms), lease (ms), grace (ms), late return (ms), until when to decide (real
+--        ms; 0 whenever); for each section: its number of accounts, its number of calls, and the calls ("<account>/<call id>") that its operations name, in their order;
 --        for each account: its id, a letter for each operation, the number of members that its starts name, each once
 --        ("s/<staff>", "c/<channel>"), and these; then the operations' arguments, the first of those marked * the
 --        connection that says it (0 none):
@@ -28,8 +28,8 @@
 --          E F  the same, 1 if it goes by the fresh id
 --          X Y P x y p  the ended call's value (lib/call.lua), remaining seconds
 --          R r  the call's value, in progress
---        SHARD_MISSING, SHARD_MOVED, POOL_MISSING and CYCLES_MISSING answer all operations of an account alike: nothing
---        was decided, and the gateway has to supply what is missing. Behind them, which run of an engine this is, and for
+--        SHARD_MISSING, SHARD_MOVED, TOO_LATE, POOL_MISSING and CYCLES_MISSING answer all operations of an account alike:
+--        nothing was decided, and the gateway has to supply what is missing. Behind them, which run of an engine this is, and for
 --        each section its epoch and seq.
 -- Rules  R1-R10, R12-R17, R19, R20, R26, R28, R30
 -- @include shard
@@ -67,7 +67,7 @@ local REAP = 80 -- P
 local RETELL = 84 -- T
 local LOWER = 32 -- from a letter to the same one without a pool
 
-local argument_at = 6
+local argument_at = 7
 
 -- The section's calls: the one that is next, as an index of ARGV, and of the values.
 local call_at, values_read, value_at
@@ -150,6 +150,7 @@ end
 local function run_section()
   local keys, accounts, calls = take_keys(SHARD_KEYS), tonumber(ARGV[argument_at]), tonumber(ARGV[argument_at + 1])
   local m, missing = open_shard(keys[META_KEY])
+  if is_too_late(until_ms) then m, missing = nil, TOO_LATE end
   call_at, value_at = argument_at + 2, 1
   argument_at = call_at + calls
   if m then values_read = call('HMGET', keys[CALLS_KEY], unpack(ARGV, call_at, argument_at - 1)) end

@@ -1,11 +1,11 @@
 -- Renews the leases of calls that somebody vouches for, or starts the grace of those whose connection is lost.
 --
 -- KEYS   for each shard: meta, calls, leases
--- ARGV   lease (ms), grace (ms); for each shard: its number of calls; then for each of them: the call
+-- ARGV   lease (ms), grace (ms), until when to carry it out (real ms; 0 whenever); for each shard: its number of calls; then for each of them: the call
 --        ("<account>/<call id>"), the connection that vouches (0: a keepalive), the asker ("<staff>/<device>|"; '' not
 --        asked), how long ago its device was last heard (ms), 1 if its connection is lost
 -- Reply  for each call: RENEWED; CALL_ID_CONFLICT a later connection has it; ABSENT it was settled in its absence;
---        CALL_ID_USED it was ended by its client; CALL_UNKNOWN; SHARD_MISSING or SHARD_MOVED
+--        CALL_ID_USED it was ended by its client; CALL_UNKNOWN; SHARD_MISSING, SHARD_MOVED or TOO_LATE
 -- Rules  R12-R15
 -- @flags allow-oom
 -- @include shard
@@ -15,7 +15,7 @@
 -- @include leases
 
 local FIELDS = 5
-local at, reply = 3, {}
+local at, reply = 4, {}
 
 local function renew(m, blob, i, lost, values)
   if not blob or kind_of(blob) == OVERTAKEN then return CALL_UNKNOWN end
@@ -44,6 +44,7 @@ end
 
 for shard = 1, #KEYS, 3 do
   local m, absent = open_shard(KEYS[shard])
+  if is_too_late(until_ms) then m, absent = nil, TOO_LATE end
   local count, lost, values, fields = tonumber(ARGV[at]), {}, {}, {}
   for k = 1, count do fields[k] = ARGV[at + 1 + FIELDS * (k - 1)] end
   for first = 1, count, PIECE do

@@ -151,7 +151,10 @@ class PoolModel(PoolCalls):
                 self._vouch(ask.call_id, ask.connection, real_ms)
             return Resumed(call, late=False)
         record, state = self._ended.get(ask.call_id), self.state(ask.call_id, now_ms)
-        if isinstance(ask.found, CallInProgress) and state in (CallState.UNKNOWN, CallState.OVERTAKEN):
+        if state is CallState.OVERTAKEN and ask.found is None:
+            raise CallIdUsed
+        if state in (CallState.UNKNOWN, CallState.OVERTAKEN) and isinstance(ask.found, CallInProgress):
+            # An end that nobody knew the call of any more did not overtake its start.
             self._check_words(ask.found, ask.device, 0)
             return Resumed(self._make_again(ask, ask.found, now_ms, real_ms), late=False)
         if record is None and isinstance(ask.found, CallRecord):

@@ -167,6 +167,17 @@ async def test_an_engine_with_an_older_copy_of_its_data_is_found_out_and_set_rig
     assert (await end(accounts, "ghost")).replayed
 
 
+async def test_a_call_that_was_lost_is_made_again_after_its_end_was_not_known(
+    accounts: LiveAccounts, server: EngineServer
+) -> None:
+    admitted = await start(accounts, "c-1")
+    server.flush()
+    with pytest.raises(CallUnknown):
+        await end(accounts, "c-1")
+    await accounts.pool.ask(Resume("acme", "c-1", ANA, 7, receipt(admitted)))
+    assert not (await end(accounts, "c-1")).replayed
+
+
 async def test_a_receipt_is_no_good_for_another_device(accounts: LiveAccounts, server: EngineServer) -> None:
     admitted = await start(accounts, "c-1")
     server.flush()
