@@ -24,13 +24,13 @@ from gateway.domain.calls import CallRecord, CallReopened
 from gateway.domain.cycles import Cycle, rfc3339
 from gateway.domain.errors import EngineUnavailable, NotFound
 from gateway.domain.policy import Policy
-from gateway.pool.engine import Engine, connect
+from gateway.pool.engine import Engine
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.live_pool import LivePool
 from gateway.pool.record_stream import START, StreamEntry
 from gateway.records.ingest import count_dead_letters, load_positions
 from gateway.records.store import Records
-from gateway.service.callgate import unpacked_policy
+from gateway.service.attaching import all_accounts, attached, kept_policy
 
 LOOKS: Final = 4
 """So often a difference is looked at before it is told."""
@@ -82,18 +82,21 @@ class Comparison:
         self._pool = LivePool(engine, _load_nothing, policy, simulate=simulate)
 
     async def attach(self) -> None:
-        """Reach the engine, which may have been restarted since a gateway last worked with it."""
+        """Reach the engine, which may have been restarted since a gateway last worked with it.
+
+        Raises NotFound if it was emptied, and no gateway has filled it again.
+        """
         await self._pool.attach()
+        missing = DEFAULT_SHARDS - len(await self._pool.records.epochs())
+        if missing:
+            raise NotFound(
+                f"The engine was emptied: {missing} of its {DEFAULT_SHARDS} shards are not there. A gateway "
+                "that runs makes them anew, or `callgate rebuild`."
+            )
 
     async def accounts(self) -> list[str]:
         """Return all accounts that SQL has."""
-        found: list[str] = []
-        after: str | None = None
-        while True:
-            page, after = await self._records.accounts.list_accounts(None, after, 1000, _ANY_TIME_MS)
-            found += [each.account for each in page]
-            if after is None:
-                return found
+        return await all_accounts(self._records)
 
     async def differences(
         self, accounts: Sequence[str], progress: Callable[[int], None] = lambda _: None
@@ -123,7 +126,7 @@ class Comparison:
         return list(lasting.values())
 
     async def _deployment(self) -> list[Difference]:
-        in_force, kept = await self._pool.policy(), await _kept_policy(self._records)
+        in_force, kept = await self._pool.policy(), await kept_policy(self._records)
         if in_force == kept:
             return []
         return [Difference(None, "policy", _policy_text(in_force), _policy_text(kept))]
@@ -255,29 +258,10 @@ async def open_comparison(redis_url: str, database: str | Path) -> AsyncIterator
 
     Raises EngineUnavailable, DatabaseUnavailable, and NotFound if nothing was ever kept there.
     """
-    if isinstance(database, Path) and not await anyio.Path(database).exists():
-        raise NotFound(f"There is no database {database}.")
-    records = Records(database)
-    engine = connect(redis_url)
-    try:
-        await records.database.connect()
-        policy = await _kept_policy(records)
-        simulate = await records.deployment.get("simulate") == "true"
-        comparison = Comparison(engine, records, policy, simulate=simulate)
+    async with attached(redis_url, database) as both:
+        comparison = Comparison(both.engine, both.records, both.policy, simulate=both.simulate)
         await comparison.attach()
         yield comparison
-    finally:
-        with anyio.CancelScope(shield=True):
-            await engine.close()
-            await records.close()
-
-
-async def _kept_policy(records: Records) -> Policy:
-    # While one is being set it stands beside the one before.
-    kept = await records.deployment.get("policy_next") or await records.deployment.get("policy")
-    if kept is None:
-        raise NotFound("The database was never used by a gateway.")
-    return unpacked_policy(kept)
 
 
 async def _load_nothing(_: str) -> AccountConfig | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Final, NoReturn
 
 import structlog
@@ -49,10 +49,10 @@ class Rebuilder:
             else:
                 log.info("pools.made_anew", shards=len(shards), accounts=made)
 
-    async def rebuild(self, shards: set[int]) -> int:
+    async def rebuild(self, shards: Container[int], progress: Callable[[int], None] = lambda _: None) -> int:
         """Make the pools of these shards anew where they are not; answers how many accounts there are.
 
-        Raises EngineUnavailable, DatabaseUnavailable.
+        `progress` is told how many of them are done. Raises EngineUnavailable, DatabaseUnavailable.
         """
         found = 0
         after: str | None = None
@@ -64,6 +64,7 @@ class Rebuilder:
             # Reading a pool that is not there makes it.
             await self._pool.read_many(named)
             found += len(named)
+            progress(found)
             if after is None:
                 return found
 
