@@ -7,7 +7,8 @@ import click
 from gateway.cli.both_sides import explained, places, progress_bar, settings_options
 from gateway.cli.output import say_json, say_table
 from gateway.cli.remote import run_command
-from gateway.service.check import Difference, open_comparison
+from gateway.service.check import open_comparison
+from gateway.service.differences import Difference
 from gateway.settings import Settings
 
 _EXAMPLES = """\b
