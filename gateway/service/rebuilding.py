@@ -8,6 +8,7 @@ from typing import Final, NoReturn
 
 import structlog
 
+from gateway import turns
 from gateway.domain.errors import CallgateError
 from gateway.pool.live_pool import LivePool
 from gateway.records.store import Records
@@ -36,7 +37,7 @@ class Rebuilder:
     async def run(self) -> NoReturn:
         """Make anew whatever has to be, until cancelled; while SQL or the engine is away, again and again."""
         while True:
-            await self._woken.wait()
+            await turns.wait("rebuilder", self._woken)
             self._woken.clear()
             shards, self._waiting = self._waiting, set()
             try:
