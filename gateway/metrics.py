@@ -46,6 +46,12 @@ ANSWERS_DROPPED: Final = Counter(
 ENDS_KEPT: Final = Gauge(
     "callgate_ends_kept", "Ends of calls kept until the engine is back", multiprocess_mode="livesum"
 )
+TASK_LAST_TURN: Final = Gauge(
+    "callgate_task_last_turn_timestamp_seconds",
+    "When a background task last finished a turn, in seconds since 1970",
+    ("task",),
+    multiprocess_mode="livemin",
+)
 EMERGENCY_JOURNAL: Final = Gauge(
     "callgate_emergency_journal_entries", "Emergency calls kept in the data directory until they can be saved"
 )

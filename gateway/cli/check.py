@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from pathlib import Path
-
 import click
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from gateway.cli.output import console, say_json, say_table
+from gateway.cli.both_sides import explained, places, progress_bar, settings_options
+from gateway.cli.output import say_json, say_table
 from gateway.cli.remote import run_command
-from gateway.domain.errors import CallgateError, EngineUnavailable
-from gateway.embedded import engine_url
-from gateway.service.check import Difference, open_comparison
-from gateway.service.opening import DATABASE_FILE
-from gateway.settings import Settings, load_settings
+from gateway.service.check import open_comparison
+from gateway.service.differences import Difference
+from gateway.settings import Settings
 
 _EXAMPLES = """\b
 Examples:
@@ -28,27 +22,19 @@ Examples:
 
 
 @click.command(epilog=_EXAMPLES, short_help="Compare Redis with SQL, and say what differs.")
-@click.option(
-    "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
-    envvar="CALLGATE_CONFIG",
-    help="TOML file with the gateway's settings.  [CALLGATE_CONFIG]",
-)
-@click.option("--redis-url", metavar="URL", help="As the gateway has it.  [CALLGATE_REDIS_URL]")
-@click.option("--database-url", metavar="URL", help="As the gateway has it.  [CALLGATE_DATABASE_URL]")
-@click.option("--data-dir", metavar="DIR", help="As the gateway has it.  [CALLGATE_DATA_DIR]")
+@settings_options
 @click.option("--json", "as_json", is_flag=True, help="Say it in JSON, for programs.")
 @click.pass_context
-def check(context: click.Context, /, config: Path | None, as_json: bool, **flags: str | None) -> None:
+def check(context: click.Context, settings: Settings, as_json: bool) -> None:
     """Compare what Redis holds of each account with what SQL does, while the gateways go on working.
 
     It compares each pool's settled seconds with the sum of its cycle's call records and of those that wait
-    to be saved; plans, members and cycles; calls in progress with records; pools with accounts; the policy.
+    to be saved; plans, members and cycles; calls in progress with records and with their leases; closed
+    statements with their records; pools and all other keys with accounts; the policy.
     It tells as well of records that SQL refused (dead letters), and of those that have waited for a minute.
     The exit status is 0 if both agree, and 1 if they do not, or could not be asked. It changes nothing.
     """
-    settings = load_settings(flags, os.environ, config)
-    found, compared, waiting = run_command(_compare(settings, as_json), _explained(settings))
+    found, compared, waiting = run_command(_compare(settings, as_json), explained(settings))
     if as_json:
         say_json(found)
     elif found:
@@ -62,17 +48,8 @@ def check(context: click.Context, /, config: Path | None, as_json: bool, **flags
 
 
 async def _compare(settings: Settings, as_json: bool) -> tuple[list[Difference], int, int]:
-    redis_url = settings.redis_url or engine_url(settings.data_dir)
-    database = settings.database_url or settings.data_dir / DATABASE_FILE
-    bar = Progress(
-        TextColumn("Comparing accounts"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        console=console(stderr=True),
-        transient=True,
-        disable=as_json or not console(stderr=True).is_terminal,
-    )
-    async with open_comparison(redis_url, database) as comparison:
+    bar = progress_bar("Comparing accounts", disable=as_json)
+    async with open_comparison(*places(settings)) as comparison:
         accounts = await comparison.accounts()
         with bar:
             task = bar.add_task("", total=len(accounts))
@@ -83,16 +60,3 @@ async def _compare(settings: Settings, as_json: bool) -> tuple[list[Difference],
                 )
             ]
         return found, len(accounts), comparison.waiting_records
-
-
-def _explained(settings: Settings) -> Callable[[CallgateError], str]:
-    def said(error: CallgateError) -> str:
-        if isinstance(error, EngineUnavailable) and settings.redis_url is None:
-            where = f"of the data directory {settings.data_dir}"
-            return (
-                f"The embedded engine {where} cannot be reached: it runs only while `callgate serve` does. "
-                "--data-dir or --redis-url names another."
-            )
-        return error.message
-
-    return said

@@ -21,6 +21,7 @@ COMMANDS: Final = {
     "policy": "gateway.cli.policy:policy",
     "clock": "gateway.cli.clock:clock",
     "check": "gateway.cli.check:check",
+    "rebuild": "gateway.cli.rebuild:rebuild",
 }
 """Each subcommand and where it is. They are imported when asked for: `callgate token` needs no server."""
 

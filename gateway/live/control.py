@@ -19,6 +19,7 @@ from redis.asyncio.connection import AbstractConnection
 from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
+from gateway import turns
 from gateway.pool.cluster import ClusterClient
 from gateway.pool.connections import Server
 from gateway.pool.scripts import Client
@@ -91,6 +92,7 @@ class Control:
             listening()
             is_asked = False
             while True:
+                turns.finished("control")
                 found = await connection.read_response(timeout=ALIVE_SECONDS)
                 if found is None:
                     if is_asked:

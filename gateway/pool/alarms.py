@@ -9,6 +9,7 @@ from typing import Final
 import structlog
 from redis.exceptions import RedisError
 
+from gateway import turns
 from gateway.domain.errors import CallgateError, FieldError, InvalidField
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
@@ -48,6 +49,7 @@ class Alarms:
                 log.warning("alarms.failed", error=type(failure).__name__)
                 await asyncio.sleep(LONGEST_WAIT_SECONDS)
                 continue
+            turns.finished("alarms")
             wait = LONGEST_WAIT_SECONDS
             if next_ms and clock.speed:
                 wait = min(wait, (next_ms - clock.now_ms) / clock.speed / 1000)

@@ -12,6 +12,7 @@ from typing import Any, Final
 import structlog
 from redis.exceptions import RedisError
 
+from gateway import turns
 from gateway.domain.answers import MAX_CALLS_SHOWN, Answer, PoolView, Settled
 from gateway.domain.asks import AccountConfig, Ask, Reap
 from gateway.domain.billing import overrun_seconds, remaining_seconds
@@ -48,6 +49,7 @@ log = structlog.get_logger(__name__)
 MS_AN_HOUR: Final = 3_600_000
 READ_AT_ONCE: Final = 200
 BEATS_A_LEASE: Final = 6
+LONGEST_BEAT_SECONDS: Final = 5.0
 LONGEST_LOOK_SECONDS: Final = 1.0
 SHORTEST_LOOK_SECONDS: Final = 0.05
 KEPT_SECONDS: Final = 2.0
@@ -435,6 +437,8 @@ class LivePool:
                 await self._release_saved()
             except (CallgateError, RedisError, OSError) as failure:
                 log.debug("answers.kept", error=type(failure).__name__)
+            else:
+                turns.finished("answers")
 
     async def _bring_up(self, account: str) -> None:
         await self.read_many([account])
@@ -455,7 +459,11 @@ class LivePool:
                 await self._shards.beat(self.lease_ms)
             except (RedisError, OSError, CallgateError) as failure:
                 log.warning("shards.not_told", error=type(failure).__name__)
-            await asyncio.sleep(self.lease_ms / 1000 / BEATS_A_LEASE * random.uniform(0.8, 1))  # noqa: S311 - no secret
+            else:
+                turns.finished("beats")
+            # However long a lease is: this is also how a gateway hears that a shard has a new epoch.
+            pause = min(self.lease_ms / 1000 / BEATS_A_LEASE, LONGEST_BEAT_SECONDS)
+            await asyncio.sleep(pause * random.uniform(0.8, 1))  # noqa: S311 - no secret
 
     async def _reap(self) -> None:
         """Settle what nobody vouches for any more (R13, R14). The script decides whether it may be."""
@@ -467,6 +475,8 @@ class LivePool:
                     self.submit(Reap(account, call_id), partial(_reaped, account))
             except (RedisError, OSError) as failure:
                 log.warning("leases.not_looked_through", error=type(failure).__name__)
+            else:
+                turns.finished("reaper")
             # A lease given meanwhile by another gateway falls due later than this looks again.
             longest = min(LONGEST_LOOK_SECONDS, (self.lease_ms + self.grace_ms) / 1000)
             await asyncio.sleep(min(max(wait_ms / 1000, SHORTEST_LOOK_SECONDS), longest))
@@ -486,6 +496,8 @@ class LivePool:
                     )
             except (RedisError, OSError) as failure:
                 log.warning("calls.not_forgotten", error=type(failure).__name__)
+            else:
+                turns.finished("forgetting")
 
 
 def _reaped(account: str, answer: Answer | CallgateError) -> None:

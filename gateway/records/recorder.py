@@ -21,7 +21,7 @@ import anyio
 import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway import metrics
+from gateway import metrics, turns
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
 from gateway.records.database import Database, Kind
 from gateway.records.deployment import put_value, value_of
@@ -122,6 +122,7 @@ class Recorder:
         Anything else that goes wrong is raised: a recorder must not die in silence.
         """
         failures = 0
+        turns.finished("recorder")
         async with self._database.exclusive("recorder") as lock:
             while True:
                 try:
@@ -135,6 +136,7 @@ class Recorder:
                     await anyio.sleep(wait_s)
                 else:
                     failures, self._failing = 0, None
+                    turns.finished("recorder")
 
     async def drain(self) -> int:
         """Save everything that was in the stream when this was called; return how many records that were.

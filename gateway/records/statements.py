@@ -64,6 +64,28 @@ class Statements:
         """Return the statement of the cycle that begins then. Raises NotFound."""
         return await self._database.read(_get_statement, account, cycle_start_ms)
 
+    async def sum_again(self, accounts: Collection[str]) -> list[Resummed]:
+        """Sum the records of all closed statements of these accounts, beside what those say."""
+        return await self._database.read(_sum_again, accounts)
+
+
+@dataclass(frozen=True, slots=True)
+class Resummed:
+    """A closed statement, and what its records come to now; `reopened` of them are in progress again."""
+
+    statement: Statement
+    used_seconds: int
+    calls_counted: int
+    calls_free: int
+    reopened: int
+
+    @property
+    def agrees(self) -> bool:
+        """Whether that is what the statement says."""
+        closed = self.statement
+        stated = (closed.used_seconds, closed.calls_counted, closed.calls_free, 0)
+        return stated == (self.used_seconds, self.calls_counted, self.calls_free, self.reopened)
+
 
 async def latest_cycle(connection: AsyncConnection, account: str, now_ms: int) -> Cycle | None:
     """Return the last cycle that began by `now_ms`, as its pool opened it; None if none was recorded."""
@@ -124,6 +146,35 @@ async def _get_statement(connection: AsyncConnection, account: str, cycle_start_
     if row is None:
         raise NotFound(f"The account {account} has no statement of a cycle that begins then.")
     return (await _complete(connection, account, [row]))[0]
+
+
+async def _sum_again(connection: AsyncConnection, accounts: Collection[str]) -> list[Resummed]:
+    of_cycle = (call_records.c.account == statements.c.account) & (
+        call_records.c.cycle_start_ms == statements.c.cycle_start_ms
+    )
+    totals = (
+        select(
+            statements.c.account,
+            statements.c.cycle_start_ms,
+            *sums(),
+            func.count(case((call_records.c.reopened, 1))).label("reopened"),
+        )
+        .join(call_records, of_cycle, isouter=True)
+        .where(statements.c.account.in_(accounts), statements.c.closed_at_ms.is_not(None))
+        .group_by(statements.c.account, statements.c.cycle_start_ms)
+    )
+    closed = select(statements).where(
+        statements.c.account.in_(accounts), statements.c.closed_at_ms.is_not(None)
+    )
+    found = {
+        (row.account, row.cycle_start_ms): closed_statement(row)
+        for row in (await connection.execute(closed)).all()
+    }
+    return [
+        Resummed(statement, row.used_seconds, row.calls_counted, row.calls_free, row.reopened)
+        for row in (await connection.execute(totals)).all()
+        if (statement := found.get((row.account, row.cycle_start_ms))) is not None
+    ]
 
 
 async def _complete(connection: AsyncConnection, account: str, rows: Collection[Row[Any]]) -> list[Statement]:

@@ -11,6 +11,7 @@ from typing import Any, Final, NoReturn, cast
 import structlog
 from redis.exceptions import RedisError
 
+from gateway import turns
 from gateway.domain.answers import Answer, PoolView
 from gateway.domain.asks import AccountStatus, Ask, Asker
 from gateway.domain.calls import Caller, CallInProgress, CallRecord
@@ -58,6 +59,10 @@ LATEST_MS: Final = 253_370_764_800_000
 
 MANY_WAITING: Final = 1_000_000
 """From how many records on that wait for SQL the operator is warned: some 150 MB of the engine's memory."""
+
+
+STUCK_SECONDS: Final = 60
+"""A background task that has not finished a turn for so long is told of, if engine and database are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +113,14 @@ class RecorderLag:
 
 
 @dataclass(frozen=True, slots=True)
+class TaskTurn:
+    """A background task of this gateway, and how long ago it last finished a turn."""
+
+    task: str
+    last_turn_ms_ago: int
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """How the deployment is."""
 
@@ -115,6 +128,7 @@ class Status:
     engine: PartHealth
     database: PartHealth
     recorder_lag: RecorderLag | None
+    tasks: list[TaskTurn]
     warnings: list[str]
 
 
@@ -452,11 +466,20 @@ class Callgate:
             refused = await self._records.database.read(count_dead_letters)
             if refused:
                 warnings.append(f"The database refused {refused} records: see its table dead_letters.")
+        tasks = [TaskTurn(task, age_ms) for task, age_ms in turns.ages_ms().items()]
+        if health.status == "ok":  # else it is no wonder
+            warnings += [
+                f"The task {each.task} of this gateway has not finished a turn for "
+                f"{each.last_turn_ms_ago // 1000} s."
+                for each in tasks
+                if each.last_turn_ms_ago > STUCK_SECONDS * 1000
+            ]
         return Status(
             gateways=gateways,
             engine=health.engine,
             database=health.database,
             recorder_lag=RecorderLag(recorder.waiting_entries, recorder.lag_ms // 1000),
+            tasks=tasks,
             warnings=warnings,
         )
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, ResponseError
 
 from gateway.domain.answers import MAX_CALLS_SHOWN, PoolView
 from gateway.domain.asks import AccountConfig
@@ -24,13 +24,17 @@ from gateway.domain.calls import CallRecord, CallReopened
 from gateway.domain.cycles import Cycle, rfc3339
 from gateway.domain.errors import EngineUnavailable, NotFound
 from gateway.domain.policy import Policy
-from gateway.pool.engine import Engine, connect
+from gateway.pool.engine import Engine
+from gateway.pool.inspection import Inspection
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.live_pool import LivePool
 from gateway.pool.record_stream import START, StreamEntry
 from gateway.records.ingest import count_dead_letters, load_positions
+from gateway.records.statements import Resummed
 from gateway.records.store import Records
-from gateway.service.callgate import unpacked_policy
+from gateway.service.attaching import all_accounts, attached, kept_policy
+from gateway.service.check_keys import KeyCheck
+from gateway.service.differences import Difference
 
 LOOKS: Final = 4
 """So often a difference is looked at before it is told."""
@@ -42,16 +46,6 @@ _ENTRIES_AT_ONCE: Final = 1000
 _ANY_TIME_MS: Final = 0
 
 Look = Callable[[], Awaitable["list[Difference]"]]
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """Something that Redis and SQL say differently. `account` None: it is of no account."""
-
-    account: str | None
-    what: str
-    redis: str
-    sql: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,27 +67,29 @@ class Comparison:
     """Reads both sides; writes to neither. All of it raises EngineUnavailable and DatabaseUnavailable."""
 
     def __init__(self, engine: Engine, records: Records, policy: Policy, *, simulate: bool) -> None:
-        self._engine = engine
         self._records = records
-        self._keys = KeySpace(DEFAULT_SHARDS)
+        self._of_keys = KeyCheck(Inspection(engine, KeySpace(DEFAULT_SHARDS)), records)
         self.waiting_records = 0
         """How many records were found that are not in SQL yet."""
         # Its loader knows no account, so that reading a pool that is not there does not make it.
         self._pool = LivePool(engine, _load_nothing, policy, simulate=simulate)
 
     async def attach(self) -> None:
-        """Reach the engine, which may have been restarted since a gateway last worked with it."""
+        """Reach the engine, which may have been restarted since a gateway last worked with it.
+
+        Raises NotFound if it was emptied, and no gateway has filled it again.
+        """
         await self._pool.attach()
+        missing = DEFAULT_SHARDS - len(await self._pool.records.epochs())
+        if missing:
+            raise NotFound(
+                f"The engine was emptied: {missing} of its {DEFAULT_SHARDS} shards are not there. A gateway "
+                "that runs makes them anew, or `callgate rebuild`."
+            )
 
     async def accounts(self) -> list[str]:
         """Return all accounts that SQL has."""
-        found: list[str] = []
-        after: str | None = None
-        while True:
-            page, after = await self._records.accounts.list_accounts(None, after, 1000, _ANY_TIME_MS)
-            found += [each.account for each in page]
-            if after is None:
-                return found
+        return await all_accounts(self._records)
 
     async def differences(
         self, accounts: Sequence[str], progress: Callable[[int], None] = lambda _: None
@@ -107,8 +103,9 @@ class Comparison:
             for difference in await self._settled(partial(self._accounts, chunk)):
                 yield difference
             progress(first + len(chunk))
-        for difference in await self._settled(self._strays):
-            yield difference
+        for look in (self._of_keys.calls, self._of_keys.strays):
+            for difference in await self._settled(look):
+                yield difference
 
     async def _settled(self, look: Look) -> list[Difference]:
         """Look until nothing differs, or something differed in every look."""
@@ -123,7 +120,7 @@ class Comparison:
         return list(lasting.values())
 
     async def _deployment(self) -> list[Difference]:
-        in_force, kept = await self._pool.policy(), await _kept_policy(self._records)
+        in_force, kept = await self._pool.policy(), await kept_policy(self._records)
         if in_force == kept:
             return []
         return [Difference(None, "policy", _policy_text(in_force), _policy_text(kept))]
@@ -180,6 +177,7 @@ class Comparison:
                             f"{config.settled_seconds}, and {least - config.settled_seconds} not saved yet",
                         )
                     )
+        found += await self._statements(accounts)
         return found + await self._calls(view for view in after.values() if view.calls_in_progress)
 
     async def _in_sql(self, account: str, view: PoolView | None) -> tuple[AccountConfig, Cycle, bool]:
@@ -212,21 +210,31 @@ class Comparison:
         except (RedisError, OSError) as failure:
             raise EngineUnavailable from failure
 
-    async def _strays(self) -> list[Difference]:
-        """Find pools of no account."""
-        found = []
-        for account in await self._pools():
-            try:
-                await self._records.accounts.get_account(account, _ANY_TIME_MS)
-            except NotFound:
-                found.append(Difference(account, "pool", "there is one", "there is no such account"))
-        return found
+    async def _statements(self, accounts: Sequence[str]) -> list[Difference]:
+        """Find closed statements that do not say what their records come to (R27)."""
+        return [
+            Difference(
+                each.statement.account,
+                f"statement {rfc3339(each.statement.cycle.start_ms)}",
+                "-",
+                _statement_text(each),
+            )
+            for each in await self._records.statements.sum_again(accounts)
+            if not each.agrees
+        ]
 
     async def _calls(self, busy: Iterable[PoolView]) -> list[Difference]:
         """Look at the calls in progress that pools list: as many as they count, none of them ended in SQL."""
         found: list[Difference] = []
         for before in busy:
-            view = await self._pool.read(before.account)
+            try:
+                view = await self._pool.read(before.account)
+            except EngineUnavailable as failure:
+                if not isinstance(failure.__cause__, ResponseError):
+                    raise
+                said = f"cannot be listed: {failure.__cause__}"
+                found.append(Difference(before.account, "calls in progress", said, "-"))
+                continue
             listed, counted = len(view.calls), min(view.calls_in_progress, MAX_CALLS_SHOWN)
             if listed != counted:
                 said = f"{view.calls_in_progress} counted, {listed} there"
@@ -237,17 +245,6 @@ class Comparison:
                     found.append(Difference(view.account, f"call {call.call_id}", "in progress", "ended"))
         return found
 
-    async def _pools(self) -> list[str]:
-        found = []
-        try:
-            async for key in self._engine.client.scan_iter(match="cg:{*}:pool:*", count=1000):
-                account = key.decode().split(":", 3)[3]
-                if self._keys.of_account(account, self._keys.shard_of(account))[0] == key.decode():
-                    found.append(account)
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
-        return sorted(set(found))
-
 
 @asynccontextmanager
 async def open_comparison(redis_url: str, database: str | Path) -> AsyncIterator[Comparison]:
@@ -255,29 +252,10 @@ async def open_comparison(redis_url: str, database: str | Path) -> AsyncIterator
 
     Raises EngineUnavailable, DatabaseUnavailable, and NotFound if nothing was ever kept there.
     """
-    if isinstance(database, Path) and not await anyio.Path(database).exists():
-        raise NotFound(f"There is no database {database}.")
-    records = Records(database)
-    engine = connect(redis_url)
-    try:
-        await records.database.connect()
-        policy = await _kept_policy(records)
-        simulate = await records.deployment.get("simulate") == "true"
-        comparison = Comparison(engine, records, policy, simulate=simulate)
+    async with attached(redis_url, database) as both:
+        comparison = Comparison(both.engine, both.records, both.policy, simulate=both.simulate)
         await comparison.attach()
         yield comparison
-    finally:
-        with anyio.CancelScope(shield=True):
-            await engine.close()
-            await records.close()
-
-
-async def _kept_policy(records: Records) -> Policy:
-    # While one is being set it stands beside the one before.
-    kept = await records.deployment.get("policy_next") or await records.deployment.get("policy")
-    if kept is None:
-        raise NotFound("The database was never used by a gateway.")
-    return unpacked_policy(kept)
 
 
 async def _load_nothing(_: str) -> AccountConfig | None:
@@ -337,6 +315,15 @@ def _policy_text(policy: Policy) -> str:
     return (
         f"free {policy.free_seconds} s, increment {policy.increment_seconds} s, "
         f"hold {policy.hold_seconds} s, from {policy.count_from}"
+    )
+
+
+def _statement_text(each: Resummed) -> str:
+    stated = each.statement
+    came_back = f", {each.reopened} in progress again" if each.reopened else ""
+    return (
+        f"{stated.used_seconds} s, {stated.calls_counted} calls counted, {stated.calls_free} free; its "
+        f"records: {each.used_seconds} s, {each.calls_counted} counted, {each.calls_free} free{came_back}"
     )
 
 

@@ -11,6 +11,7 @@ from typing import Final, Literal
 import structlog
 from redis.exceptions import RedisError
 
+from gateway import turns
 from gateway.domain.errors import DatabaseUnavailable
 from gateway.pool.live_pool import LivePool
 from gateway.records.store import Records
@@ -96,3 +97,4 @@ class Monitor:
             if (engine, database) != (self._engine, self._database):
                 log.warning("health.changed", engine=engine, database=database)
             self._engine, self._database = engine, database
+            turns.finished("health")

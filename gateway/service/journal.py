@@ -20,7 +20,7 @@ from typing import Final, Literal, NoReturn
 import msgspec
 import structlog
 
-from gateway import metrics
+from gateway import metrics, turns
 from gateway.domain.answers import Admitted, Answer, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, Ask, End, Resume, Start
 from gateway.domain.calls import CallInProgress
@@ -181,7 +181,7 @@ class Journal:
         while True:
             if not self._calls:
                 self._waiting.clear()
-                await self._waiting.wait()
+                await turns.wait("journal", self._waiting)
             for key in list(self._calls):
                 await self._tell(key)
             if self._calls:

@@ -15,7 +15,7 @@ from typing import Final, NoReturn
 
 import structlog
 
-from gateway import metrics
+from gateway import metrics, turns
 from gateway.domain.answers import Answer
 from gateway.domain.asks import Ask, End
 from gateway.domain.errors import CallgateError, DatabaseUnavailable, EngineUnavailable
@@ -48,7 +48,7 @@ class KeptEnds:
         while True:
             if not self._ends:
                 self._waiting.clear()
-                await self._waiting.wait()
+                await turns.wait("kept_ends", self._waiting)
             for key in list(self._ends):
                 if not await self._deliver(key):
                     break

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Final, NoReturn
 
 import structlog
 
+from gateway import turns
 from gateway.domain.errors import CallgateError
 from gateway.pool.live_pool import LivePool
 from gateway.records.store import Records
@@ -36,7 +37,7 @@ class Rebuilder:
     async def run(self) -> NoReturn:
         """Make anew whatever has to be, until cancelled; while SQL or the engine is away, again and again."""
         while True:
-            await self._woken.wait()
+            await turns.wait("rebuilder", self._woken)
             self._woken.clear()
             shards, self._waiting = self._waiting, set()
             try:
@@ -49,10 +50,10 @@ class Rebuilder:
             else:
                 log.info("pools.made_anew", shards=len(shards), accounts=made)
 
-    async def rebuild(self, shards: set[int]) -> int:
+    async def rebuild(self, shards: Container[int], progress: Callable[[int], None] = lambda _: None) -> int:
         """Make the pools of these shards anew where they are not; answers how many accounts there are.
 
-        Raises EngineUnavailable, DatabaseUnavailable.
+        `progress` is told how many of them are done. Raises EngineUnavailable, DatabaseUnavailable.
         """
         found = 0
         after: str | None = None
@@ -64,6 +65,7 @@ class Rebuilder:
             # Reading a pool that is not there makes it.
             await self._pool.read_many(named)
             found += len(named)
+            progress(found)
             if after is None:
                 return found
 

@@ -11,7 +11,7 @@ from typing import Final, NoReturn
 import structlog
 from redis.exceptions import RedisError
 
-from gateway import metrics
+from gateway import metrics, turns
 from gateway.domain.calls import Caller
 from gateway.domain.errors import CallgateError
 from gateway.live.control import Control, DeviceConnected, Message
@@ -66,10 +66,10 @@ class Upkeep:
             tasks.create_task(self._monitor.run())
             tasks.create_task(self._control.listen(self._hear, self._look_for_revocations.set))
             tasks.create_task(self._keep_revocations())
-            tasks.create_task(self._every(CATCH_UP_SECONDS, self._administration.catch_up))
-            tasks.create_task(self._every(CLOSE_STATEMENTS_SECONDS, self._close_statements))
-            tasks.create_task(self._every(BEAT_SECONDS, self._beat))
-            tasks.create_task(self._every(COUNT_SECONDS, self._count))
+            tasks.create_task(self._every("changes", CATCH_UP_SECONDS, self._administration.catch_up))
+            tasks.create_task(self._every("statements", CLOSE_STATEMENTS_SECONDS, self._close_statements))
+            tasks.create_task(self._every("presence", BEAT_SECONDS, self._beat))
+            tasks.create_task(self._every("counting", COUNT_SECONDS, self._count))
 
     async def load_revocations(self) -> None:
         """Take in what was revoked since this was last asked. Raises DatabaseUnavailable."""
@@ -77,16 +77,17 @@ class Upkeep:
             self._service.revocations.add(Revocation(each.account, each.staff, each.device, each.until_ms))
             self._revocations_seen = each.number
 
-    async def _every(self, seconds: float, work: Callable[[], Awaitable[object]]) -> NoReturn:
+    async def _every(self, task: str, seconds: float, work: Callable[[], Awaitable[object]]) -> NoReturn:
+        turns.finished(task)
         while True:
             # Gateways that were started together do not come all at once.
             await asyncio.sleep(seconds * random.uniform(0.8, 1.2))  # noqa: S311 - no secret
             try:
                 await work()
             except (CallgateError, RedisError, OSError) as failure:
-                log.warning(
-                    "upkeep.failed", work=getattr(work, "__name__", "?"), error=type(failure).__name__
-                )
+                log.warning("upkeep.failed", work=task, error=type(failure).__name__)
+            else:
+                turns.finished(task)
 
     async def _close_statements(self) -> None:
         # One gateway is enough, and the one that records has the least to wait for.
@@ -106,6 +107,8 @@ class Upkeep:
             except CallgateError as failure:
                 log.warning("revocations.unknown", code=failure.code)
                 await asyncio.sleep(REVOCATIONS_SECONDS)
+            else:
+                turns.finished("revocations")
 
     def _hear(self, message: Message) -> None:
         if isinstance(message, DeviceConnected):

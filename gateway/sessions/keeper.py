@@ -15,6 +15,7 @@ from typing import Final, NoReturn
 
 import structlog
 
+from gateway import turns
 from gateway.domain.answers import Answer, Resumed
 from gateway.domain.asks import Ask, Asker, Resume
 from gateway.domain.calls import CallInProgress
@@ -83,11 +84,7 @@ class Keeper:
                 log.warning("leases.not_renewed", code=failure.code)
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
-            try:
-                async with asyncio.timeout(max(0.0, next_at - monotonic())):
-                    await self._woken.wait()
-            except TimeoutError:
-                pass
+            await turns.wait("leases", self._woken, max(0.0, next_at - monotonic()))
 
     async def renew(self) -> None:
         """Vouch for all calls of devices that are heard of. Raises EngineUnavailable."""

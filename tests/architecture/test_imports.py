@@ -12,11 +12,12 @@ import gateway
 ROOT: Final = Path(gateway.__file__).parent
 
 # What a part may import of the others. `settings`, `embedded`, … are single modules, here by their name.
-LEAVES: Final = {"__init__", "metrics", "die_with_parent"}
+LEAVES: Final = {"__init__", "metrics", "turns", "die_with_parent"}
 CONFIGURATION: Final = {"settings", "setting_kinds", "observability", "secrets", "embedded"}
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "domain": set(),
     "metrics": set(),
+    "turns": {"metrics"},
     "die_with_parent": set(),
     "setting_kinds": {"domain"},
     "settings": {"domain", "setting_kinds"},
@@ -24,10 +25,10 @@ MAY_IMPORT: Final[dict[str, set[str]]] = {
     "observability": {"domain", "settings"},
     "embedded": {"domain", "die_with_parent"},
     "client": {"domain"},
-    "pool": {"domain", "metrics"},
-    "sessions": {"domain", "metrics", "pool"},
-    "live": {"domain", "metrics", "pool"},
-    "records": {"domain", "metrics", "pool"},
+    "pool": {"domain", "metrics", "turns"},
+    "sessions": {"domain", "metrics", "turns", "pool"},
+    "live": {"domain", "metrics", "turns", "pool"},
+    "records": {"domain", "metrics", "turns", "pool"},
     "service": {"domain", "pool", "sessions", "live", "records"} | LEAVES | CONFIGURATION,
     "api": {"domain", "pool", "sessions", "live", "records", "service"} | LEAVES | CONFIGURATION,
     "sip": {"domain", "pool", "sessions", "live", "records", "service"} | LEAVES | CONFIGURATION,

@@ -16,6 +16,7 @@ from gateway.domain.calls import CallInProgress, CallRecord, CycleOpened
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
 from gateway.pool.codes import ERRORS, REFUSALS, UNDECIDED, Code
+from gateway.pool.inspection import Inspection
 from gateway.pool.keys import ACCOUNT_KEYS, SHARD_KEYS
 from gateway.pool.leases import Vouching
 from gateway.pool.operations import ANSWER_WIDTHS, Operation
@@ -325,6 +326,9 @@ async def use_every_script(accounts: LiveAccounts) -> None:
     await pool.renew([Vouching("acme", "c-2", number, heard_ago_ms=0)])
     await accounts.ask_all([Resume("acme", "c-2", ANA, number), Reap("acme", "c-2")])
     await pool._leases.due()
+    inspection = Inspection(pool._engine, pool._keys)
+    for shard, named in inspection.by_shard(["acme", "acme-2", "globex"]).items():
+        await inspection.count(shard, named)
     await pool.renew_epochs()
 
 

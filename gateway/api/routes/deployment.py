@@ -73,6 +73,7 @@ async def get_status(exchange: Exchange[Nothing, Nothing]) -> Reply:
             engine=status.engine,
             database=status.database,
             recorder=None if lag is None else resources.RecorderLag(lag.entries, int(lag.seconds)),
+            tasks=[resources.TaskTurn(each.task, each.last_turn_ms_ago) for each in status.tasks],
             warnings=list(status.warnings),
         )
     )

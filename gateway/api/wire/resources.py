@@ -303,13 +303,24 @@ class RecorderLag(Struct, frozen=True):
     seconds: int
 
 
+class TaskTurn(Struct, frozen=True):
+    """A background task of the gateway that answers, and how long ago it last finished a turn."""
+
+    task: str
+    last_turn_ms_ago: int
+
+
 class Status(Struct, frozen=True):
-    """How the deployment is. `recorder` is null while the engine cannot be asked."""
+    """How the deployment is. `recorder` is null while the engine cannot be asked.
+
+    `tasks` are those of the gateway (with workers: of the process) that answers.
+    """
 
     gateways: list[GatewayStatus]
     engine: PartHealth
     database: PartHealth
     recorder: RecorderLag | None
+    tasks: list[TaskTurn]
     warnings: list[str]
 
 

@@ -1,0 +1,149 @@
+"""`callgate rebuild`: pools are then as SQL has them, and calls in progress go on."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from gateway.pool.keys import KeySpace
+from tests.cli.conftest import Callgate
+from tests.support.engines import EngineServer
+from tests.support.gateways import GatewayProcess
+from tests.support.waiting import wait_until_sync
+
+KEYS = KeySpace()
+BILLED = 60
+"""What each call of these tests bills: nothing is free, and a minute is the increment."""
+ASKED = {"account": "acme", "staff": "ana", "device": "desk", "to": "+14155550100"}
+
+
+@pytest.fixture
+def engine(start_engine: Callable[..., EngineServer]) -> EngineServer:
+    return start_engine()
+
+
+@pytest.fixture
+def start(
+    engine: EngineServer,
+    start_gateway: Callable[..., GatewayProcess],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[[], GatewayProcess]:
+    """Starts a gateway on the same engine and data each time; commands find both by themselves."""
+    monkeypatch.setenv("CALLGATE_REDIS_URL", engine.url)
+    monkeypatch.setenv("CALLGATE_DATA_DIR", str(tmp_path))
+    flags = ("--free-seconds", "0", "--increment-seconds", str(BILLED), "--grace-seconds", "300")
+    return lambda: start_gateway(*flags, redis_url=engine.url, data_dir=tmp_path)
+
+
+@pytest.fixture
+def gateway(start: Callable[[], GatewayProcess]) -> GatewayProcess:
+    return start()
+
+
+@pytest.fixture
+def http(gateway: GatewayProcess) -> Iterator[httpx.Client]:
+    with gateway.client() as client:
+        plan = {"name": "Ten", "minutes": 10, "connected_channels": 1, "staff_seats": 1}
+        client.put("/v1/plans/ten", json=plan).raise_for_status()
+        client.put("/v1/accounts/acme", json={"name": "Acme", "plan": "ten"}).raise_for_status()
+        client.put("/v1/accounts/acme/staff/ana").raise_for_status()
+        yield client
+
+
+def place(http: httpx.Client, call_id: str) -> str:
+    """Start a call, and return its receipt."""
+    admitted = http.post("/v1/calls", json={**ASKED, "call_id": call_id}).raise_for_status().json()
+    assert admitted["type"] == "call.admitted", admitted
+    return str(admitted["receipt"])
+
+
+def end(http: httpx.Client, call_id: str) -> dict[str, object]:
+    settled: dict[str, object] = http.post(f"/v1/calls/{call_id}/end?account=acme").raise_for_status().json()
+    return settled
+
+
+def pool_of(http: httpx.Client) -> tuple[int, list[str]]:
+    """Settled seconds, and the calls in progress."""
+    found = http.get("/v1/accounts/acme/pool").raise_for_status().json()
+    assert found["calls_in_progress"] == len(found["calls"])
+    return found["settled_seconds"], sorted(call["call_id"] for call in found["calls"])
+
+
+def wait_until_saved(http: httpx.Client, count: int) -> None:
+    wait_until_sync(lambda: len(http.get("/v1/accounts/acme/calls").json()["calls"]) >= count)
+
+
+def test_pools_are_made_anew_under_running_gateways_and_calls_go_on(
+    http: httpx.Client, engine: EngineServer, tmp_path: Path
+) -> None:
+    callgate = Callgate()
+    for call_id in ("c-1", "c-2", "c-3"):
+        place(http, call_id)
+    end(http, "c-1")
+    wait_until_saved(http, 1)
+    # A pool that went wrong: it counted other than what its records say.
+    with sqlite3.connect(tmp_path / "callgate.db") as database:
+        database.execute("UPDATE call_records SET billed_seconds = 120")
+    database.close()
+    assert json.loads(callgate.check("--json"))[0]["what"] == "settled seconds"
+
+    assert callgate("rebuild").stdout == "The pools are made anew. Accounts: 1.\n"
+
+    assert pool_of(http) == (2 * BILLED, ["c-2", "c-3"])
+    assert end(http, "c-2")["billed_seconds"] == BILLED
+    assert pool_of(http) == (3 * BILLED, ["c-3"])
+    place(http, "c-4")
+    wait_until_saved(http, 2)
+    assert "Redis and SQL agree" in callgate("check").stdout
+
+
+def test_gateways_tell_again_what_they_answered(http: httpx.Client, engine: EngineServer) -> None:
+    """Nobody else knows this call after its keys were lost. They hear of the new epoch by themselves."""
+    place(http, "c-1")
+    shard = KEYS.shard_of("acme")
+    engine.client.delete(KEYS.named(shard, "calls")[0], *KEYS.of_account("acme", shard)[1:3])
+    Callgate()("rebuild")
+    wait_until_sync(lambda: pool_of(http) == (0, ["c-1"]))
+    assert end(http, "c-1")["billed_seconds"] == BILLED
+
+
+def test_an_engine_that_was_emptied_while_no_gateway_ran_is_filled(
+    http: httpx.Client, gateway: GatewayProcess, engine: EngineServer, start: Callable[[], GatewayProcess]
+) -> None:
+    callgate = Callgate()
+    receipt = place(http, "c-1")
+    place(http, "c-2")
+    end(http, "c-2")
+    wait_until_saved(http, 1)
+    assert gateway.stop() == 0
+    engine.flush()
+    assert "256 of its 256 shards are not there" in callgate("check", status=1).stderr
+
+    callgate("rebuild")
+
+    assert "Redis and SQL agree" in callgate("check").stdout
+    gateway = start()
+    with gateway.client() as again:
+        assert pool_of(again) == (BILLED, [])
+        # What was in progress comes back with its device.
+        resumed = again.post("/v1/calls/c-1/resume?account=acme", json={"receipt": receipt})
+        assert resumed.raise_for_status().json()["type"] == "call.resumed"
+        assert pool_of(again) == (BILLED, ["c-1"])
+        assert end(again, "c-1")["billed_seconds"] == BILLED
+        assert pool_of(again) == (2 * BILLED, [])
+
+
+def test_without_a_deployment_it_says_so(tmp_path: Path) -> None:
+    told = Callgate()("rebuild", "--data-dir", str(tmp_path / "none"), "--redis-url", "redis://x", status=1)
+    assert "There is no database" in told.stderr
+
+
+def test_an_engine_that_cannot_be_reached_is_told(http: httpx.Client) -> None:
+    told = Callgate()("rebuild", "--redis-url", "unix:///nowhere", status=1)
+    assert "cannot be reached" in told.stderr

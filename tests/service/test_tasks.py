@@ -1,0 +1,83 @@
+"""Background tasks: each says when it last finished a turn, and one that dies ends the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from gateway import metrics, turns
+from gateway.service import open_callgate
+from gateway.sessions.keeper import Keeper
+from gateway.settings import Settings
+from tests.support.gateways import GatewayProcess
+from tests.support.operators import operating
+from tests.support.waiting import wait_until
+
+TASKS = {
+    "alarms",
+    "answers",
+    "beats",
+    "changes",
+    "control",
+    "counting",
+    "forgetting",
+    "health",
+    "journal",
+    "kept_ends",
+    "leases",
+    "presence",
+    "reaper",
+    "rebuilder",
+    "recorder",
+    "revocations",
+    "statements",
+}
+
+
+async def test_every_task_tells_when_it_last_finished_a_turn(
+    start_gateway: Callable[..., GatewayProcess],
+) -> None:
+    gateway = await asyncio.to_thread(start_gateway, "--lease-seconds", "3600")
+    async with operating(gateway) as operator:
+
+        async def all_have() -> bool:
+            status = (await operator.http.get("/v1/status")).json()
+            assert all(0 <= each["last_turn_ms_ago"] < 60_000 for each in status["tasks"])
+            assert [each["task"] for each in status["tasks"]] == sorted(TASKS)
+            return True
+
+        await wait_until(all_have, 30)
+        named = (await operator.http.get("/metrics")).text
+        for task in TASKS:
+            assert f'{metrics.TASK_LAST_TURN._name}{{task="{task}"}}' in named
+
+
+async def test_a_task_that_dies_ends_the_gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def die(_: Keeper) -> NoReturn:
+        raise ZeroDivisionError("a fault of ours")
+
+    monkeypatch.setattr(Keeper, "run", die)
+    with pytest.raises(BaseExceptionGroup) as raised:
+        async with open_callgate(Settings(data_dir=tmp_path)), asyncio.timeout(30):
+            await asyncio.Event().wait()
+    assert raised.value.subgroup(ZeroDivisionError)
+
+
+async def test_a_task_that_waits_is_seen_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(turns, "IDLE_SECONDS", 0.01)
+    woken = asyncio.Event()
+    waiting = asyncio.create_task(turns.wait("a task", woken))
+    first = await wait_until(lambda: turns._last.get("a task"))
+    await wait_until(lambda: turns._last["a task"] > first)
+    woken.set()
+    await waiting
+    turns._last.pop("a task")
+
+
+async def test_a_wait_ends_after_its_time() -> None:
+    await turns.wait("a task", asyncio.Event(), 0.01)
+    turns._last.pop("a task")
