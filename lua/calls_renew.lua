@@ -28,13 +28,13 @@ local function renew(m, blob, i, lost, values)
   if is_superseded(blob, c.owner, connection) then return CALL_ID_CONFLICT end
   -- A keepalive has no connection to lose. A renewal that is overtaken by that loss brings nothing back.
   local is_loss = ARGV[i + 4] == '1' and connection ~= NO_CONNECTION
-  local is_late = c.lost == 1 and not is_loss and connection ~= NO_CONNECTION and tonumber(connection) == c.owner
+  local is_late = c.lost == LOST and not is_loss and connection ~= NO_CONNECTION and tonumber(connection) == c.owner
   if is_late or not may_vouch(c, connection) then return RENEWED end
   local alive_ms = last_alive_ms(m, c.lost, c.alive_ms, c.admitted_at_ms, c.answered_at_ms)
   vouch(c, connection, heard_ms)
   if is_loss then
     c.alive_ms = max(min(billing_ms(m, c.alive_ms), m.now_ms), alive_ms)
-    c.lost, c.reap_at_ms = 1, real_now_ms + grace_ms
+    c.lost, c.reap_at_ms = LOST, real_now_ms + grace_ms
     lost[#lost + 1] = ARGV[i]
   end
   values[#values + 1] = ARGV[i]

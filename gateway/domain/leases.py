@@ -40,13 +40,15 @@ class Lease:
     """Who vouches for a call in progress: the connection `owner`, or whoever sends keepalives (0).
 
     From `reap_at_ms` on (real time) it may be settled in its absence. `alive_ms` is when it was last known
-    alive: real time while it is vouched for, billing time once its connection is `lost`.
+    alive: real time while it is vouched for, billing time once its connection is `lost`. `returned` if the
+    call was made again for a device that came back with it, and nothing was heard of it since (R28).
     """
 
     owner: int
     lost: bool
     reap_at_ms: int
     alive_ms: int
+    returned: bool = False
 
     def hears(self, connection: int) -> bool:
         """Whether the call listens to this connection: no later one took it over. It does to HTTP (0)."""
@@ -74,6 +76,7 @@ class Lease:
             lost=True,
             reap_at_ms=real_ms + terms.grace_ms,
             alive_ms=alive_billing_ms,
+            returned=False,
         )
 
 

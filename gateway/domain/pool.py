@@ -66,7 +66,7 @@ class PoolModel(PoolCalls):
             raise CallUnknown
         self._check_words(call, ask.device, ask.connection)
         if isinstance(call, CallInProgress):
-            earliest_ms = self._last_alive_ms(call, now_ms)
+            earliest_ms = self._earliest_end_ms(call, now_ms)
         elif self._may_return(call, now_ms):
             earliest_ms = call.ended_at_ms
             call = self._take_back(call)
@@ -221,7 +221,7 @@ class PoolModel(PoolCalls):
         )
         self._calls[call.call_id] = call
         self._leases[call.call_id] = (
-            new_lease(self.terms, ask.connection, real_ms)
+            replace(new_lease(self.terms, ask.connection, real_ms), returned=call.revision == 0)
             if ask.vouched
             else lease_of_told(self.terms, 0, real_ms, admitted_at_ms)
         )

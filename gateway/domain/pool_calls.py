@@ -201,6 +201,13 @@ class PoolCalls(PoolMinutes):
         if lease.may_be_renewed_by(connection):
             self._leases[call_id] = lease.renewed(self.terms, connection, real_ms, heard_ago_ms)
 
+    def _earliest_end_ms(self, call: CallInProgress, now_ms: int) -> int:
+        """Before when it can't have ended, whatever its client says (R16)."""
+        if self._leases[call.call_id].returned:
+            # When it was last known alive was lost with it.
+            return max(call.admitted_at_ms, call.answered_at_ms or 0)
+        return self._last_alive_ms(call, now_ms)
+
     def _last_alive_ms(self, call: CallInProgress, now_ms: int) -> int:
         """When a call was last known alive, in billing time. Admission and answer are signs of life."""
         lease = self._leases[call.call_id]

@@ -43,10 +43,11 @@ local function restore(a, field, found, connection)
   c.admitted_at_ms = min(c.admitted_at_ms, a.now_ms)
   c.answered_at_ms = min(c.answered_at_ms, a.now_ms)
   if c.admitted_at_ms >= a.cycle_start_ms then c.cycle_start_ms = a.cycle_start_ms end
-  if c.lost == 1 then
+  if c.lost == LOST then
     c.reap_at_ms, c.alive_ms = real_now_ms + lease_ms + grace_ms, c.admitted_at_ms
   else
     vouch(c, connection, real_now_ms)
+    if c.revision == 0 then c.lost = RETURNED end
   end
   enter_progress(a, field, c, payload, 0)
   return answer_resumed(RESUMED, encode_call(c, payload))
@@ -68,7 +69,7 @@ local function resume(a, field, blob, device, connection, found)
   local c = decode_call(blob)
   if is_superseded(blob, c.owner, connection) then return answer_resumed(CALL_ID_CONFLICT, '') end
   -- A gateway that tells what it let through does not know whether it goes on: it vouches for nothing.
-  local is_told = found ~= '' and kind_of(found) == IN_PROGRESS and decode_call(found).lost == 1
+  local is_told = found ~= '' and kind_of(found) == IN_PROGRESS and decode_call(found).lost == LOST
   if kind_of(blob) == ENDED then
     if is_told then return answer_resumed(CALL_ID_USED, '') end
     return take_back(a, field, blob, c, connection)

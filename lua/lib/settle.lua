@@ -72,7 +72,10 @@ end
 -- Settles a call in progress as ended so long ago, exactly once (R1-R3, R20), and answers with that; but not before it
 -- was last known alive (R16), which is after it was admitted and answered. Without `ago_ms` it ended just then.
 local function settle(a, field, blob, ago_ms, ended_by, emergency, lost, revision, admitted_at_ms, answered_at_ms, alive_ms)
-  local ended_at_ms = last_alive_ms(a.m, lost, alive_ms, admitted_at_ms, answered_at_ms)
+  -- Of a call that has only just been made again it is lost when it was last known alive: its device says when it ended.
+  local is_just_back = ago_ms and lost == RETURNED
+  local ended_at_ms = is_just_back and max(admitted_at_ms, answered_at_ms)
+    or last_alive_ms(a.m, lost, alive_ms, admitted_at_ms, answered_at_ms)
   if ago_ms then ended_at_ms = max(ended_at_ms, a.now_ms - ago_ms) end
   local billed, duration_ms, origin_ms = bill(a.m, emergency, admitted_at_ms, answered_at_ms, ended_at_ms)
   leave_progress(a, field, emergency, admitted_at_ms, origin_ms, billed)
@@ -128,6 +131,6 @@ local function reap(a, field, blob)
   if real_now_ms < c.reap_at_ms or not is_steady(a.m) or not (a.p or c.emergency == 1) then
     return answer_nothing('P', NOT_DUE)
   end
-  return settle(a, field, blob, nil, c.lost == 1 and ENDED_BY_CONNECTION_LOST or ENDED_BY_LEASE_EXPIRED, c.emergency,
+  return settle(a, field, blob, nil, c.lost == LOST and ENDED_BY_CONNECTION_LOST or ENDED_BY_LEASE_EXPIRED, c.emergency,
     c.lost, c.revision, c.admitted_at_ms, c.answered_at_ms, c.alive_ms)
 end

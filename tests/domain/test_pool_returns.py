@@ -355,6 +355,14 @@ def test_a_receipt_makes_no_call_again_that_is_known_to_have_ended() -> None:
         resume(pool, "c-1", T0 + 2 * MINUTE, found=a_receipt())
 
 
+def test_a_call_made_again_ended_when_its_device_says() -> None:
+    """R16: when it was last known alive was lost with it."""
+    pool = a_pool()
+    resume(pool, "c-1", T0 + 5 * MINUTE, 3, found=a_receipt())
+    ended = end(pool, "c-1", T0 + 5 * MINUTE, ago_ms=2 * MINUTE, connection=3)
+    assert ended.ended_at_ms == T0 + 3 * MINUTE
+
+
 def test_nobody_vouches_for_a_call_made_again_but_who_made_it() -> None:
     """R14."""
     pool = a_pool()
