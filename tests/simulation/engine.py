@@ -64,7 +64,7 @@ class SimulatedEngine:
         self._keys = KeySpace(1)
         self.now_ms = now_ms
         self._client.flushall()
-        opening = ["1", "30", "1", "60", "0", "0", "", "0", "0", "0", "0"]
+        opening = ["1", "30", "1", "60", "0", "0", "", "0", "0", "0", "0", "0"]
         self._run("shards_open", self._named("meta"), opening)
 
     def _named(self, *names: str) -> list[str]:
@@ -86,7 +86,7 @@ class SimulatedEngine:
         """Ask one thing."""
         operation = Operation(ask, lambda _: None, 0.0)
         keys = [*self._keys.of_shard(0), *self._keys.of_account(ask.account, 0)]
-        lengths = [MEMORY_MS, LEASE_MS, GRACE_MS, LATE_MS]
+        lengths = [MEMORY_MS, LEASE_MS, GRACE_MS, LATE_MS, 0]
         section = section_arguments({ask.account: [operation]})
         reply = self._run("calls_decide", keys, ["1", *map(str, lengths), *section])
         return operation.deliver(reply, 0)
@@ -94,7 +94,7 @@ class SimulatedEngine:
     def renew(self, account: str, call_id: str, connection: int, heard_ago_ms: int, *, lost: bool) -> Renewed:
         """Renew a call's lease, or tell that its connection is lost."""
         said = [f"{account}/{call_id}", connection, "", heard_ago_ms, int(lost)]
-        arguments = [LEASE_MS, GRACE_MS, 1, *said]
+        arguments = [LEASE_MS, GRACE_MS, 0, 1, *said]
         (code,) = self._run("calls_renew", self._named("meta", "calls", "leases"), arguments)
         return _RENEWED[Code(code)]
 

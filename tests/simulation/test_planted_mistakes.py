@@ -8,7 +8,7 @@ from tests.simulation.engine import scripts_with
 from tests.simulation.history import History, InconsistentError
 from tests.support.engines import EngineServer
 
-HISTORIES = 60
+HISTORIES = 400
 
 MISTAKES = {
     "a call is reaped within its grace": {
