@@ -3,6 +3,8 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+# Tests mostly wait, for servers and for faults to pass: more of them at once than there are cores.
+PROCESSES ?= 3
 INSTALLED := .venv/.installed
 export UV_SYSTEM_CERTS = 1
 export UV_PYTHON_DOWNLOADS = never
@@ -30,7 +32,7 @@ demo: venv ## a gateway with simulated softphones; prints the address to look at
 	@$(BIN)/callgate demo $(ARGS)
 
 test: venv ## all tests (ARGS="tests/domain -x" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
 
 lint: venv ## the linter, and whether everything is formatted
 	@$(BIN)/ruff check .

@@ -52,14 +52,16 @@ local function set_coming_boundaries(p)
     boundary(p.cycle_index + 2), boundary(p.cycle_index + 3), boundary(p.cycle_index + 4)
 end
 
--- What SQL knows to have ended does not go on, whatever the engine has forgotten of it. It is in the sum already.
+-- What SQL knows to have ended does not go on, whatever the engine has forgotten of it. It is in the sum already. One
+-- that came back since that settlement goes on.
 local function end_calls(m)
   local ended = {}
   for i = 1, #ended_calls, 2 do
     local field, value = ended_calls[i], ended_calls[i + 1]
     local blob = call('HGET', shard_keys[CALLS_KEY], field)
-    if blob and kind_of(blob) == IN_PROGRESS
-      and decode_call(blob).admitted_at_ms == decode_call(value).admitted_at_ms then
+    local c = blob and kind_of(blob) == IN_PROGRESS and decode_call(blob)
+    local _, revision = decode_end(value)
+    if c and c.admitted_at_ms == decode_call(value).admitted_at_ms and c.revision < revision then
       call('HSET', shard_keys[CALLS_KEY], field, value)
       call('ZREM', keys[ORDER_KEY], field)
       ended[#ended + 1] = field

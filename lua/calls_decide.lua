@@ -3,8 +3,8 @@
 --
 -- KEYS   for each section: the shard's meta, calls, ended, overtaken, leases, alarms, records;
 --        then for each of its accounts: pool, order, phase, members
--- ARGV   number of sections, call id memory (ms), lease (ms), grace (ms), late return (ms); for each section: its number of
---        accounts, its number of calls, and the calls ("<account>/<call id>") that its operations name, in their order;
+-- ARGV   number of sections, call id memory (ms), lease (ms), grace (ms), late return (ms), until when to decide (real
+--        ms; 0 whenever); for each section: its number of accounts, its number of calls, and the calls ("<account>/<call id>") that its operations name, in their order;
 --        for each account: its id, a letter for each operation, the number of members that its starts name, each once
 --        ("s/<staff>", "c/<channel>"), and these; then the operations' arguments, the first of those marked * the
 --        connection that says it (0 none):
@@ -18,7 +18,8 @@
 --          Y* end: the same as A, and what SQL has of the call: its value ('' nothing)
 --          R* resume: the asker, and what SQL or a receipt has of the call: its value ('' nothing)
 --          P  reap: nothing
---          T  a settlement told again: the call's value, 1 if SQL has its record
+--          T  a settlement told again: the call's value, 1 if SQL has its record, what an older record
+--             billed that SQL has in its place
 --          F a x y  the same as E A X Y, of an account that SQL does not know (R30)
 --          r p t    the same as R P T, of such an account
 --        A section is one shard, and names no call twice: what comes later of the same call stands in a later section.
@@ -27,8 +28,8 @@
 --          E F  the same, 1 if it goes by the fresh id
 --          X Y P x y p  the ended call's value (lib/call.lua), remaining seconds
 --          R r  the call's value, in progress
---        SHARD_MISSING, SHARD_MOVED, POOL_MISSING and CYCLES_MISSING answer all operations of an account alike: nothing
---        was decided, and the gateway has to supply what is missing. Behind them, which run of an engine this is, and for
+--        SHARD_MISSING, SHARD_MOVED, TOO_LATE, POOL_MISSING and CYCLES_MISSING answer all operations of an account alike:
+--        nothing was decided, and the gateway has to supply what is missing. Behind them, which run of an engine this is, and for
 --        each section its epoch and seq.
 -- Rules  R1-R10, R12-R17, R19, R20, R26, R28, R30
 -- @include shard
@@ -51,7 +52,7 @@
 -- @include resume
 
 local ARGUMENTS = { S = 3, C = 4, D = 4, E = 3, F = 3, A = 3, a = 3, X = 2, x = 2, Y = 4, y = 4, R = 3, r = 3, P = 0, p = 0,
-  T = 2, t = 2 }
+  T = 3, t = 3 }
 
 local START = 83 -- S
 local START_FROM_CHANNEL = 67 -- C
@@ -66,7 +67,7 @@ local REAP = 80 -- P
 local RETELL = 84 -- T
 local LOWER = 32 -- from a letter to the same one without a pool
 
-local argument_at = 6
+local argument_at = 7
 
 -- The section's calls: the one that is next, as an index of ARGV, and of the values.
 local call_at, values_read, value_at
@@ -99,8 +100,8 @@ local function carry_out(a, letter, i)
     resume(a, field, blob, ARGV[i + 1], connection, ARGV[i + 2])
     return i + 3
   elseif letter == RETELL or letter == RETELL + LOWER then
-    retell(a, field, blob, ARGV[i], ARGV[i + 1] == '1')
-    return i + 2
+    retell(a, field, blob, ARGV[i], ARGV[i + 1] == '1', tonumber(ARGV[i + 2]))
+    return i + 3
   elseif letter == REAP or letter == REAP + LOWER then
     reap(a, field, blob)
     return i
@@ -149,6 +150,7 @@ end
 local function run_section()
   local keys, accounts, calls = take_keys(SHARD_KEYS), tonumber(ARGV[argument_at]), tonumber(ARGV[argument_at + 1])
   local m, missing = open_shard(keys[META_KEY])
+  if is_too_late(until_ms) then m, missing = nil, TOO_LATE end
   call_at, value_at = argument_at + 2, 1
   argument_at = call_at + calls
   if m then values_read = call('HMGET', keys[CALLS_KEY], unpack(ARGV, call_at, argument_at - 1)) end

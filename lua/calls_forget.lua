@@ -11,11 +11,12 @@
 
 local memory_ms, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
 
--- The id may have been used anew since: then its value is of a later instant, and stays.
+-- The id may have been used, or the call settled anew since: then its value is of a later instant, and stays. What was
+-- told again was settled before that.
 local function is_still(blob, at_ms)
   if not blob then return false end
-  if kind_of(blob) == ENDED then return settled_at(blob) == at_ms end
-  return kind_of(blob) == OVERTAKEN and overtaken_at(blob) == at_ms
+  if kind_of(blob) == ENDED then return settled_at(blob) <= at_ms end
+  return kind_of(blob) == OVERTAKEN and overtaken_at(blob) <= at_ms
 end
 
 -- A list's entry is "<instant> <field> <field> ...", in the order of the instants.
@@ -28,9 +29,12 @@ local function forget(m, calls_key, list_key, kept_ms)
     local at_ms = tonumber(words[1])
     if m.now_ms - at_ms <= kept_ms then break end
     taken = i
-    local blobs, gone = call('HMGET', calls_key, unpack(words, 2)), {}
-    for k = 1, #blobs do
-      if is_still(blobs[k], at_ms) then gone[#gone + 1] = words[k + 1] end
+    local gone = {}
+    for first = 2, #words, PIECE do
+      local blobs = call('HMGET', calls_key, unpack(words, first, min(first + PIECE - 1, #words)))
+      for k = 1, #blobs do
+        if is_still(blobs[k], at_ms) then gone[#gone + 1] = words[first + k - 1] end
+      end
     end
     call_variadic('HDEL', calls_key, gone)
     forgotten = forgotten + #gone

@@ -2,7 +2,7 @@
 --
 -- KEYS   meta of each shard
 -- ARGV   lease (ms)
--- Reply  run of the engine; then for each shard its epoch and seq: 0 and 0 where it is not there, -1 and 0 where its run has
+-- Reply  run of the engine, its time (real ms); then for each shard its epoch and seq: 0 and 0 where it is not there, -1 and 0 where its run has
 --        not been compared yet
 -- Rules  R14
 -- @flags allow-oom
@@ -10,7 +10,7 @@
 -- @include codes
 
 local lease_ms = tonumber(ARGV[1])
-local reply = { run }
+local reply = { run, real_now_ms }
 for i = 1, #KEYS do
   local m, absent = open_shard(KEYS[i])
   if m then
@@ -21,9 +21,9 @@ for i = 1, #KEYS do
       m.beat_ms = real_now_ms
       save_shard(m)
     end
-    reply[2 * i], reply[2 * i + 1] = m.epoch, m.seq
+    reply[2 * i + 1], reply[2 * i + 2] = m.epoch, m.seq
   else
-    reply[2 * i], reply[2 * i + 1] = absent == SHARD_MOVED and -1 or 0, 0
+    reply[2 * i + 1], reply[2 * i + 2] = absent == SHARD_MOVED and -1 or 0, 0
   end
 end
 return reply

@@ -4,8 +4,8 @@
 --
 -- KEYS   meta of each shard
 -- ARGV   1 to build what is missing; policy: free, increment, hold (s), count from (0 admission, 1 answer); clock (0 real,
---        1 simulated); where a simulated clock starts (ms; '' the real time); then for each shard what was seen of it last:
---        run, seq, epoch (0 nothing yet), and the number of the last item that SQL has
+--        1 simulated); where a simulated clock starts (ms; '' the real time), and its speed; then for each shard what was
+--        seen of it last: run, seq, epoch (0 nothing yet), and the number of the last item that SQL has
 -- Reply  an array for each shard, empty where it is not there: 1 if it has a new epoch by this, epoch, seq, free, increment,
 --        hold, count from, clock, number of its last item, run
 -- Rules  R26, R28; the policy is kept with the data
@@ -14,7 +14,7 @@
 -- @include codes
 
 local is_to_be_built, clock_mode = ARGV[1] == '1', tonumber(ARGV[6])
-local SEEN_FROM = 8
+local SEEN_FROM = 9
 local SEEN_FIELDS = 4
 
 local function built(key)
@@ -22,7 +22,7 @@ local function built(key)
     key = key, epoch = real_now_ms, seq = 0, records = 0, free_seconds = tonumber(ARGV[2]),
     increment_seconds = tonumber(ARGV[3]), hold_seconds = tonumber(ARGV[4]), count_from = tonumber(ARGV[5]),
     clock_mode = clock_mode, clock_base_ms = tonumber(ARGV[7]) or real_now_ms, clock_real_ms = real_now_ms,
-    clock_speed = 0, latest_ms = 0, in_progress = 0, connections = 0, beat_ms = 0, steady_ms = real_now_ms, run = run,
+    clock_speed = tonumber(ARGV[8]), latest_ms = 0, in_progress = 0, connections = 0, beat_ms = 0, steady_ms = real_now_ms, run = run,
     run_before = 0, run_seq = 0,
   }
   m.now_ms = shard_now_ms(m)

@@ -98,11 +98,13 @@ class Reap:
 class Retell:
     """Tell a settlement again that a gateway was answered, and that the engine may have lost since (R26).
 
-    `saved` if SQL has the record, so that the pool, which was rebuilt from SQL, has it in its sum.
+    `saved` if SQL has the record, so that the pool, which was rebuilt from SQL, has it in its sum. Else
+    `billed_before` is what SQL has in its place: the seconds of an earlier record of the call, 0 for none.
     """
 
     record: CallRecord
     saved: bool
+    billed_before: int = 0
 
     @property
     def account(self) -> str:

@@ -67,6 +67,7 @@ TRANSITIONS: Final[Mapping[tuple[CallState, CallEvent], CallState]] = MappingPro
         (_ABSENT, CallEvent.RETURN_EXPIRED): _ENDED,  # R15: after late_resume_hours
         (_ABSENT, CallEvent.FORGOTTEN): _UNKNOWN,
         (_OVERTAKEN, CallEvent.ENDED): _OVERTAKEN,
+        (_OVERTAKEN, CallEvent.RESUMED): _IN_PROGRESS,  # R28: the engine had lost it when its end came
         (_OVERTAKEN, CallEvent.FORGOTTEN): _UNKNOWN,  # R17: after 60 s
     }
 )

@@ -40,13 +40,15 @@ class Lease:
     """Who vouches for a call in progress: the connection `owner`, or whoever sends keepalives (0).
 
     From `reap_at_ms` on (real time) it may be settled in its absence. `alive_ms` is when it was last known
-    alive: real time while it is vouched for, billing time once its connection is `lost`.
+    alive: real time while it is vouched for, billing time once its connection is `lost`. `returned` if the
+    call was made again for a device that came back with it, and nothing was heard of it since (R28).
     """
 
     owner: int
     lost: bool
     reap_at_ms: int
     alive_ms: int
+    returned: bool = False
 
     def hears(self, connection: int) -> bool:
         """Whether the call listens to this connection: no later one took it over. It does to HTTP (0)."""
@@ -74,9 +76,19 @@ class Lease:
             lost=True,
             reap_at_ms=real_ms + terms.grace_ms,
             alive_ms=alive_billing_ms,
+            returned=False,
         )
 
 
 def new_lease(terms: Terms, connection: int, real_ms: int) -> Lease:
     """Return the lease of a call that this connection just started or brought back: a full one."""
     return Lease(connection, False, real_ms + terms.lease_ms + terms.grace_ms, real_ms)
+
+
+def lease_of_told(terms: Terms, connection: int, real_ms: int, admitted_at_ms: int) -> Lease:
+    """Return the lease of a call that was let through without the engine: it may be over by now.
+
+    It was last known alive when it was admitted (billing time), as if its connection was lost then; whoever
+    has it may still come back for as long as if somebody had vouched for it now.
+    """
+    return Lease(connection, True, real_ms + terms.lease_ms + terms.grace_ms, admitted_at_ms)

@@ -16,7 +16,7 @@ from gateway.domain.answers import NotDue, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, Asker, End, Reap, Resume, Retell
 from gateway.domain.calls import CallInProgress, CallRecord, CallReopened, CallState, EndedBy
 from gateway.domain.errors import CallIdUsed, CallUnknown
-from gateway.domain.leases import Renewed, new_lease
+from gateway.domain.leases import Renewed, lease_of_told, new_lease
 from gateway.domain.pool_calls import PoolCalls
 
 
@@ -66,7 +66,7 @@ class PoolModel(PoolCalls):
             raise CallUnknown
         self._check_words(call, ask.device, ask.connection)
         if isinstance(call, CallInProgress):
-            earliest_ms = self._last_alive_ms(call, now_ms)
+            earliest_ms = self._earliest_end_ms(call, now_ms)
         elif self._may_return(call, now_ms):
             earliest_ms = call.ended_at_ms
             call = self._take_back(call)
@@ -96,14 +96,12 @@ class PoolModel(PoolCalls):
         """
         real_ms = now_ms if real_ms is None else real_ms
         now_ms = max(now_ms, self._latest_ms)
-        state = self.state(call_id, now_ms)
         known = self._calls.get(call_id) or self._ended.get(call_id)
         if known is None or (device is not None and device != (known.staff, known.device)):
             return Renewed.UNKNOWN
-        if not isinstance(known, CallInProgress):
-            return {CallState.SETTLED_IN_ABSENCE: Renewed.ABSENT, CallState.ENDED: Renewed.ENDED}.get(
-                state, Renewed.UNKNOWN
-            )
+        if isinstance(known, CallRecord):
+            settled = {CallState.SETTLED_IN_ABSENCE: Renewed.ABSENT, CallState.ENDED: Renewed.ENDED}
+            return settled.get(self.state(call_id, now_ms), Renewed.UNKNOWN)
         lease = self._leases[call_id]
         if not lease.hears(connection):
             return Renewed.NEWER_OWNER
@@ -111,7 +109,8 @@ class PoolModel(PoolCalls):
             heard_ms = min(self.billing_at(real_ms - heard_ago_ms), now_ms)
             alive_ms = max(heard_ms, self._last_alive_ms(known, now_ms))
             self._leases[call_id] = lease.after_loss(self.terms, connection, real_ms, alive_ms)
-        else:
+        elif not lease.lost or connection != lease.owner or not connection:
+            # A renewal that was overtaken by the loss of its connection brings nothing back.
             self._vouch(call_id, connection, real_ms, heard_ago_ms)
         return Renewed.RENEWED
 
@@ -148,20 +147,22 @@ class PoolModel(PoolCalls):
         call = self._calls.get(ask.call_id)
         if call is not None:
             self._check_words(call, ask.device, ask.connection)
-            self._vouch(ask.call_id, ask.connection, real_ms)
+            if ask.vouched:
+                self._vouch(ask.call_id, ask.connection, real_ms)
             return Resumed(call, late=False)
         record, state = self._ended.get(ask.call_id), self.state(ask.call_id, now_ms)
-        if state is CallState.OVERTAKEN:
+        if state is CallState.OVERTAKEN and ask.found is None:
             raise CallIdUsed
-        if state is CallState.UNKNOWN and isinstance(ask.found, CallInProgress):
+        if state in (CallState.UNKNOWN, CallState.OVERTAKEN) and isinstance(ask.found, CallInProgress):
+            # An end that nobody knew the call of any more did not overtake its start.
             self._check_words(ask.found, ask.device, 0)
-            return Resumed(self._make_again(ask.found, ask.connection, now_ms, real_ms), late=False)
+            return Resumed(self._make_again(ask, ask.found, now_ms, real_ms), late=False)
         if record is None and isinstance(ask.found, CallRecord):
             record = ask.found
         if record is None:
-            raise CallUnknown
+            raise CallIdUsed if state is CallState.OVERTAKEN else CallUnknown
         self._check_words(record, ask.device, ask.connection)
-        if not self._may_return(record, now_ms):
+        if not ask.vouched or not self._may_return(record, now_ms):
             raise CallIdUsed
         call = self._take_back(record)
         self._leases[ask.call_id] = new_lease(self.terms, ask.connection, real_ms)
@@ -185,6 +186,8 @@ class PoolModel(PoolCalls):
                 self.settled_seconds += record.billed_seconds
                 if before is not None and before.admitted_at_ms == record.admitted_at_ms:
                     self.settled_seconds -= before.billed_seconds
+                elif record.call_id not in self._calls:
+                    self.settled_seconds -= ask.billed_before
             self.records.append(record)
         self._keep(record)
         self._changed(now_ms)
@@ -199,10 +202,11 @@ class PoolModel(PoolCalls):
         # The id of another call is not to be taken from it.
         return self.state(record.call_id, now_ms) in (CallState.UNKNOWN, CallState.OVERTAKEN)
 
-    def _make_again(
-        self, found: CallInProgress, connection: int, now_ms: int, real_ms: int
-    ) -> CallInProgress:
-        """R28: a call that the engine lost goes on, as its receipt knows it; R8 has been asked before."""
+    def _make_again(self, ask: Resume, found: CallInProgress, now_ms: int, real_ms: int) -> CallInProgress:
+        """R28: a call that the engine lost goes on, as its receipt knows it; R8 has been asked before.
+
+        Of one that is told by its gateway it is not known whether it goes on: only that it was admitted.
+        """
         admitted_at_ms = min(found.admitted_at_ms, now_ms)
         is_of_this_cycle = admitted_at_ms >= self.cycle.start_ms
         call = replace(
@@ -216,6 +220,10 @@ class PoolModel(PoolCalls):
             counts=is_of_this_cycle and not found.emergency,
         )
         self._calls[call.call_id] = call
-        self._leases[call.call_id] = new_lease(self.terms, connection, real_ms)
+        self._leases[call.call_id] = (
+            replace(new_lease(self.terms, ask.connection, real_ms), returned=call.revision == 0)
+            if ask.vouched
+            else lease_of_told(self.terms, 0, real_ms, admitted_at_ms)
+        )
         self._changed(now_ms)
         return call

@@ -12,7 +12,7 @@ from gateway.domain.asks import AccountStatus, Asker, Start
 from gateway.domain.billing import billed_seconds, duration_ms
 from gateway.domain.calls import OVERTAKEN_MS, CallInProgress, CallRecord, CallState, EndedBy
 from gateway.domain.errors import CallIdConflict, CallIdUsed, CallUnknown
-from gateway.domain.leases import Lease, Terms, new_lease
+from gateway.domain.leases import Lease, Terms, lease_of_told, new_lease
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
 from gateway.domain.pool_minutes import PoolMinutes
@@ -132,7 +132,7 @@ class PoolCalls(PoolMinutes):
         for call_id in (ask.call_id, ask.fresh_call_id):
             call = self._calls.get(call_id) or self._ended.get(call_id)
             if call is not None and _is_same_emergency(call, ask):
-                if isinstance(call, CallInProgress):
+                if isinstance(call, CallInProgress) and ask.admitted_at_ms is None:
                     self._vouch(call_id, ask.connection, real_ms)
                 return self._admitted(call, now_ms, replayed=True)
             if call_id and self.state(call_id, now_ms) is CallState.UNKNOWN:
@@ -155,9 +155,14 @@ class PoolCalls(PoolMinutes):
             cycle_start_ms=self._cycle_start_ms(admitted_at_ms),
             emergency=ask.emergency,
             counts=not ask.emergency,
+            admitted_offline=ask.admitted_at_ms is not None,
         )
         self._calls[call_id] = call
-        self._leases[call_id] = new_lease(self.terms, ask.connection, real_ms)
+        self._leases[call_id] = (
+            new_lease(self.terms, ask.connection, real_ms)
+            if ask.admitted_at_ms is None
+            else lease_of_told(self.terms, ask.connection, real_ms, admitted_at_ms)
+        )
         self._changed(now_ms)
         return self._admitted(call, now_ms, replayed=False)
 
@@ -195,6 +200,13 @@ class PoolCalls(PoolMinutes):
         lease = self._leases[call_id]
         if lease.may_be_renewed_by(connection):
             self._leases[call_id] = lease.renewed(self.terms, connection, real_ms, heard_ago_ms)
+
+    def _earliest_end_ms(self, call: CallInProgress, now_ms: int) -> int:
+        """Before when it can't have ended, whatever its client says (R16)."""
+        if self._leases[call.call_id].returned:
+            # When it was last known alive was lost with it.
+            return max(call.admitted_at_ms, call.answered_at_ms or 0)
+        return self._last_alive_ms(call, now_ms)
 
     def _last_alive_ms(self, call: CallInProgress, now_ms: int) -> int:
         """When a call was last known alive, in billing time. Admission and answer are signs of life."""

@@ -48,6 +48,10 @@ class Accounts:
 
         Answers False if SQL knows no such account. Raises DatabaseUnavailable, EngineUnavailable, RedisError.
         """
+        if code == Code.TOO_LATE:
+            # It was answered all the same, so it is the engine's clock that was set: the next beat tells it.
+            self._shards.forget_real_ms(self._keys.shard_of(account))
+            return True
         if code in (Code.SHARD_MISSING, Code.SHARD_MOVED):
             await self._shards.confirm([self._keys.shard_of(account)])
             if code == Code.SHARD_MOVED:

@@ -24,6 +24,7 @@ from gateway.pool.codes import UNDECIDED
 from gateway.pool.engine import Engine, Replicas
 from gateway.pool.kept_answers import KeptAnswers
 from gateway.pool.keys import KeySpace
+from gateway.pool.leases import RealTime, carry_out_until_ms
 from gateway.pool.operations import Done, Operation, Reply, section_arguments
 from gateway.pool.scripts import ALLOW_OOM, Argument, Script, script
 from gateway.pool.together import run_together
@@ -80,13 +81,18 @@ class Batcher:
         lengths: Lengths,
         saw: Saw,
         kept: KeptAnswers,
+        real_ms: RealTime,
         replicas: Replicas = 0,
+        *,
+        ages: bool = False,
     ) -> None:
+        """Take what it needs; `ages` if billing time passes as real time does, while something waits."""
         self._keys = keys
         # In a Cluster every shard is asked by itself, and one that is away must not hold up the others.
         lanes = LANES if engine.spans_shards else keys.shards
         self._lanes = [
-            _Lane(engine, keys, provisioner, lengths.arguments(), saw, kept, replicas) for _ in range(lanes)
+            _Lane(engine, keys, provisioner, lengths.arguments(), saw, kept, real_ms, replicas, ages=ages)
+            for _ in range(lanes)
         ]
 
     def submit(self, ask: Ask, done: Done) -> None:
@@ -121,7 +127,10 @@ class _Lane:
         head: tuple[str, ...],
         saw: Saw,
         kept: KeptAnswers,
+        real_ms: RealTime,
         replicas: Replicas,
+        *,
+        ages: bool,
     ) -> None:
         self._engine = engine
         self._keys = keys
@@ -129,6 +138,8 @@ class _Lane:
         self._head = head
         self._saw = saw
         self._kept = kept
+        self._real_ms = real_ms
+        self._ages = ages
         self._waiting: deque[Operation] = deque()
         self._under_way: list[Operation] = []
         # Asks of an account whose pool is being loaded wait here, so that they keep their order.
@@ -225,7 +236,13 @@ class _Lane:
 
     def _encode(self, sections: list[Section]) -> tuple[list[str], list[Argument]]:
         keys: list[str] = []
-        arguments: list[Argument] = [str(len(sections)), *self._head]
+        # Carried out later than that, "now" would be another moment than the one that was meant.
+        until_ms = carry_out_until_ms(self._real_ms(sections[0][0]))
+        arguments: list[Argument] = [str(len(sections)), *self._head, until_ms]
+        if self._ages:
+            now = monotonic()
+            for operation in _operations(sections):
+                operation.age(now)
         for shard, accounts in sections:
             keys.extend(self._keys.of_shard(shard))
             for account in accounts:

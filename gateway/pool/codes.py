@@ -34,6 +34,7 @@ class Code(IntEnum):
     CLOCK_BACKWARDS = 33
     SHARD_MOVED = 34
     CALLS_UNCHECKED = 35
+    TOO_LATE = 36
     ACCOUNT_SUSPENDED = 42
     STAFF_UNKNOWN = 43
     CHANNEL_UNKNOWN = 44
@@ -44,7 +45,9 @@ class Code(IntEnum):
     MINUTES_HELD = 51
 
 
-UNDECIDED: Final = frozenset((Code.SHARD_MISSING, Code.SHARD_MOVED, Code.POOL_MISSING, Code.CYCLES_MISSING))
+UNDECIDED: Final = frozenset(
+    (Code.SHARD_MISSING, Code.SHARD_MOVED, Code.POOL_MISSING, Code.CYCLES_MISSING, Code.TOO_LATE)
+)
 """Nothing was decided: the gateway supplies what is missing and asks again."""
 
 REFUSALS: Final[dict[int, RefusalReason]] = {

@@ -181,14 +181,15 @@ class KeptAnswers:
         named = [(each.call_id, each.admitted_at_ms) for each in records]
         named += [(each.call_id, each.admitted_at_ms) for each in calls]
         ended = await self._find_ended(account, named) if self._find_ended is not None else ()
-        revisions = {(each.call_id, each.admitted_at_ms): each.revision for each in ended}
+        saved = {(each.call_id, each.admitted_at_ms): each for each in ended}
         for record in records:
-            is_saved = revisions.get((record.call_id, record.admitted_at_ms), 0) >= record.revision
-            await ask(Retell(record, saved=is_saved))
+            known = saved.get((record.call_id, record.admitted_at_ms))
+            is_saved = known is not None and known.revision >= record.revision
+            await ask(Retell(record, is_saved, known.billed_seconds if known else 0))
             self._to_tell.discard((account, record.call_id))
         for call in calls:
             key = (account, call.call_id)
-            if (call.call_id, call.admitted_at_ms) not in revisions:
+            if (call.call_id, call.admitted_at_ms) not in saved:
                 # Whether it goes on is for its device to say, which vouches for it if it is still there.
                 await self._tell_call(ask, call)
             self._to_tell.discard(key)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from gateway.domain.asks import Asker
 from gateway.domain.leases import Renewed
 from gateway.pool.codes import Code
+from gateway.pool.connections import TIMEOUT_SECONDS
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
 from gateway.pool.operations import device_prefix
@@ -18,6 +19,15 @@ RENEWED_AT_ONCE: Final = 1000
 """How many calls one script call renews: others must not wait for a large gateway."""
 ENTRIES_AT_ONCE: Final = 16
 """How many entries of a shard's `leases` are taken at once; each names the calls of one script."""
+
+
+RealTime = Callable[[int], int]
+"""What a shard's engine says the time is (real ms); 0 if that is not known."""
+
+
+def carry_out_until_ms(now_ms: int) -> str:
+    """Until when a script sent now is to be carried out: as long as its reply is waited for."""
+    return str(now_ms + int(TIMEOUT_SECONDS * 1000)) if now_ms else "0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,15 +54,19 @@ _RENEWED: Final = {
     Code.CALL_UNKNOWN: Renewed.UNKNOWN,
     Code.SHARD_MISSING: Renewed.UNDECIDED,
     Code.SHARD_MOVED: Renewed.UNDECIDED,
+    Code.TOO_LATE: Renewed.UNDECIDED,
 }
 
 
 class Leases:
     """The leases of all shards."""
 
-    def __init__(self, engine: Engine, keys: KeySpace, *, lease_ms: int, grace_ms: int) -> None:
+    def __init__(
+        self, engine: Engine, keys: KeySpace, real_ms: RealTime, *, lease_ms: int, grace_ms: int
+    ) -> None:
         self._engine = engine
         self._keys = keys
+        self._real_ms = real_ms
         self._lease_ms = lease_ms
         self._grace_ms = grace_ms
 
@@ -92,7 +106,8 @@ class Leases:
         renewed = [Renewed.UNDECIDED] * len(vouchings)
         for sections in self._engine.split(list(by_shard.items())):
             keys: list[str] = []
-            arguments: list[Argument] = [str(self._lease_ms), str(self._grace_ms)]
+            until_ms = carry_out_until_ms(self._real_ms(sections[0][0]))
+            arguments: list[Argument] = [str(self._lease_ms), str(self._grace_ms), until_ms]
             for shard, places in sections:
                 keys += self._keys.named(shard, "meta", "calls", "leases")
                 arguments.append(str(len(places)))

@@ -106,9 +106,17 @@ class LivePool:
         self._alarms = Alarms(engine, self._keys, self._shards, self._turn_cycles)
         lengths = Lengths(self._memory_ms, lease_ms, grace_ms, late_resume_hours * MS_AN_HOUR)
         self._batcher = Batcher(
-            engine, self._keys, self._accounts, lengths, self._shards.saw, self._kept, replicas
+            engine,
+            self._keys,
+            self._accounts,
+            lengths,
+            self._shards.saw,
+            self._kept,
+            self._shards.real_ms,
+            replicas,
+            ages=not simulate,
         )
-        self._leases = Leases(engine, self._keys, lease_ms=lease_ms, grace_ms=grace_ms)
+        self._leases = Leases(engine, self._keys, self._shards.real_ms, lease_ms=lease_ms, grace_ms=grace_ms)
         self._device_calls = DeviceCalls(engine, self._keys)
         self.records = RecordStream(engine, self._keys, self._shards)
 

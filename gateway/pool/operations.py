@@ -28,6 +28,8 @@ Reply = list[Any]
 DEADLINE_SECONDS: Final = 1.8
 """How long an ask may wait for the engine before it is answered with `engine_unavailable`."""
 EMERGENCY_DEADLINE_SECONDS: Final = 0.2
+SHORT_WAIT_MS: Final = 50
+"""So long an ask may have waited to be sent, and is still of now."""
 """The same for an emergency call, which then passes without the engine (R30)."""
 
 ANSWER_WIDTHS: Final = {
@@ -63,13 +65,25 @@ def _packed(found: CallRecord | CallInProgress | None, *, lost: bool = False) ->
 class Operation:
     """An ask under way. `done` becomes None when it was answered, by the engine or for lack of it."""
 
-    __slots__ = ("account", "arguments", "ask", "calls", "deadline", "done", "letter", "members", "width")
+    __slots__ = (
+        "_asked_at",
+        "account",
+        "arguments",
+        "ask",
+        "calls",
+        "deadline",
+        "done",
+        "letter",
+        "members",
+        "width",
+    )
 
     def __init__(self, ask: Ask, done: Done, now: float) -> None:
         self.ask = ask
         self.account = ask.account
         self.done: Done | None = done
         self.deadline = now + DEADLINE_SECONDS
+        self._asked_at = now
         # What goes to the script: the calls that this may read or write, the members that it names, and the
         # rest.
         self.calls: tuple[str, ...] = (f"{ask.account}/{ask.call_id}",)
@@ -106,8 +120,21 @@ class Operation:
         elif isinstance(ask, Reap):
             self.letter, self.arguments = "P", ()
         else:
-            self.letter, self.arguments = "T", (pack_record(ask.record), "1" if ask.saved else "0")
+            saved = "1" if ask.saved else "0"
+            self.letter, self.arguments = "T", (pack_record(ask.record), saved, str(ask.billed_before))
         self.width = ANSWER_WIDTHS[self.letter]
+
+    def age(self, now: float) -> None:
+        """Count how long it has waited as time that passed since what it tells of (R16)."""
+        waited_ms = int((now - self._asked_at) * 1000)
+        if waited_ms < SHORT_WAIT_MS:
+            return
+        if self.letter in "XxYy" and isinstance(self.ask, End):
+            self.letter = "y" if self.letter.islower() else "Y"
+            ago, found = str(self.ask.ended_ago_ms + waited_ms), _packed(self.ask.found)
+            self.arguments = (*self.arguments[:2], ago, found)
+        elif isinstance(self.ask, Answered):
+            self.arguments = (*self.arguments[:2], str(self.ask.answered_ago_ms + waited_ms))
 
     def without_pool(self) -> bool:
         """The account is unknown to SQL: answer what that decides, or make this an operation without a pool.

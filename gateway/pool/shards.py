@@ -90,6 +90,7 @@ class Shards:
         self._comparing = asyncio.Lock()
         self._listeners: list[NewEpoch] = []
         self._suspect: set[int] = set()
+        self._real: dict[int, tuple[int, float]] = {}
         self._is_open = False
 
     @property
@@ -166,10 +167,12 @@ class Shards:
         """
         suspect, self._suspect = self._suspect, set()
         for group in self._engine.split_shards(range(self._keys.shards)):
-            run, *said = await script("shards_beat").run(
+            asked_at = time.monotonic()
+            run, real_ms, *said = await script("shards_beat").run(
                 self._engine.client, self._metas(group), [str(lease_ms)]
             )
             for shard, epoch, seq in zip(group, said[::2], said[1::2], strict=True):
+                self._real[shard] = (real_ms, asked_at)
                 if epoch <= _ABSENT:
                     suspect.add(shard)
                 else:
@@ -178,6 +181,22 @@ class Shards:
         self._suspect = set()
         if suspect:
             await self.confirm(suspect)
+        # Another gateway may have set it; what is made anew is made under the one in force.
+        self._policy = await self.read_policy()
+
+    def real_ms(self, shard: int) -> int:
+        """What a shard's engine says the time is (real ms), reckoned from the latest beat; 0 before that.
+
+        It may be ahead by as long as that beat was on its way, never behind.
+        """
+        if shard not in self._real:
+            return 0
+        real_ms, asked_at = self._real[shard]
+        return real_ms + int((time.monotonic() - asked_at) * 1000)
+
+    def forget_real_ms(self, shard: int) -> None:
+        """Take note that an engine's clock is not what it was reckoned to be."""
+        self._real.pop(shard, None)
 
     async def read_policy(self) -> Policy:
         """The policy in force. Raises EngineUnavailable if the shards are not built, RedisError."""
@@ -323,6 +342,7 @@ class Shards:
             *_policy_arguments(self._policy),
             str(_SIMULATED if self._simulate else _REAL),
             base,
+            str(self._clock.speed) if self._simulate and self._clock else "0",
         ]
         for shard in group:
             seen = self._seen.get(shard, _NOTHING_SEEN)

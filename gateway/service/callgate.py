@@ -498,7 +498,11 @@ class Callgate:
         The grace of their calls starts now, and they connect elsewhere within it (R13).
         """
         await self.devices.drain(self.settings.drain_seconds / 2)
-        await self.keeper.tell_lost()
+        try:
+            await self.keeper.tell_lost()
+        except EngineUnavailable:
+            # Nobody vouches for them any more, so their leases run out, and the grace behind them.
+            log.warning("drain.grace_not_told")
 
     # Inside
 

@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 import structlog
@@ -19,7 +20,13 @@ from gateway.domain.admission import RefusalReason
 from gateway.domain.answers import Admitted, Answer, Refused, settled_before
 from gateway.domain.asks import Answered, Ask, Asker, End, Resume, Start
 from gateway.domain.calls import CallInProgress, CallRecord
-from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailable, EngineUnavailable
+from gateway.domain.errors import (
+    CallgateError,
+    CallIdUsed,
+    CallUnknown,
+    DatabaseUnavailable,
+    EngineUnavailable,
+)
 from gateway.domain.leases import Renewed
 from gateway.pool.leases import Vouching
 from gateway.pool.live_pool import LivePool
@@ -66,7 +73,7 @@ class Calls:
             if self.journal.holds(ask.account, ask.call_id):
                 self._look_up(self._note_in_journal(ask, done))
             else:
-                self._pool.submit(ask, partial(self._remembered, ask, done))
+                self._pool.submit(ask, partial(self._remembered, ask, done, monotonic()))
         else:
             self._pool.submit(ask, done)
 
@@ -160,10 +167,13 @@ class Calls:
     # Calls that come back
 
     def _resumed(self, ask: Resume, done: Done, answer: Answer | CallgateError) -> None:
-        if isinstance(answer, CallUnknown):
+        is_unheard = isinstance(answer, (CallUnknown, EngineUnavailable))
+        # An end may have come of a call that the engine has lost: then the id is taken, by nothing.
+        is_lost = isinstance(answer, CallIdUsed) and ask.found is not None
+        if is_unheard and self.journal.holds(ask.account, ask.call_id):
+            done(self.journal.resume(ask))  # the engine is about to be told of it
+        elif is_lost or isinstance(answer, CallUnknown):
             self._look_up(self._resume_unknown(ask, done))
-        elif isinstance(answer, EngineUnavailable) and self.journal.holds(ask.account, ask.call_id):
-            done(self.journal.resume(ask))
         else:
             done(answer)
 
@@ -182,22 +192,24 @@ class Calls:
 
     # Answers and ends
 
-    def _remembered(self, ask: Answered | End, done: Done, answer: Answer | CallgateError) -> None:
+    def _remembered(
+        self, ask: Answered | End, done: Done, asked_at: float, answer: Answer | CallgateError
+    ) -> None:
         if isinstance(answer, (CallUnknown, EngineUnavailable)):
-            self._look_up(self._recall(ask, done, answer))
+            self._look_up(self._recall(ask, done, asked_at, answer))
         else:
             done(answer)
 
-    async def _recall(self, ask: Answered | End, done: Done, answer: CallgateError) -> None:
-        """What the engine does not know may be a call of another worker's journal, or in SQL."""
+    async def _recall(self, ask: Answered | End, done: Done, asked_at: float, answer: CallgateError) -> None:
+        """What the engine does not know may be a call of another worker's journal, in SQL, or lost."""
         if await self._is_in_journal(ask):
             await self._note_in_journal(ask, done)
             return
         if isinstance(ask, End):
             if isinstance(answer, CallUnknown):
-                await self._end_from_sql(ask, done)
+                await self._end_unknown(ask, done)
                 return
-            self.kept_ends.keep(ask)
+            self.kept_ends.keep(ask, asked_at)
         done(answer)
 
     async def _is_in_journal(self, ask: Answered | End) -> bool:
@@ -220,13 +232,15 @@ class Calls:
             answer = EngineUnavailable()
         done(answer)
 
-    async def _end_from_sql(self, ask: End, done: Done) -> None:
+    async def _end_unknown(self, ask: End, done: Done) -> None:
         answer: Answer | CallgateError = CallUnknown()
         try:
             found = await self._records.calls.find_call(ask.account, ask.call_id)
+            if found is None:
+                found = self._pool.known_call(ask.account, ask.call_id)
             if found is not None and ask.device in (None, (found.staff, found.device)):
                 if isinstance(found, CallInProgress):
-                    # It had come back late, and then the engine lost it (R15, R28).
+                    # The engine has lost it (R28), perhaps after it had come back late (R15).
                     await self._pool.ask(
                         Resume(ask.account, ask.call_id, ask.device, ask.connection, found, vouched=False)
                     )

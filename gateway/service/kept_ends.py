@@ -35,9 +35,9 @@ class KeptEnds:
         self._ends: OrderedDict[tuple[str, str], tuple[End, float]] = OrderedDict()
         self._waiting = asyncio.Event()
 
-    def keep(self, ask: End) -> None:
-        """Keep an end that nobody could be told; the first told stands (R17)."""
-        self._ends.setdefault((ask.account, ask.call_id), (ask, monotonic()))
+    def keep(self, ask: End, asked_at: float) -> None:
+        """Keep an end that nobody could be told, asked then (`monotonic`); the first told stands (R17)."""
+        self._ends.setdefault((ask.account, ask.call_id), (ask, asked_at))
         if len(self._ends) > MOST:
             self._ends.popitem(last=False)
         metrics.ENDS_KEPT.set(len(self._ends))

@@ -9,8 +9,8 @@ local ENDED_BY_HANGUP = 1
 local ENDED_BY_CONNECTION_LOST = 2
 local ENDED_BY_LEASE_EXPIRED = 3
 
--- A call in progress: kind; whether it is an emergency, has lost its connection, was admitted without the engine;
--- revision of its latest record (0 none); admitted at, answered at (0 not yet), start of its cycle; when it may be reaped
+-- A call in progress: kind; whether it is an emergency, has lost its connection (lib/leases.lua), was admitted without the
+-- engine; revision of its latest record (0 none); admitted at, answered at (0 not yet), start of its cycle; when it may be reaped
 -- (real time); last known alive (real time, but billing time once its connection is lost); the connection that it
 -- belongs to (0 none). Then who calls whom, "<staff>/<device>|<channel>|<to>".
 local IN_PROGRESS_HEAD = '<BBBBI2dddddd'
@@ -65,6 +65,11 @@ end
 local function decode_end(blob)
   local _, ended_by, revision, _, ended_at_ms, settled_at_ms, _, billed = unpack_struct(ENDED_HEAD, blob)
   return ended_by, revision, ended_at_ms, settled_at_ms, billed
+end
+
+-- Did its client say that it ended? Then nobody has it any more, and it never comes back (R17).
+local function has_hung_up(blob)
+  return byte(blob, 1) == ENDED and byte(blob, 2) == ENDED_BY_HANGUP
 end
 
 local function settled_at(blob)

@@ -43,10 +43,11 @@ local function restore(a, field, found, connection)
   c.admitted_at_ms = min(c.admitted_at_ms, a.now_ms)
   c.answered_at_ms = min(c.answered_at_ms, a.now_ms)
   if c.admitted_at_ms >= a.cycle_start_ms then c.cycle_start_ms = a.cycle_start_ms end
-  if c.lost == 1 then
+  if c.lost == LOST then
     c.reap_at_ms, c.alive_ms = real_now_ms + lease_ms + grace_ms, c.admitted_at_ms
   else
     vouch(c, connection, real_now_ms)
+    if c.revision == 0 then c.lost = RETURNED end
   end
   enter_progress(a, field, c, payload, 0)
   return answer_resumed(RESUMED, encode_call(c, payload))
@@ -54,20 +55,26 @@ end
 
 -- `found` is for a call that is not known here ('' nothing): what SQL has of it, or what its receipt says.
 local function resume(a, field, blob, device, connection, found)
-  if found ~= '' and (not blob or kind_of(blob) == OVERTAKEN) then
+  local is_known = blob and is_remembered(blob, a.now_ms, memory_ms)
+  if found ~= '' and not (is_known and kind_of(blob) ~= OVERTAKEN) then
     if kind_of(found) == IN_PROGRESS then
       if not speaks_for(a, found, device) then return answer_resumed(CALL_UNKNOWN, '') end
       return restore(a, field, found, connection)
     end
-    blob = found
+    if not blob or kind_of(blob) == OVERTAKEN then blob = found end
   end
   if not blob then return answer_resumed(CALL_UNKNOWN, '') end
-  if kind_of(blob) == OVERTAKEN then return answer_resumed(CALL_ID_USED, '') end
+  if kind_of(blob) == OVERTAKEN then return answer_resumed(is_known and CALL_ID_USED or CALL_UNKNOWN, '') end
   if not speaks_for(a, blob, device) then return answer_resumed(CALL_UNKNOWN, '') end
   local c = decode_call(blob)
-  if is_superseded(c.owner, connection) then return answer_resumed(CALL_ID_CONFLICT, '') end
-  if kind_of(blob) == ENDED then return take_back(a, field, blob, c, connection) end
-  if may_vouch(c, connection) then
+  if is_superseded(blob, c.owner, connection) then return answer_resumed(CALL_ID_CONFLICT, '') end
+  -- A gateway that tells what it let through does not know whether it goes on: it vouches for nothing.
+  local is_told = found ~= '' and kind_of(found) == IN_PROGRESS and decode_call(found).lost == LOST
+  if kind_of(blob) == ENDED then
+    if is_told then return answer_resumed(CALL_ID_USED, '') end
+    return take_back(a, field, blob, c, connection)
+  end
+  if not is_told and may_vouch(c, connection) then
     vouch(c, connection, real_now_ms)
     write_call(field, encode_call(c, payload_of(blob)))
   end
@@ -75,8 +82,9 @@ local function resume(a, field, blob, device, connection, found)
 end
 
 -- R26: a settlement that a gateway was answered, and that may have been lost since. `is_saved`: SQL has its record, and so
--- the pool, which was made from SQL, has what it billed.
-local function retell(a, field, blob, value, is_saved)
+-- the pool, which was made from SQL, has what it billed. Else SQL, and so the pool, may have a record of an earlier
+-- settlement of the call, which billed `billed_before`.
+local function retell(a, field, blob, value, is_saved, billed_before)
   local told = decode_call(value)
   local _, revision, _, _, billed = decode_end(value)
   local counts = a.p and told.emergency == 0 and told.admitted_at_ms >= a.cycle_start_ms
@@ -95,7 +103,7 @@ local function retell(a, field, blob, value, is_saved)
       write_end(field, value, is_saved)
     end
   else
-    if counts and not is_saved then rebill(a, 0, billed) end
+    if counts and not is_saved then rebill(a, billed_before, billed) end
     write_resettled(field, value, is_saved)
   end
   pool_changed(a)

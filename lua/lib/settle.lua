@@ -12,7 +12,7 @@ local function note_answer(a, field, blob, device, ago_ms, connection)
     return answer_code(CALL_UNKNOWN)
   end
   local c = decode_call(blob)
-  if is_superseded(c.owner, connection) then return answer_code(CALL_ID_CONFLICT) end
+  if is_superseded(blob, c.owner, connection) then return answer_code(CALL_ID_CONFLICT) end
   if kind_of(blob) == ENDED or c.answered_at_ms ~= 0 then return answer_code(NOTED) end
   local m, p = a.m, a.p
   c.answered_at_ms = max(c.admitted_at_ms, a.now_ms - ago_ms)
@@ -72,7 +72,10 @@ end
 -- Settles a call in progress as ended so long ago, exactly once (R1-R3, R20), and answers with that; but not before it
 -- was last known alive (R16), which is after it was admitted and answered. Without `ago_ms` it ended just then.
 local function settle(a, field, blob, ago_ms, ended_by, emergency, lost, revision, admitted_at_ms, answered_at_ms, alive_ms)
-  local ended_at_ms = last_alive_ms(a.m, lost, alive_ms, admitted_at_ms, answered_at_ms)
+  -- Of a call that has only just been made again it is lost when it was last known alive: its device says when it ended.
+  local is_just_back = ago_ms and lost == RETURNED
+  local ended_at_ms = is_just_back and max(admitted_at_ms, answered_at_ms)
+    or last_alive_ms(a.m, lost, alive_ms, admitted_at_ms, answered_at_ms)
   if ago_ms then ended_at_ms = max(ended_at_ms, a.now_ms - ago_ms) end
   local billed, duration_ms, origin_ms = bill(a.m, emergency, admitted_at_ms, answered_at_ms, ended_at_ms)
   leave_progress(a, field, emergency, admitted_at_ms, origin_ms, billed)
@@ -109,10 +112,10 @@ local function end_call(a, field, blob, device, ago_ms, connection, found)
   end
   if not speaks_for(a, blob, device) then return answer_nothing('X', CALL_UNKNOWN) end
   local _, emergency, lost, _, revision, admitted_at_ms, answered_at_ms, _, _, alive_ms, owner = unpack_call(blob)
-  if is_superseded(owner, connection) then return answer_nothing('X', CALL_ID_CONFLICT) end
+  if is_superseded(blob, owner, connection) then return answer_nothing('X', CALL_ID_CONFLICT) end
   if kind_of(blob) == ENDED then
     local ended_by, settled_revision, ended_at_ms, _, billed = decode_end(blob)
-    if a.p and may_return(a, ended_by, ended_at_ms) then
+    if (a.p or emergency == 1) and may_return(a, ended_by, ended_at_ms) then
       return settle_again(a, field, blob, ago_ms, settled_revision, ended_at_ms, billed)
     end
     return answer_settled(SETTLED_BEFORE, blob, remaining(a))
@@ -128,6 +131,6 @@ local function reap(a, field, blob)
   if real_now_ms < c.reap_at_ms or not is_steady(a.m) or not (a.p or c.emergency == 1) then
     return answer_nothing('P', NOT_DUE)
   end
-  return settle(a, field, blob, nil, c.lost == 1 and ENDED_BY_CONNECTION_LOST or ENDED_BY_LEASE_EXPIRED, c.emergency,
+  return settle(a, field, blob, nil, c.lost == LOST and ENDED_BY_CONNECTION_LOST or ENDED_BY_LEASE_EXPIRED, c.emergency,
     c.lost, c.revision, c.admitted_at_ms, c.answered_at_ms, c.alive_ms)
 end

@@ -67,6 +67,12 @@ local function open_shard(meta_key)
   return m
 end
 
+-- Does this run so late that whoever sent it has long given up waiting, and may have sent it again? An engine that was
+-- stopped, or a network, delivers such things when all that they say of "now" is wrong. `until_ms`: real time, 0 whenever.
+local function is_too_late(until_ms)
+  return until_ms ~= 0 and real_now_ms > until_ms
+end
+
 -- Every script that writes to a shard ends with this: it tells how far the shard has come.
 local function save_shard(m)
   m.seq, m.latest_ms = m.seq + 1, m.now_ms

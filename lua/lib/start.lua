@@ -30,8 +30,8 @@ local function refusal(a, staff, channel, is_destination)
 end
 
 -- R9: the same admission again. Who asks vouches for the call, too.
-local function replay(a, field, payload, c, connection)
-  if may_vouch(c, connection) and not is_superseded(c.owner, connection) then
+local function replay(a, field, blob, payload, c, connection)
+  if may_vouch(c, connection) and not is_superseded(blob, c.owner, connection) then
     vouch(c, connection, real_now_ms)
     write_call(field, encode_call(c, payload))
   end
@@ -42,10 +42,10 @@ local function start(a, field, blob, payload, staff, channel, is_destination, co
   if blob then
     if kind_of(blob) == IN_PROGRESS then
       local c = decode_call(blob)
-      if payload_of(blob) ~= payload or is_superseded(c.owner, connection) then
+      if payload_of(blob) ~= payload or is_superseded(blob, c.owner, connection) then
         return answer_start(CALL_ID_CONFLICT, 0, 0, 0)
       end
-      return replay(a, field, payload, c, connection)
+      return replay(a, field, blob, payload, c, connection)
     end
     if is_remembered(blob, a.now_ms, memory_ms) then return answer_start(CALL_ID_USED, 0, 0, 0) end
   end
@@ -83,8 +83,9 @@ local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload,
     before = told_before(fresh_blob, payload, told_at_ms)
   end
   if before then
-    if kind_of(known_blob) == IN_PROGRESS then
-      replay(a, field, payload, before, connection)
+    -- A gateway that tells of it once more does not know either whether it goes on.
+    if kind_of(known_blob) == IN_PROGRESS and not told_at_ms then
+      replay(a, field, known_blob, payload, before, connection)
     else
       answer_start(REPLAYED, before.admitted_at_ms, remaining(a), before.cycle_start_ms)
     end

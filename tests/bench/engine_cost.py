@@ -36,7 +36,7 @@ SIZES: Final = ((1, 100), (1, 1_000), (1, 10_000), (1, 100_000), (64, 10))
 AVERAGE_CALL_MS: Final = 180_000
 START_MS: Final = 1_795_392_000_000
 ACCOUNT: Final = "acme"
-LENGTHS: Final = ("172800000", "15000", "30000", "43200000")
+LENGTHS: Final = ("172800000", "15000", "30000", "43200000", "0")
 """Call id memory, lease, grace, late return, in ms."""
 
 TRIVIAL: Final = """#!lua
@@ -81,7 +81,7 @@ class PoolLoad:
         self._calls = calls
         policy = ["30", "1", "60", "0"]
         metas = [self._keys.of_shard(0)[0]]
-        self._run("shards_open", metas, ["1", *policy, "1", str(START_MS), "0", "0", "0", "0"])
+        self._run("shards_open", metas, ["1", *policy, "1", str(START_MS), "0", "0", "0", "0", "0"])
         plan = Plan("big", "Big", 1_000_000_000, 10, 10)
         for account in self._accounts:
             config = AccountConfig(

@@ -304,6 +304,15 @@ def test_a_call_that_the_engine_lost_is_made_again_unchecked() -> None:
     assert pool.read(T0 + 5 * MINUTE) == view
 
 
+def test_a_call_that_the_engine_lost_is_made_again_after_its_end_was_not_known() -> None:
+    """R28. The end comes first, as the device does not know that its call was lost."""
+    pool = a_pool()
+    with pytest.raises(CallUnknown):
+        end(pool, "c-1", T0 + 5 * MINUTE)
+    resume(pool, "c-1", T0 + 5 * MINUTE, 3, found=a_receipt())
+    assert not end(pool, "c-1", T0 + 5 * MINUTE).replayed
+
+
 def test_a_call_made_again_keeps_its_revision_its_answer_and_its_flags() -> None:
     pool = a_pool()
     receipt = a_receipt(answered_at_ms=T0 + 2 * MINUTE, revision=4, admitted_offline=True)
@@ -344,6 +353,14 @@ def test_a_receipt_makes_no_call_again_that_is_known_to_have_ended() -> None:
     end(pool, "c-1", T0 + 2 * MINUTE)
     with pytest.raises(CallIdUsed):
         resume(pool, "c-1", T0 + 2 * MINUTE, found=a_receipt())
+
+
+def test_a_call_made_again_ended_when_its_device_says() -> None:
+    """R16: when it was last known alive was lost with it."""
+    pool = a_pool()
+    resume(pool, "c-1", T0 + 5 * MINUTE, 3, found=a_receipt())
+    ended = end(pool, "c-1", T0 + 5 * MINUTE, ago_ms=2 * MINUTE, connection=3)
+    assert ended.ended_at_ms == T0 + 3 * MINUTE
 
 
 def test_nobody_vouches_for_a_call_made_again_but_who_made_it() -> None:

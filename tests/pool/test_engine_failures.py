@@ -20,8 +20,10 @@ from gateway.domain.asks import Answered, Ask, End, Start
 from gateway.domain.calls import CallRecord
 from gateway.domain.errors import CallgateError, CallUnknown, EngineUnavailable
 from gateway.domain.policy import Policy
+from gateway.pool.connections import TIMEOUT_SECONDS
 from gateway.pool.engine import connect
 from gateway.pool.live_pool import LivePool
+from gateway.pool.operations import Operation
 from tests.support.engines import KINDS, EngineServer
 from tests.support.pool_model import ANA, MINUTE, T0, TO, a_plan
 from tests.support.pools import LiveAccounts, live_accounts
@@ -327,3 +329,45 @@ async def test_after_10000_cancelled_asks_every_answer_still_belongs_to_its_ques
         assert [each for each in results if isinstance(each, Exception)] == []
         cancelled += sum(isinstance(each, asyncio.CancelledError) for each in results)
     assert checked >= 1000
+
+
+async def test_what_nobody_waits_for_any_more_is_not_carried_out_when_an_engine_goes_on(
+    accounts: LiveAccounts, server: EngineServer
+) -> None:
+    """R16: it would end the call as of then. Whoever said it says it again, and how long ago it was."""
+    account = ACCOUNTS[0]
+    shards, shard = accounts.pool._shards, accounts.pool.shard_of(account)
+    await accounts.pool.ask(start(account, "c-1"))
+    await wait_until(lambda: shards.real_ms(shard))
+    server.pause()
+    await unavailable_after(accounts, End(account, "c-1"))
+    gave_up_ms = shards.real_ms(shard)
+    await wait_until(lambda: shards.real_ms(shard) > gave_up_ms + 1000 * TIMEOUT_SECONDS)
+    server.resume()
+    view = await accounts.pool.read(account)
+    assert [call.call_id for call in view.calls] == ["c-1"]
+    assert isinstance(await accounts.pool.ask(End(account, "c-1")), Settled)
+
+
+async def test_an_engine_whose_clock_was_set_is_asked_again_at_once(accounts: LiveAccounts) -> None:
+    account = ACCOUNTS[0]
+    shards, shard = accounts.pool._shards, accounts.pool.shard_of(account)
+    await wait_until(lambda: shards.real_ms(shard))
+    real_ms, asked_at = shards._real[shard]
+    shards._real[shard] = (real_ms - 300_000, asked_at)
+    assert isinstance(await accounts.pool.ask(start(account, "c-1")), Admitted)
+
+
+def test_how_long_an_end_waited_is_counted_as_time_since_the_end() -> None:
+    for ask, expected in (
+        (End("acme", "c", ANA), "900"),
+        (End("acme", "c", ANA, 100), "1000"),
+        (Answered("acme", "c", ANA, 100), "1000"),
+    ):
+        operation = Operation(ask, lambda _: None, 10.0)
+        operation.age(10.9)
+        assert operation.arguments[2] == expected
+        operation = Operation(ask, lambda _: None, 10.0)
+        before = operation.arguments
+        operation.age(10.01)
+        assert operation.arguments == before

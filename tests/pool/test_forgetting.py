@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import date
 
 import pytest
 
 from gateway.domain.answers import Admitted, Noted, Settled
-from gateway.domain.asks import Answered, End, Start
+from gateway.domain.asks import Answered, End, Retell, Start
 from gateway.domain.calls import OVERTAKEN_MS, CallRecord
 from gateway.domain.errors import CallIdUsed, CallUnknown
 from gateway.domain.policy import Policy
@@ -29,6 +30,42 @@ async def accounts(engine: EngineServer) -> AsyncIterator[LiveAccounts]:
 
 def start(call_id: str = "c-1") -> Start:
     return Start("acme", *ANA, call_id, TO)
+
+
+async def records(accounts: LiveAccounts) -> list[CallRecord]:
+    return [item for item in await accounts.recorded() if isinstance(item, CallRecord)]
+
+
+async def test_a_settlement_that_was_told_again_is_forgotten_too(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """R26: it is named under the instant at which it was told, which is later than it was settled."""
+    await a_call(accounts)
+    (record,) = await records(accounts)
+    (calls,) = accounts.keys.named(accounts.keys.shard_of("acme"), "calls")
+    engine.client.hdel(calls, "acme/c-1")
+    await accounts.at(T0 + HOUR)
+    assert await accounts.pool.ask(Retell(record, saved=True)) == Noted("c-1")
+    await accounts.at(T0 + HOUR + MEMORY_MS + 1)
+    await accounts.forget_old_calls()
+    assert engine.client.hkeys(calls) == []
+
+
+async def test_a_call_settled_anew_is_remembered_from_then_on(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """R17: it is named twice, and forgotten by the second."""
+    await a_call(accounts)
+    (record,) = await records(accounts)
+    await accounts.at(T0 + HOUR)
+    again = replace(record, revision=2, settled_at_ms=T0 + HOUR)
+    assert await accounts.pool.ask(Retell(again, saved=True)) == Noted("c-1")
+    await accounts.at(T0 + HOUR + MEMORY_MS)
+    assert await accounts.forget_old_calls() == 0
+    with pytest.raises(CallIdUsed):
+        await accounts.pool.ask(start())
+    await accounts.at(T0 + HOUR + MEMORY_MS + 1)
+    assert await accounts.forget_old_calls() == 1
 
 
 def emergency(call_id: str, fresh: str, told_at_ms: int | None = None) -> Start:

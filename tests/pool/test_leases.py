@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import date
+from typing import Any
 
 import pytest
 
 from gateway.domain.answers import Admitted, NotDue, Noted, Resumed, Settled
-from gateway.domain.asks import Answered, End, Reap, Resume, Start
-from gateway.domain.calls import CallRecord, CallReopened
+from gateway.domain.asks import Answered, End, Reap, Resume, Retell, Start
+from gateway.domain.calls import OVERTAKEN_MS, CallInProgress, CallRecord, CallReopened
 from gateway.domain.errors import CallIdConflict, CallIdUsed, CallUnknown
 from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
@@ -316,3 +318,107 @@ async def test_an_end_told_late_is_taken_from_last_known_alive_to_now(patient: L
 async def test_answers_are_noted_by_whoever_has_the_call(patient: LiveAccounts) -> None:
     await start(patient, "c-1", connection=7)
     assert await patient.pool.ask(Answered("acme", "c-1", ANA, connection=7)) == Noted("c-1")
+
+
+async def test_a_keepalive_has_no_connection_to_lose(patient: LiveAccounts) -> None:
+    await start(patient, "c-1")
+    await patient.at(T0 + MINUTE)
+    assert await renew(patient, "c-1", 0, lost=True) is Renewed.RENEWED
+    await patient.at(T0 + 2 * MINUTE)
+    ended = await patient.pool.ask(End("acme", "c-1", ANA, ended_ago_ms=HOUR))
+    assert isinstance(ended, Settled)
+    assert ended.ended_at_ms == T0 + 2 * MINUTE, "it is vouched for still"
+
+
+async def test_whoever_asks_again_how_a_call_ended_is_told(patient: LiveAccounts) -> None:
+    """R17: an out-of-order end, also of a connection that had the call no more."""
+    await start(patient, "c-1", connection=7)
+    await patient.pool.ask(Resume("acme", "c-1", ANA, connection=9))
+    await patient.pool.ask(End("acme", "c-1", ANA, connection=9))
+    again = await patient.pool.ask(End("acme", "c-1", ANA, connection=7))
+    assert isinstance(again, Settled)
+    assert again.replayed
+    assert await renew(patient, "c-1", 7) is Renewed.ENDED
+
+
+async def test_an_end_overtakes_only_what_comes_close_behind(patient: LiveAccounts) -> None:
+    """R17."""
+    resume = Resume("acme", "c-1", ANA, connection=7)
+    with pytest.raises(CallUnknown):
+        await patient.pool.ask(End("acme", "c-1", ANA))
+    await patient.at(T0 + OVERTAKEN_MS)
+    with pytest.raises(CallIdUsed):
+        await patient.pool.ask(resume)
+    await patient.at(T0 + OVERTAKEN_MS + 1)
+    with pytest.raises(CallUnknown):
+        await patient.pool.ask(resume)
+
+
+async def test_a_pool_made_anew_leaves_a_call_alone_that_came_back_since_its_settlement(
+    patient: LiveAccounts, engine: EngineServer
+) -> None:
+    """R15, R28: SQL may not know yet that it goes on."""
+    (calls,) = patient.keys.named(patient.keys.shard_of("acme"), "calls")
+    await start(patient, "c-1", connection=7)
+    await start(patient, "c-2", connection=7)
+    await patient.at(T0 + 90 * SECOND)
+    values: dict[Any, Any] = dict(engine.client.hgetall(calls))
+    for call_id in ("c-1", "c-2"):
+        await patient.pool.ask(End("acme", call_id, ANA))
+    for field, value in values.items():
+        # Both settlements were lost; c-1 is known to have come back since.
+        revision = 1 if field == b"acme/c-1" else 0
+        engine.client.hset(calls, field, value[:4] + bytes([revision, 0]) + value[6:])
+    keys = patient.keys.of_account("acme", patient.keys.shard_of("acme"))
+    engine.client.zadd(keys[1], dict.fromkeys(values, T0))
+    engine.client.delete(keys[0])
+    view = await patient.pool.read("acme")
+    assert [call.call_id for call in view.calls] == ["c-1"]
+
+
+async def test_whoever_does_not_know_whether_a_call_goes_on_does_not_vouch_for_it(
+    accounts: LiveAccounts,
+) -> None:
+    """R26, R28: a gateway tells again of what it let through. What is known of that stays as it is."""
+    first = await settled_in_absence(accounts, "c-1")
+    going = CallInProgress("acme", "c-1", *ANA, None, TO, T0, None, first.cycle_start_ms, False, True)
+    await accounts.at(T0 + HOUR)
+    with pytest.raises(CallIdUsed):
+        await accounts.pool.ask(Resume("acme", "c-1", None, 0, going, vouched=False))
+    assert await records(accounts) == [first]
+    await start(accounts, "c-2", 7)
+    await renew(accounts, "c-2", 7, lost=True)
+    await accounts.at(T0 + 2 * HOUR)
+    told = replace(going, call_id="c-2", admitted_at_ms=T0 + HOUR)
+    assert isinstance(await accounts.pool.ask(Resume("acme", "c-2", None, 0, told, vouched=False)), Resumed)
+    last = await until_settled(accounts, "c-2")
+    assert (last.ended_by, last.duration_ms) == ("connection_lost", 0)
+
+
+async def test_a_renewal_that_comes_behind_the_loss_of_its_connection_brings_nothing_back(
+    patient: LiveAccounts,
+) -> None:
+    await start(patient, "c-1", connection=7)
+    await patient.at(T0 + MINUTE)
+    await renew(patient, "c-1", 7, lost=True)
+    await patient.at(T0 + 2 * MINUTE)
+    assert await renew(patient, "c-1", 7) is Renewed.RENEWED
+    ended = await patient.pool.ask(End("acme", "c-1", ANA, ended_ago_ms=HOUR))
+    assert isinstance(ended, Settled)
+    assert ended.ended_at_ms == T0 + MINUTE
+
+
+async def test_a_settlement_told_again_takes_the_place_of_an_earlier_one_that_sql_has(
+    patient: LiveAccounts, engine: EngineServer
+) -> None:
+    """R15, R26: the pool made from SQL has that in its sum."""
+    await start(patient, "c-1", connection=7)
+    await patient.at(T0 + 90 * SECOND)
+    await patient.pool.ask(End("acme", "c-1", ANA))
+    (record,) = await records(patient)
+    assert isinstance(record, CallRecord)
+    (calls,) = patient.keys.named(patient.keys.shard_of("acme"), "calls")
+    engine.client.hdel(calls, "acme/c-1")
+    again = replace(record, revision=2, billed_seconds=100, duration_ms=100_000, ended_at_ms=T0 + 100_000)
+    await patient.pool.ask(Retell(again, saved=False, billed_before=90))
+    assert (await patient.pool.read("acme")).settled_seconds == 100

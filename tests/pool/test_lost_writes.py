@@ -167,6 +167,17 @@ async def test_an_engine_with_an_older_copy_of_its_data_is_found_out_and_set_rig
     assert (await end(accounts, "ghost")).replayed
 
 
+async def test_a_call_that_was_lost_is_made_again_after_its_end_was_not_known(
+    accounts: LiveAccounts, server: EngineServer
+) -> None:
+    admitted = await start(accounts, "c-1")
+    server.flush()
+    with pytest.raises(CallUnknown):
+        await end(accounts, "c-1")
+    await accounts.pool.ask(Resume("acme", "c-1", ANA, 7, receipt(admitted)))
+    assert not (await end(accounts, "c-1")).replayed
+
+
 async def test_a_receipt_is_no_good_for_another_device(accounts: LiveAccounts, server: EngineServer) -> None:
     admitted = await start(accounts, "c-1")
     server.flush()
@@ -186,3 +197,15 @@ async def test_a_call_that_was_let_through_without_the_engine_joins_its_pool_unc
     ended = await accounts.pool.ask(End("acme", "c-1", ANA, ended_ago_ms=4 * MINUTE))
     assert isinstance(ended, Settled)
     assert (ended.billed_seconds, ended.ended_at_ms) == (5 * 60, T0 + 6 * MINUTE)
+
+
+async def test_a_call_that_is_made_again_ended_when_its_device_says(server: EngineServer) -> None:
+    """R16: when it was last known alive is lost with it."""
+    async with live_accounts(server.url, Policy(), simulate=False, shards=1) as accounts:
+        await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(100))
+        now_ms = (await accounts.pool.clock()).now_ms
+        told = Admitted("c-1", now_ms - MINUTE, None, replayed=False, emergency=False, cycle_start_ms=T0)
+        await accounts.pool.ask(Resume("acme", "c-1", ANA, 9, receipt(told)))
+        ended = await accounts.pool.ask(End("acme", "c-1", ANA, ended_ago_ms=20 * SECOND, connection=9))
+        assert isinstance(ended, Settled)
+        assert 40 * SECOND <= ended.duration_ms < 50 * SECOND

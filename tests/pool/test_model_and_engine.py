@@ -350,6 +350,7 @@ class AnyAccounts(RuleBasedStateMachine):
         is_answered=st.booleans(),
         is_offline=st.booleans(),
         is_known=st.booleans(),
+        vouched=st.booleans(),
     )
     def a_call_is_made_again_by_its_receipt(
         self,
@@ -363,6 +364,7 @@ class AnyAccounts(RuleBasedStateMachine):
         is_answered: bool,
         is_offline: bool,
         is_known: bool,
+        vouched: bool,
     ) -> None:
         model, now_ms = self.both.models[account], self.both.now_ms
         known = [*model._calls, *model._ended, *model._overtaken_at_ms]
@@ -384,7 +386,7 @@ class AnyAccounts(RuleBasedStateMachine):
             admitted_offline=is_offline,
         )
         if (account, call_id) not in self.both.lost:
-            ask = Resume(account, call_id, device, connection, receipt)
+            ask = Resume(account, call_id, device, connection, receipt, vouched)
             self.both.ask([ask, ask, self._new_start(account)], look_first=True)
 
     @rule(account=ACCOUNT, which=st.integers(0, 9), saved=st.booleans(), look_first=st.booleans())
@@ -408,7 +410,8 @@ class AnyAccounts(RuleBasedStateMachine):
         known: list[CallInProgress | CallRecord] = []
         if of != "a lost call":
             known = [*(model._calls if of == "a call in progress" else model._ended).values()]
-        admitted_ms = now_ms - ago_ms
+        # SQL knows of no cycle before the first.
+        admitted_ms = max(now_ms - ago_ms, model.cycles[0].cycle_start_ms)
         call = Start(account, *ANA, self._new_start(account).call_id, TO)
         if known:
             told = known[which % len(known)]
@@ -636,7 +639,7 @@ def test_the_live_pool_and_the_model_never_differ(
 ) -> None:
     """R4-R10, R12-R17, R19-R26, R28, R30."""
     # What is compared are decisions. A machine that is busy with other things must not make them time out.
-    for deadline in ("operations.DEADLINE", "operations.EMERGENCY_DEADLINE", "engine.TIMEOUT"):
+    for deadline in ("operations.DEADLINE", "operations.EMERGENCY_DEADLINE", "connections.TIMEOUT"):
         monkeypatch.setattr(f"gateway.pool.{deadline}_SECONDS", 60.0)
 
     class OnThisEngine(AnyAccounts):

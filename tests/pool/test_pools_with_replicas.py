@@ -87,9 +87,9 @@ async def test_all_that_can_be_asked(accounts: LiveAccounts) -> None:
         sorted(item.call_id for item in items if isinstance(item, CallRecord)) == ["c-1"] * 12 + ["c-2"] * 12
     )
     assert {item.account for item in items if isinstance(item, CycleOpened)} == set(ACCOUNTS)
-    assert await pool.records.backlog() == len(entries)
-    await pool.records.trim({entry.shard: entry.entry_id for entry in entries})
-    assert await pool.records.backlog() == 0
+    assert await pool.records.backlog({}) == len(items)
+    await pool.records.trim({entry.shard: entry.entry_id for entry in entries}, 0)
+    assert await pool.records.backlog({}) == 0
 
 
 async def is_answered(accounts: LiveAccounts, ask: Ask, answers: list[Answer | CallgateError]) -> bool:

@@ -103,7 +103,8 @@ async def test_an_entry_is_kept_by_the_engine_s_clock(accounts: LiveAccounts) ->
     key = accounts.keys.named(0, "records")[0]
     now_ms = await stream.engine_ms()
     for age_ms in (2 * HOUR_MS + 60_000, 2 * HOUR_MS - 60_000, 0):
-        await accounts.engine.client.xadd(key, {"n": "1", "p": "30/1/60/0", "d": ""}, f"{now_ms - age_ms}-0")
+        entry = (f"{now_ms - age_ms}-0", "n", "1", "p", "30/1/60/0", "d", "")
+        await accounts.engine.client.execute_command("XADD", key, *entry)
 
     await stream.trim({0: f"{now_ms}-0"}, 2 * HOUR_MS)
 

@@ -70,14 +70,9 @@ class LiveAccounts:
     # SQL
 
     async def find_ended(self, account: str, calls: Sequence[tuple[str, int]]) -> list[CallRecord]:
-        """Which of these calls SQL has the records of."""
-        return [
-            item
-            for item in await self.recorded()
-            if isinstance(item, CallRecord)
-            and item.account == account
-            and (item.call_id, item.admitted_at_ms) in calls
-        ]
+        """Which of these calls SQL knows to have ended."""
+        standing = _standing(item for item in await self.recorded() if item.account == account)
+        return [record for key, record in standing.items() if key in calls]
 
     async def load(self, account: str) -> AccountConfig | None:
         """What SQL knows of an account, once it has saved all records."""
@@ -93,15 +88,10 @@ class LiveAccounts:
         if not opened:
             return config
         cycle = Cycle(opened[-1].cycle_index, opened[-1].cycle_start_ms, opened[-1].cycle_end_ms)
-        standing: dict[tuple[str, int], CallRecord] = {}
-        for item in of_account:
-            # R15: a higher revision replaces a lower one; that of a call that goes on again counts no more.
-            if isinstance(item, CallRecord):
-                standing[item.call_id, item.admitted_at_ms] = item
-            elif isinstance(item, CallReopened):
-                standing.pop((item.call_id, item.admitted_at_ms), None)
         billed = [
-            record.billed_seconds for record in standing.values() if record.cycle_start_ms == cycle.start_ms
+            record.billed_seconds
+            for record in _standing(of_account).values()
+            if record.cycle_start_ms == cycle.start_ms
         ]
         return replace(config, running_cycle=cycle, settled_seconds=sum(billed))
 
@@ -267,6 +257,19 @@ class LiveAccounts:
             return await self.pool.read(after.account)
         self.configs[after.account] = replace(after, revision=after.revision + 1)
         return await self.pool.apply(self.configs[after.account])
+
+
+def _standing(
+    items: Iterable[CallRecord | CallReopened | CycleOpened],
+) -> dict[tuple[str, int], CallRecord]:
+    """R15: a higher revision replaces a lower one; that of a call that goes on again counts no more."""
+    standing: dict[tuple[str, int], CallRecord] = {}
+    for item in items:
+        if isinstance(item, CallRecord):
+            standing[item.call_id, item.admitted_at_ms] = item
+        elif isinstance(item, CallReopened):
+            standing.pop((item.call_id, item.admitted_at_ms), None)
+    return standing
 
 
 def everything_in(server: EngineServer) -> dict[object, object]:

@@ -82,8 +82,12 @@ class Replicated:
         self.servers[0].ask("WAIT", len(self.servers) - 1, 5000)
 
     def in_step(self) -> bool:
-        """Whether all replicas have all that the primary has."""
-        found = self.servers[0].info("replication")
+        """Whether all replicas have all that the first server has, which is the primary at first."""
+        return self.in_step_with(self.servers[0])
+
+    def in_step_with(self, primary: EngineServer) -> bool:
+        """Whether all others have all that this server has."""
+        found = primary.info("replication")
         followers = [value for name, value in found.items() if name.startswith("slave") and name != "slaves"]
         return len(followers) == len(self.servers) - 1 and all(
             each["state"] == "online" and each["offset"] == found["master_repl_offset"] for each in followers

@@ -1,0 +1,87 @@
+"""Gateways that are killed, stopped or replaced: no call is lost, none counted twice, none ended early."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+
+import pytest
+
+from tests.faults.conftest import MakeFleet
+from tests.faults.fleet import DEVICES, GRACE_SECONDS, LEASE_SECONDS, Fleet, at_work, goes_on
+from tests.faults.load import Habits
+from tests.support.engines import EngineServer
+
+KILLS = int(os.environ.get("KILLS", "1000"))
+ROLLS = int(os.environ.get("ROLLS", "10"))
+STOPS = int(os.environ.get("STOPS", "20"))
+SEED = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
+
+
+async def _kills(fleet: Fleet, devices: int, kills: int) -> None:
+    async with at_work(fleet, devices, Habits(leave=0.03, go_away=0.01), SEED) as load:
+        for number in range(kills):
+            await fleet.kill(fleet.gateways[number % len(fleet.gateways)])
+            await goes_on(load, devices // 4)
+        report = await fleet.check(load)
+    assert report.reaped
+
+
+@pytest.mark.slow
+async def test_gateways_are_killed_under_load(make_fleet: MakeFleet, durable: EngineServer) -> None:
+    await _kills(make_fleet(2, durable), 40, 3)
+
+
+@pytest.mark.soak
+async def test_gateways_are_killed_many_times(make_fleet: MakeFleet, durable: EngineServer) -> None:
+    await _kills(make_fleet(2, durable), DEVICES or 500, KILLS)
+
+
+async def _rolls(fleet: Fleet, devices: int, rolls: int) -> None:
+    """R11: a rolling restart ends no call and refuses none."""
+    async with at_work(fleet, devices, Habits(shortest_seconds=1, longest_seconds=8), SEED) as load:
+        for _ in range(rolls):
+            for gateway in fleet.gateways:
+                await fleet.roll(gateway)
+        report = await fleet.check(load)
+    assert (report.refused, report.unknown, report.reaped, report.late_returns) == ({}, 0, 0, 0)
+
+
+@pytest.mark.slow
+async def test_a_rolling_restart_ends_no_call_and_refuses_none(
+    make_fleet: MakeFleet, durable: EngineServer
+) -> None:
+    await _rolls(make_fleet(3, durable), 40, 1)
+
+
+@pytest.mark.soak
+async def test_rolling_restarts_many_times(make_fleet: MakeFleet, durable: EngineServer) -> None:
+    await _rolls(make_fleet(3, durable), DEVICES or 100, ROLLS)
+
+
+async def _stops(fleet: Fleet, devices: int, stops: int) -> None:
+    """A gateway sleeps beyond lease and grace while its devices go elsewhere: one owner, nothing double."""
+    async with at_work(fleet, devices, Habits(longest_seconds=15), SEED) as load:
+        for number in range(stops):
+            gateway = fleet.gateways[number % len(fleet.gateways)]
+            with fleet.balancer.without(gateway.url):
+                fleet.signal(gateway, signal.SIGSTOP)
+                await asyncio.sleep(LEASE_SECONDS + GRACE_SECONDS + 3)
+                fleet.signal(gateway, signal.SIGCONT)
+                await goes_on(load, devices // 4)
+        report = await fleet.check(load)
+    assert report.reaped == 0
+
+
+@pytest.mark.slow
+async def test_a_gateway_that_sleeps_while_its_devices_go_elsewhere(
+    make_fleet: MakeFleet, durable: EngineServer
+) -> None:
+    await _stops(make_fleet(2, durable), 40, 1)
+
+
+@pytest.mark.soak
+async def test_gateways_sleep_many_times(make_fleet: MakeFleet, durable: EngineServer) -> None:
+    await _stops(make_fleet(2, durable), DEVICES or 100, STOPS)

@@ -1,0 +1,61 @@
+"""An engine that has lost calls in progress: what is said of them next brings them back (R28)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from tests.gateway.conftest import StartGateway
+from tests.support.devices import connected
+from tests.support.engines import EngineServer
+from tests.support.gateways import GatewayProcess
+from tests.support.operators import operating
+from tests.support.waiting import wait_until
+
+
+async def test_an_end_of_a_call_that_the_engine_has_lost_ends_it(
+    start_engine: Callable[..., EngineServer], start_gateway: StartGateway
+) -> None:
+    """The gateway that it was admitted by knows it."""
+    engine = start_engine()
+    gateway = await asyncio.to_thread(start_gateway, redis_url=engine.url)
+    async with operating(gateway) as operator:
+        await operator.account()
+        token = await operator.token()
+        async with connected(gateway, token) as device:
+            admitted = await device.start("c-1")
+            engine.flush()
+            settled = await device.request("call.end", call_id="c-1")
+            assert (settled["type"], settled["revision"], settled["ended_by"]) == (
+                "call.settled",
+                1,
+                "hangup",
+            )
+
+            async def recorded() -> bool:
+                return [each["admitted_at_ms"] for each in await operator.calls()] == [
+                    admitted["admitted_at_ms"]
+                ]
+
+            await wait_until(recorded)
+
+
+async def test_an_end_that_nobody_knew_the_call_of_leaves_its_receipt_good(
+    start_engine: Callable[..., EngineServer], start_twin: Callable[..., GatewayProcess]
+) -> None:
+    """Another gateway asks for the receipt by not knowing the call; its client resumes, and ends it then."""
+    engine = start_engine()
+    gateway = await asyncio.to_thread(start_twin, engine.url)
+    other = await asyncio.to_thread(start_twin, engine.url)
+    async with operating(gateway) as operator:
+        await operator.account()
+        token = await operator.token()
+        async with connected(gateway, token) as device:
+            admitted = await device.start("c-1")
+        await asyncio.to_thread(gateway.kill)
+    async with connected(other, token) as device:
+        engine.flush()
+        assert (await device.request("call.end", call_id="c-1"))["code"] == "call_unknown"
+        resumed = await device.request("call.resume", call_id="c-1", receipt=admitted["receipt"])
+        assert (resumed["type"], resumed["admitted_at_ms"]) == ("call.resumed", admitted["admitted_at_ms"])
+        assert (await device.request("call.end", call_id="c-1"))["type"] == "call.settled"

@@ -1,0 +1,66 @@
+"""Devices, gateways and a bad network over the real scripts: histories drawn from seeds.
+
+SEED=… plays one history. The long run takes SECONDS or HISTORIES from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from itertools import count
+from random import SystemRandom
+from time import monotonic
+
+import pytest
+
+from tests.simulation.engine import scripts_with
+from tests.simulation.history import History
+from tests.support.engines import EngineServer
+
+HISTORIES = 70
+SEED = os.environ.get("SEED")
+RARE = (
+    *("gateway crashed", "no gateway", "device died", "connection_lost", "lease_expired", "late return"),
+    *("late return and end in one", "ended again", "replayed", "call_id_used", "call_id_conflict"),
+    *("renewal newer_owner", "renewal absent", "renewal ended", "call_unknown"),
+)
+
+
+def play(engine: EngineServer, seeds: Iterator[int], seconds: float) -> Counter[str]:
+    """Play histories for so long; answers how often each of the rare things happened."""
+    texts, happened, until = scripts_with({}), Counter[str](), monotonic() + seconds
+    for seed in seeds:
+        history = History(engine, texts, seed)
+        try:
+            history.run()
+        except Exception as failure:
+            failure.add_note(f"play it again: SEED={seed} make test ARGS=tests/simulation/test_simulation.py")
+            raise
+        happened += Counter(history.happened)
+        happened["histories"] += 1
+        if monotonic() >= until:
+            break
+    return happened
+
+
+@pytest.mark.slow
+def test_every_call_is_settled_once_whatever_the_network_does(engine: EngineServer) -> None:
+    """R9, R12-R17, R20, R26: one record for each call, and nothing is settled that somebody vouches for."""
+    if SEED:
+        play(engine, iter([int(SEED)]), 0)
+        return
+    happened = play(engine, iter(range(1, HISTORIES + 1)), float("inf"))
+    assert not [name for name in RARE if not happened[name]], happened
+
+
+@pytest.mark.soak
+def test_for_as_long_as_is_asked(engine: EngineServer) -> None:
+    first = int(SEED or SystemRandom().randrange(1 << 40))
+    histories = int(os.environ.get("HISTORIES", 0))
+    seconds = float(os.environ.get("SECONDS", 0 if histories else 60))
+    seeds = iter(range(first, first + histories)) if histories else count(first)
+    started = monotonic()
+    happened = play(engine, seeds, float("inf") if histories and not seconds else seconds)
+    took = monotonic() - started
+    print(f"\n{happened['histories']} histories from SEED={first} in {took:.1f} s:", dict(happened))
