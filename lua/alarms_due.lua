@@ -2,14 +2,14 @@
 --
 -- KEYS   for each shard: meta, alarms
 -- ARGV   how many accounts to name for each shard at most
--- Reply  now (ms), clock speed, the next instant after those named (ms; 0 none), then the accounts that are due,
---        earliest first in each shard
+-- Reply  now (ms; 0 no shard is there), clock speed, the next instant after those named (ms; 0 none), then the accounts
+--        that are due, earliest first in each shard
 -- Rules  R19
 -- @include shard
 -- @include codes
 
 local limit, next_ms, due = tonumber(ARGV[1]), 0, {}
-local reply = { real_now_ms, 1 }
+local reply = { 0, 0 }
 for i = 1, #KEYS, 2 do
   local m = open_shard(KEYS[i])
   if m then

@@ -103,15 +103,20 @@ class Alarms:
             await self._shards.set_clock(next_ms, 0)
 
     async def _find_due(self) -> tuple[Clock, int, list[str]]:
-        clock, next_ms = Clock(0, 1), 0
+        clock: Clock | None = None
+        next_ms = 0
         due: list[str] = []
         for group in self._engine.split_shards(range(self._keys.shards)):
             keys = [key for shard in group for key in self._keys.named(shard, "meta", "alarms")]
             now_ms, speed, later_ms, *accounts = await script("alarms_due").run(
                 self._engine.client, keys, [str(MOST_DUE)]
             )
-            clock = Clock(now_ms, speed)
+            if now_ms:
+                clock = Clock(now_ms, speed)
             due.extend(account.decode() for account in accounts)
             if later_ms and (not next_ms or later_ms < next_ms):
                 next_ms = later_ms
+        if clock is None:
+            # No shard is there, so there is no clock to be seen: the one that was seen last goes on.
+            return Clock(self._shards.estimated_now_ms(), 0), 0, []
         return self._shards.saw_clock(clock), next_ms, due
