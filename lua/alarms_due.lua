@@ -2,8 +2,8 @@
 --
 -- KEYS   for each shard: meta, alarms
 -- ARGV   how many accounts to name for each shard at most
--- Reply  now (ms; 0 none of the shards is there), clock speed, the next instant after those named (ms; 0 none), then the accounts that are due,
---        earliest first in each shard
+-- Reply  now (ms; 0 no shard is there), clock speed, the next instant after those named (ms; 0 none), then the accounts
+--        that are due, earliest first in each shard
 -- Rules  R19
 -- @include shard
 -- @include codes

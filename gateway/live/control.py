@@ -28,7 +28,6 @@ from gateway.pool.sentinel import SentinelConnection
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 CHANNEL: Final = "cg:control"
-CONNECTIONS_KEY: Final = "cg:connections"
 RETRY_SECONDS: Final = 0.5
 ALIVE_SECONDS: Final = 2.0
 """How often a subscription that is quiet is asked whether it is still there, and how long it may take to."""
@@ -69,10 +68,6 @@ class Control:
         """Tell all gateways, this one too. Raises RedisError."""
         publish = "SPUBLISH" if isinstance(self.client, ClusterClient) else "PUBLISH"
         await self.client.execute_command(publish, CHANNEL, msgspec.json.encode(message))
-
-    async def next_connection(self) -> int:
-        """A number for a new connection, greater than any before. Raises RedisError."""
-        return int(await self.client.incr(CONNECTIONS_KEY))
 
     async def listen(self, heard: Callable[[Message], None], listening: Callable[[], None]) -> None:
         """Have `heard` called with what other gateways tell, for ever.

@@ -10,7 +10,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from gateway import turns
-from gateway.domain.errors import CallgateError, EngineUnavailable, FieldError, InvalidField
+from gateway.domain.errors import CallgateError, FieldError, InvalidField
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
 from gateway.pool.scripts import script
@@ -103,7 +103,8 @@ class Alarms:
             await self._shards.set_clock(next_ms, 0)
 
     async def _find_due(self) -> tuple[Clock, int, list[str]]:
-        clock, next_ms = None, 0
+        clock: Clock | None = None
+        next_ms = 0
         due: list[str] = []
         for group in self._engine.split_shards(range(self._keys.shards)):
             keys = [key for shard in group for key in self._keys.named(shard, "meta", "alarms")]
@@ -116,5 +117,6 @@ class Alarms:
             if later_ms and (not next_ms or later_ms < next_ms):
                 next_ms = later_ms
         if clock is None:
-            raise EngineUnavailable  # no shard is there: what the clock shows is not known
+            # No shard is there, so there is no clock to be seen: the one that was seen last goes on.
+            return Clock(self._shards.estimated_now_ms(), 0), 0, []
         return self._shards.saw_clock(clock), next_ms, due

@@ -8,14 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Final
 
-from gateway.live.control import CONNECTIONS_KEY
 from gateway.live.gateways import KEY as GATEWAYS_KEY
 from gateway.pool.inspection import Inspection, Keys
 from gateway.records.store import Records
 from gateway.service.attaching import all_accounts
 from gateway.service.differences import Difference
 
-_OTHER_KEYS: Final = (CONNECTIONS_KEY, GATEWAYS_KEY)
+_OTHER_KEYS: Final = (GATEWAYS_KEY,)
 
 
 class KeyCheck:

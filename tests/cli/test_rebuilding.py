@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
+from typing import Final
 
 import httpx
 import pytest
@@ -16,10 +20,15 @@ from tests.support.engines import EngineServer
 from tests.support.gateways import GatewayProcess
 from tests.support.waiting import wait_until_sync
 
-KEYS = KeySpace()
-BILLED = 60
+KEYS: Final = KeySpace()
+BILLED: Final = 60
 """What each call of these tests bills: nothing is free, and a minute is the increment."""
-ASKED = {"account": "acme", "staff": "ana", "device": "desk", "to": "+14155550100"}
+PLAN: Final[dict[str, object]] = {
+    "name": "Ten",
+    "minutes": 10,
+    "connected_channels": 1,
+    "staff_seats": 1,
+}
 
 
 @pytest.fixture
@@ -49,16 +58,16 @@ def gateway(start: Callable[[], GatewayProcess]) -> GatewayProcess:
 @pytest.fixture
 def http(gateway: GatewayProcess) -> Iterator[httpx.Client]:
     with gateway.client() as client:
-        plan = {"name": "Ten", "minutes": 10, "connected_channels": 1, "staff_seats": 1}
-        client.put("/v1/plans/ten", json=plan).raise_for_status()
+        client.put("/v1/plans/ten", json=PLAN).raise_for_status()
         client.put("/v1/accounts/acme", json={"name": "Acme", "plan": "ten"}).raise_for_status()
         client.put("/v1/accounts/acme/staff/ana").raise_for_status()
         yield client
 
 
-def place(http: httpx.Client, call_id: str) -> str:
+def place(http: httpx.Client, call_id: str, device: str = "desk") -> str:
     """Start a call, and return its receipt."""
-    admitted = http.post("/v1/calls", json={**ASKED, "call_id": call_id}).raise_for_status().json()
+    asked = {"account": "acme", "staff": "ana", "device": device, "call_id": call_id, "to": "+14155550100"}
+    admitted = http.post("/v1/calls", json=asked).raise_for_status().json()
     assert admitted["type"] == "call.admitted", admitted
     return str(admitted["receipt"])
 
@@ -137,6 +146,64 @@ def test_an_engine_that_was_emptied_while_no_gateway_ran_is_filled(
         assert pool_of(again) == (BILLED, ["c-1"])
         assert end(again, "c-1")["billed_seconds"] == BILLED
         assert pool_of(again) == (2 * BILLED, [])
+
+
+def test_nothing_is_lost_or_counted_twice_by_rebuilding_while_calls_come_and_go(
+    http: httpx.Client, gateway: GatewayProcess
+) -> None:
+    callgate = Callgate()
+    http.put("/v1/plans/many", json=PLAN | {"minutes": 1_000_000}).raise_for_status()
+    http.put("/v1/accounts/acme/plan", json={"plan": "many"}).raise_for_status()
+    done = threading.Event()
+
+    def place_calls(device: str) -> int:
+        number = 0
+        with gateway.client() as own:
+            while not done.is_set():
+                number += 1
+                place(own, f"{device}-{number}", device)
+                assert end(own, f"{device}-{number}")["billed_seconds"] == BILLED
+        return number
+
+    with ThreadPoolExecutor() as pool:
+        placing = [pool.submit(place_calls, f"d{number}") for number in range(4)]
+        try:
+            for _ in range(5):
+                callgate("rebuild")
+        finally:
+            done.set()
+        placed = sum(each.result() for each in placing)
+    assert pool_of(http) == (placed * BILLED, [])
+    assert "Redis and SQL agree" in callgate("check").stdout
+
+
+def test_after_a_database_was_restored_pools_follow_it_again(
+    http: httpx.Client, gateway: GatewayProcess, tmp_path: Path, start: Callable[[], GatewayProcess]
+) -> None:
+    """As docs/operations.md says: the records since then come back, and changes since then are gone."""
+    callgate = Callgate()
+    place(http, "c-1")
+    database, copy = tmp_path / "callgate.db", tmp_path / "copy.db"
+    with closing(sqlite3.connect(database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    end(http, "c-1")
+    place(http, "c-2")
+    wait_until_saved(http, 1)
+    http.put("/v1/accounts/acme", json={"status": "suspended"}).raise_for_status()
+    assert gateway.stop() == 0
+    copy.replace(database)
+    for left in ("-wal", "-shm"):
+        database.with_name(database.name + left).unlink(missing_ok=True)
+
+    with start().client() as again:
+        wait_until_saved(again, 1)
+        callgate("rebuild")
+        assert pool_of(again) == (BILLED, ["c-2"])
+        place(again, "c-3")
+        end(again, "c-2")
+        end(again, "c-3")
+        assert pool_of(again) == (3 * BILLED, [])
+        assert "Redis and SQL agree" in callgate("check").stdout
 
 
 def test_without_a_deployment_it_says_so(tmp_path: Path) -> None:

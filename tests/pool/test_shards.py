@@ -43,6 +43,20 @@ async def open_again(engine: EngineServer, policy: Policy, *, simulate: bool, sh
         await other.close()
 
 
+async def test_a_new_simulated_clock_stands_still_whoever_looked_for_alarms_before(
+    engine: EngineServer,
+) -> None:
+    client = connect(engine.url)
+    try:
+        pool = LivePool(client, no_account, Policy(), simulate=True)
+        _, next_ms = await pool._alarms.fire_due()
+        assert next_ms == 0
+        await pool.open()
+        assert (await pool.clock()).speed == 0
+    finally:
+        await client.close()
+
+
 async def test_data_under_another_policy_is_not_opened(engine: EngineServer, accounts: LiveAccounts) -> None:
     await open_again(engine, Policy(), simulate=True)
     with pytest.raises(StartRefused, match=r"free 30 s.*free 6 s"):
