@@ -227,6 +227,13 @@ class RecorderLag(Struct, frozen=True):
     seconds: int
 
 
+class TaskTurn(Struct, frozen=True):
+    """A background task of the gateway that answers, and how long ago it last finished a turn."""
+
+    task: str
+    last_turn_ms_ago: int
+
+
 class Status(Struct, frozen=True):
     """How the deployment is."""
 
@@ -234,4 +241,5 @@ class Status(Struct, frozen=True):
     engine: Literal["ok", "down"]
     database: Literal["ok", "down"]
     recorder: RecorderLag | None
+    tasks: list[TaskTurn]
     warnings: list[str]
