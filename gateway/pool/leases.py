@@ -26,7 +26,7 @@ RealTime = Callable[[int], int]
 
 
 def carry_out_until_ms(now_ms: int) -> str:
-    """Until when a script put now is to be carried out: its connection and its reply are waited for so long."""
+    """Until when a script put now is to be carried out: its connection and reply are waited for so long."""
     return str(now_ms + int(2 * TIMEOUT_SECONDS * 1000)) if now_ms else "0"
 
 
