@@ -14,7 +14,7 @@ import pytest
 
 from gateway.service.opening import DATABASE_FILE
 from tests.faults.conftest import MakeFleet
-from tests.faults.fleet import DEVICES, Fleet, at_work, goes_on
+from tests.faults.fleet import DEVICES, Fleet, at_work, goes_on, times
 from tests.faults.load import Habits
 from tests.support.engines import EngineServer
 from tests.support.postgres import PostgresServer
@@ -72,11 +72,11 @@ def _restore(database: Path, copy: Path) -> None:
     _copy(copy, database)
 
 
-async def _restores(fleet: Fleet, devices: int, times: int, copy: Path) -> None:
+async def _restores(fleet: Fleet, devices: int, count: int, copy: Path) -> None:
     gateway = fleet.gateways[0]
     database = gateway.data_dir / DATABASE_FILE
     async with at_work(fleet, devices, Habits(longest_seconds=2), SEED) as load:
-        for _ in range(times):
+        for _ in times(count):
             await asyncio.to_thread(_copy, database, copy)
             await goes_on(load, devices)
             url = gateway.url

@@ -11,7 +11,7 @@ import pytest
 
 from gateway.pool.keys import KeySpace
 from tests.faults.conftest import MakeFleet
-from tests.faults.fleet import ACCOUNTS, DEVICES, Fleet, at_work, goes_on
+from tests.faults.fleet import ACCOUNTS, DEVICES, Fleet, at_work, goes_on, times
 from tests.faults.load import Habits, Load
 from tests.support.topologies import Cluster, SentinelSetup, is_primary
 from tests.support.waiting import wait_until
@@ -21,10 +21,10 @@ SEED = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
 
 
 async def _failovers(
-    fleet: Fleet, setup: SentinelSetup | Cluster, devices: int, times: int, *, planned: bool = False
+    fleet: Fleet, setup: SentinelSetup | Cluster, devices: int, count: int, *, planned: bool = False
 ) -> None:
     async with at_work(fleet, devices, Habits(longest_seconds=10), SEED) as load:
-        for number in range(times):
+        for number in times(count):
             if isinstance(setup, SentinelSetup):
                 await _fail_over_sentinels(setup, load, planned=planned)
             else:

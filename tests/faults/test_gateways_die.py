@@ -10,7 +10,7 @@ import signal
 import pytest
 
 from tests.faults.conftest import MakeFleet
-from tests.faults.fleet import DEVICES, GRACE_SECONDS, LEASE_SECONDS, Fleet, at_work, goes_on
+from tests.faults.fleet import DEVICES, GRACE_SECONDS, LEASE_SECONDS, Fleet, at_work, goes_on, times
 from tests.faults.load import Habits
 from tests.support.engines import EngineServer
 
@@ -22,7 +22,7 @@ SEED = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
 
 async def _kills(fleet: Fleet, devices: int, kills: int) -> None:
     async with at_work(fleet, devices, Habits(leave=0.03, go_away=0.01), SEED) as load:
-        for number in range(kills):
+        for number in times(kills):
             await fleet.kill(fleet.gateways[number % len(fleet.gateways)])
             await goes_on(load, devices // 4)
         report = await fleet.check(load)
@@ -42,7 +42,7 @@ async def test_gateways_are_killed_many_times(make_fleet: MakeFleet, durable: En
 async def _rolls(fleet: Fleet, devices: int, rolls: int) -> None:
     """R11: a rolling restart ends no call and refuses none."""
     async with at_work(fleet, devices, Habits(shortest_seconds=1, longest_seconds=8), SEED) as load:
-        for _ in range(rolls):
+        for _ in times(rolls):
             for gateway in fleet.gateways:
                 await fleet.roll(gateway)
         report = await fleet.check(load)
@@ -64,7 +64,7 @@ async def test_rolling_restarts_many_times(make_fleet: MakeFleet, durable: Engin
 async def _stops(fleet: Fleet, devices: int, stops: int) -> None:
     """A gateway sleeps beyond lease and grace while its devices go elsewhere: one owner, nothing double."""
     async with at_work(fleet, devices, Habits(longest_seconds=15), SEED) as load:
-        for number in range(stops):
+        for number in times(stops):
             gateway = fleet.gateways[number % len(fleet.gateways)]
             with fleet.balancer.without(gateway.url):
                 fleet.signal(gateway, signal.SIGSTOP)
