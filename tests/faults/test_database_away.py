@@ -20,6 +20,7 @@ from tests.support.engines import EngineServer
 from tests.support.postgres import PostgresServer
 
 AWAY_SECONDS = int(os.environ.get("AWAY_SECONDS", "600"))
+OUTAGES = int(os.environ.get("OUTAGES", "50"))
 RESTORES = int(os.environ.get("RESTORES", "20"))
 SEED = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
 
@@ -29,7 +30,11 @@ def _fleet(make_fleet: MakeFleet, engine: EngineServer, database: PostgresServer
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT], ids=["stopped", "crashed"])
+@pytest.mark.parametrize(
+    "how",
+    [signal.SIGINT, pytest.param(signal.SIGQUIT, marks=pytest.mark.soak)],
+    ids=["stopped", "crashed"],
+)
 async def test_sql_goes_away_and_comes_back(
     make_fleet: MakeFleet, durable: EngineServer, own_postgres: PostgresServer, how: signal.Signals
 ) -> None:
@@ -38,6 +43,20 @@ async def test_sql_goes_away_and_comes_back(
         await asyncio.to_thread(own_postgres.stop, how)
         await goes_on(load, 80)
         await asyncio.to_thread(own_postgres.start)
+        await fleet.check(load)
+
+
+@pytest.mark.soak
+async def test_sql_goes_away_many_times(
+    make_fleet: MakeFleet, durable: EngineServer, own_postgres: PostgresServer
+) -> None:
+    fleet, ways = _fleet(make_fleet, durable, own_postgres), (signal.SIGINT, signal.SIGQUIT)
+    async with at_work(fleet, DEVICES or 100, Habits(leave=0.02), SEED) as load:
+        for number in times(OUTAGES):
+            await asyncio.to_thread(own_postgres.stop, ways[number % 2])
+            await goes_on(load, 20)
+            await asyncio.to_thread(own_postgres.start)
+            await goes_on(load, 20)
         await fleet.check(load)
 
 

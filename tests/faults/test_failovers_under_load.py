@@ -74,7 +74,9 @@ def _cluster(make_fleet: MakeFleet, setup: Cluster) -> Fleet:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("planned", [False, True], ids=["killed", "planned"])
+@pytest.mark.parametrize(
+    "planned", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["killed", "planned"]
+)
 async def test_sentinels_fail_over_under_load(
     make_fleet: MakeFleet, start_sentinels: Callable[..., SentinelSetup], planned: bool
 ) -> None:
@@ -91,7 +93,9 @@ async def test_sentinels_fail_over_many_times(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("planned", [False, True], ids=["killed", "planned"])
+@pytest.mark.parametrize(
+    "planned", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["killed", "planned"]
+)
 async def test_a_cluster_fails_over_under_load(
     make_fleet: MakeFleet, start_cluster: Callable[..., Cluster], planned: bool
 ) -> None:

@@ -77,7 +77,7 @@ async def _used(operator: Operator) -> list[Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("seed", [0, *(pytest.param(each, marks=pytest.mark.soak) for each in range(1, 10))])
 async def test_a_session_said_again_at_two_gateways_changes_nothing(
     make_fleet: MakeFleet, durable: EngineServer, seed: int
 ) -> None:
