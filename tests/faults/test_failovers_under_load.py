@@ -45,7 +45,7 @@ async def _fail_over_sentinels(setup: SentinelSetup, load: Load, *, planned: boo
     await asyncio.to_thread(old.start)
     # Until the Sentinels have made a replica of it, it is no candidate for the next time.
     await wait_until(lambda: not is_primary(old), 20)
-    await wait_until(lambda: setup.in_step_with(setup.named), 20)
+    await wait_until(lambda: setup.is_followed(setup.named), 20)
 
 
 async def _fail_over_cluster(setup: Cluster, load: Load, account: str, *, planned: bool) -> None:
