@@ -26,8 +26,8 @@ RealTime = Callable[[int], int]
 
 
 def carry_out_until_ms(now_ms: int) -> str:
-    """Until when a script sent now is to be carried out: as long as its reply is waited for."""
-    return str(now_ms + int(TIMEOUT_SECONDS * 1000)) if now_ms else "0"
+    """Until when a script put now is to be carried out: its connection and reply are waited for so long."""
+    return str(now_ms + int(2 * TIMEOUT_SECONDS * 1000)) if now_ms else "0"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable, Iterable
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -37,6 +38,8 @@ SECRETS = {
 ACCOUNTS = ("acme", "bell", "crane", "delta")
 DEVICES = int(os.environ.get("DEVICES", "0"))
 """How many devices a long run has; 0 as many as it says by itself."""
+SECONDS = float(os.environ.get("SECONDS", "0"))
+"""After so long no more faults are begun, however few there were; 0 there is no end to it."""
 
 Engines = Callable[[], Iterable[redis.Redis]]
 """The engine's servers that have data now: one, or all primaries."""
@@ -152,6 +155,15 @@ async def at_work(fleet: Fleet, devices: int, habits: Habits, seed: int = 0) -> 
         await fleet.end()
 
 
+def times(count: int) -> Iterator[int]:
+    """Count up to `count`, or until `SECONDS` are over; says how far it came."""
+    began, number = time.monotonic(), 0
+    while number < count and not (SECONDS and time.monotonic() - began > SECONDS):
+        yield number
+        number += 1
+    print(f"\ntimes: {number}")
+
+
 def admissions(load: Load) -> int:
     """How many calls were admitted so far."""
     return len(load.books.admitted)
@@ -163,4 +175,4 @@ async def goes_on(load: Load, more: int, within: float = 30.0) -> None:
     await wait_until(lambda: admissions(load) >= reached, within)
 
 
-__all__ = ["Fleet", "Operator", "admissions", "at_work", "goes_on"]
+__all__ = ["Fleet", "Operator", "admissions", "at_work", "goes_on", "times"]

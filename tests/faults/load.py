@@ -84,7 +84,6 @@ class Books:
     """All calls of all devices."""
 
     calls: list[Booked] = field(default_factory=list)
-    reconnects: int = 0
     phones_ended: list[str] = field(default_factory=list)
     """Phones that were told to connect no more, though nobody meant them to."""
 

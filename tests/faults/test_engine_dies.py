@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.conftest import MakeFleet
-from tests.faults.fleet import DEVICES, GRACE_SECONDS, LEASE_SECONDS, Fleet, at_work, goes_on
+from tests.faults.fleet import DEVICES, GRACE_SECONDS, LEASE_SECONDS, Fleet, at_work, goes_on, times
 from tests.faults.load import Habits, Load
 from tests.support.engines import EngineServer
 from tests.support.processes import command_line, descendants
@@ -31,11 +31,11 @@ SLEEP_SECONDS = LEASE_SECONDS + GRACE_SECONDS + 3
 
 
 async def _befall(
-    fleet: Fleet, devices: int, times: int, fault: Callable[[Load], Awaitable[None]], habits: Habits = CALLERS
+    fleet: Fleet, devices: int, count: int, fault: Callable[[Load], Awaitable[None]], habits: Habits = CALLERS
 ) -> None:
     """Let it happen so often; all devices stay, so nobody's call may be reaped."""
     async with at_work(fleet, devices, habits, SEED) as load:
-        for _ in range(times):
+        for _ in times(count):
             await fault(load)
             await goes_on(load, devices // 2)
         report = await fleet.check(load)

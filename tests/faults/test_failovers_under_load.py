@@ -11,7 +11,7 @@ import pytest
 
 from gateway.pool.keys import KeySpace
 from tests.faults.conftest import MakeFleet
-from tests.faults.fleet import ACCOUNTS, DEVICES, Fleet, at_work, goes_on
+from tests.faults.fleet import ACCOUNTS, DEVICES, Fleet, at_work, goes_on, times
 from tests.faults.load import Habits, Load
 from tests.support.topologies import Cluster, SentinelSetup, is_primary
 from tests.support.waiting import wait_until
@@ -21,10 +21,10 @@ SEED = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
 
 
 async def _failovers(
-    fleet: Fleet, setup: SentinelSetup | Cluster, devices: int, times: int, *, planned: bool = False
+    fleet: Fleet, setup: SentinelSetup | Cluster, devices: int, count: int, *, planned: bool = False
 ) -> None:
     async with at_work(fleet, devices, Habits(longest_seconds=10), SEED) as load:
-        for number in range(times):
+        for number in times(count):
             if isinstance(setup, SentinelSetup):
                 await _fail_over_sentinels(setup, load, planned=planned)
             else:
@@ -45,7 +45,7 @@ async def _fail_over_sentinels(setup: SentinelSetup, load: Load, *, planned: boo
     await asyncio.to_thread(old.start)
     # Until the Sentinels have made a replica of it, it is no candidate for the next time.
     await wait_until(lambda: not is_primary(old), 20)
-    await wait_until(lambda: setup.in_step_with(setup.named), 20)
+    await wait_until(lambda: setup.is_followed(setup.named), 20)
 
 
 async def _fail_over_cluster(setup: Cluster, load: Load, account: str, *, planned: bool) -> None:
@@ -74,7 +74,9 @@ def _cluster(make_fleet: MakeFleet, setup: Cluster) -> Fleet:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("planned", [False, True], ids=["killed", "planned"])
+@pytest.mark.parametrize(
+    "planned", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["killed", "planned"]
+)
 async def test_sentinels_fail_over_under_load(
     make_fleet: MakeFleet, start_sentinels: Callable[..., SentinelSetup], planned: bool
 ) -> None:
@@ -91,7 +93,9 @@ async def test_sentinels_fail_over_many_times(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("planned", [False, True], ids=["killed", "planned"])
+@pytest.mark.parametrize(
+    "planned", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["killed", "planned"]
+)
 async def test_a_cluster_fails_over_under_load(
     make_fleet: MakeFleet, start_cluster: Callable[..., Cluster], planned: bool
 ) -> None:

@@ -9,8 +9,9 @@ import signal
 
 import pytest
 
+from tests.faults.checkers import Report
 from tests.faults.conftest import MakeFleet
-from tests.faults.fleet import DEVICES, GRACE_SECONDS, LEASE_SECONDS, Fleet, at_work, goes_on
+from tests.faults.fleet import DEVICES, GRACE_SECONDS, LEASE_SECONDS, Fleet, at_work, goes_on, times
 from tests.faults.load import Habits
 from tests.support.engines import EngineServer
 
@@ -20,13 +21,14 @@ STOPS = int(os.environ.get("STOPS", "20"))
 SEED = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
 
 
-async def _kills(fleet: Fleet, devices: int, kills: int) -> None:
+async def _kills(fleet: Fleet, devices: int, kills: int) -> Report:
     async with at_work(fleet, devices, Habits(leave=0.03, go_away=0.01), SEED) as load:
-        for number in range(kills):
+        for number in times(kills):
             await fleet.kill(fleet.gateways[number % len(fleet.gateways)])
             await goes_on(load, devices // 4)
         report = await fleet.check(load)
     assert report.reaped
+    return report
 
 
 @pytest.mark.slow
@@ -36,13 +38,14 @@ async def test_gateways_are_killed_under_load(make_fleet: MakeFleet, durable: En
 
 @pytest.mark.soak
 async def test_gateways_are_killed_many_times(make_fleet: MakeFleet, durable: EngineServer) -> None:
-    await _kills(make_fleet(2, durable), DEVICES or 500, KILLS)
+    report = await _kills(make_fleet(2, durable), DEVICES or 500, KILLS)
+    assert report.late_returns
 
 
 async def _rolls(fleet: Fleet, devices: int, rolls: int) -> None:
     """R11: a rolling restart ends no call and refuses none."""
     async with at_work(fleet, devices, Habits(shortest_seconds=1, longest_seconds=8), SEED) as load:
-        for _ in range(rolls):
+        for _ in times(rolls):
             for gateway in fleet.gateways:
                 await fleet.roll(gateway)
         report = await fleet.check(load)
@@ -64,7 +67,7 @@ async def test_rolling_restarts_many_times(make_fleet: MakeFleet, durable: Engin
 async def _stops(fleet: Fleet, devices: int, stops: int) -> None:
     """A gateway sleeps beyond lease and grace while its devices go elsewhere: one owner, nothing double."""
     async with at_work(fleet, devices, Habits(longest_seconds=15), SEED) as load:
-        for number in range(stops):
+        for number in times(stops):
             gateway = fleet.gateways[number % len(fleet.gateways)]
             with fleet.balancer.without(gateway.url):
                 fleet.signal(gateway, signal.SIGSTOP)

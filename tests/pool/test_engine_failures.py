@@ -342,7 +342,7 @@ async def test_what_nobody_waits_for_any_more_is_not_carried_out_when_an_engine_
     server.pause()
     await unavailable_after(accounts, End(account, "c-1"))
     gave_up_ms = shards.real_ms(shard)
-    await wait_until(lambda: shards.real_ms(shard) > gave_up_ms + 1000 * TIMEOUT_SECONDS)
+    await wait_until(lambda: shards.real_ms(shard) > gave_up_ms + 2000 * TIMEOUT_SECONDS)
     server.resume()
     view = await accounts.pool.read(account)
     assert [call.call_id for call in view.calls] == ["c-1"]

@@ -83,14 +83,15 @@ class Replicated:
 
     def in_step(self) -> bool:
         """Whether all replicas have all that the first server has, which is the primary at first."""
-        return self.in_step_with(self.servers[0])
+        primary = self.servers[0]
+        offset = primary.info("replication")["master_repl_offset"]
+        return self.is_followed(primary) and all(each["offset"] == offset for each in _followers(primary))
 
-    def in_step_with(self, primary: EngineServer) -> bool:
-        """Whether all others have all that this server has."""
-        found = primary.info("replication")
-        followers = [value for name, value in found.items() if name.startswith("slave") and name != "slaves"]
+    def is_followed(self, primary: EngineServer) -> bool:
+        """Whether all others follow this server, however far behind."""
+        followers = _followers(primary)
         return len(followers) == len(self.servers) - 1 and all(
-            each["state"] == "online" and each["offset"] == found["master_repl_offset"] for each in followers
+            each["state"] == "online" for each in followers
         )
 
     @property
@@ -405,6 +406,11 @@ def sees_all(server: EngineServer) -> bool:
     """Whether a node of a Cluster sees every slot served."""
     found: bytes = server.ask("CLUSTER", "INFO")
     return b"cluster_state:ok" in found
+
+
+def _followers(primary: EngineServer) -> list[dict[str, Any]]:
+    found = primary.info("replication")
+    return [value for name, value in found.items() if name.startswith("slave") and name != "slaves"]
 
 
 def _nodes(server: EngineServer) -> list[list[str]]:
