@@ -32,7 +32,7 @@ demo: venv ## a gateway with simulated softphones; prints the address to look at
 	@$(BIN)/callgate demo $(ARGS)
 
 test: venv ## all tests (ARGS="tests/domain -x" for some)
-	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: venv ## the linter, and whether everything is formatted
 	@$(BIN)/ruff check .
