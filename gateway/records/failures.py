@@ -81,7 +81,10 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     each: BaseException | None = error
     while each is not None:
         yield each
-        each = each.__cause__
+        # What SQLAlchemy says of a connection that died under it (a rollback that can't be made, a
+        # connection that is closed) it raises while that is handled, and names no cause.
+        is_consequence = isinstance(each, sqlalchemy.exc.InvalidRequestError)
+        each = each.__cause__ or (each.__context__ if is_consequence else None)
 
 
 def _sqlstate(error: BaseException) -> str | None:
