@@ -99,6 +99,8 @@ def _sqlite_code(error: BaseException) -> int | None:
 def _closed(error: BaseException) -> bool:
     if isinstance(error, sqlalchemy.exc.DBAPIError):
         return error.connection_invalidated
+    if isinstance(error, asyncpg.InternalClientError):
+        return True  # out of step with its server, which went away in the middle of something (asyncpg#1361)
     if isinstance(error, asyncpg.InterfaceError | sqlite3.ProgrammingError | ValueError):
         # "connection is closed", "Cannot operate on a closed database", …
         return "clos" in str(error) or "no active connection" in str(error)

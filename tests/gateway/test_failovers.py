@@ -49,8 +49,11 @@ async def test_calls_go_on_after_a_failover_of_the_engine(
                 }
 
             await wait_until(is_recorded, FAILED_OVER_WITHIN)
-        status = (await operator.http.get("/v1/status")).json()
-        assert status["engine"] == "ok"
+
+        async def is_well() -> bool:
+            return bool((await operator.http.get("/v1/status")).json()["engine"] == "ok")
+
+        await wait_until(is_well, FAILED_OVER_WITHIN)
 
 
 def _kill_a_primary(setup: SentinelSetup | Cluster) -> None:

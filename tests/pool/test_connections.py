@@ -23,21 +23,22 @@ from gateway.pool.connections import CONNECTIONS, Server, TlsConnection
 from gateway.pool.engine import Engine, connect
 from tests.support.engines import EngineServer
 from tests.support.proxy import FaultyProxy
-from tests.support.topologies import Replicated
+from tests.support.topologies import Replicated, free_ports
 from tests.support.waiting import wait_until
 
 
 @pytest.fixture(params=["unix", "tcp"])
-async def client(
-    request: pytest.FixtureRequest, engine: EngineServer, start_proxy: Callable[..., FaultyProxy]
-) -> AsyncIterator[Server]:
-    url = (
-        engine.url if request.param == "unix" else f"redis://127.0.0.1:{start_proxy(path=engine.socket).port}"
-    )
+async def client(request: pytest.FixtureRequest, engine: EngineServer) -> AsyncIterator[Server]:
+    url = engine.url
+    if request.param == "tcp":
+        (port,) = free_ports(1)
+        engine.client.config_set("port", port)
+        url = f"redis://127.0.0.1:{port}"
     reached = connect(url)
     assert isinstance(reached.client, Server)
     yield reached.client
     await reached.close()
+    engine.client.config_set("port", 0)
 
 
 async def test_no_cancellation_is_lost(client: Server) -> None:

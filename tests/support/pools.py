@@ -304,7 +304,7 @@ async def live_accounts(
     simulate: bool = True,
     call_id_memory_hours: int = 48,
     shards: int = DEFAULT_SHARDS,
-    lease_ms: int = 15_000,
+    lease_ms: int = 3_600_000,
     grace_ms: int = 30_000,
 ) -> AsyncIterator[LiveAccounts]:
     """Pools in an engine, under a clock that stands still. `leases` is what `LivePool` is told of them."""

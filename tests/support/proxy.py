@@ -138,9 +138,12 @@ class FaultyProxy:
     async def _close(self) -> None:
         self._server.close()
         await self._cut()
-        for task in self._serving:
-            task.cancel()
-        await asyncio.gather(*self._serving, return_exceptions=True)
+        # Connections that asyncio has accepted and not yet told of are taken while the others end.
+        while left := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in self._serving:
+                task.cancel()
+            await asyncio.wait(left, timeout=0.1)
+            await asyncio.sleep(0)
         # Transports that were aborted close on the next turn.
         await asyncio.sleep(0)
 
@@ -221,8 +224,6 @@ class FaultyProxy:
                 self._pump(link, "to_server", client_reader, server),
                 self._pump(link, "to_client", server_reader, client),
             )
-        except OSError:
-            link.reset()
         finally:
             self._links.discard(link)
             server.close()
@@ -232,6 +233,14 @@ class FaultyProxy:
                 await client.wait_closed()
 
     async def _pump(
+        self, link: _Link, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        try:
+            await self._carry(link, way, reader, writer)
+        except OSError:  # one side is gone, and so the other way ends, too
+            link.reset()
+
+    async def _carry(
         self, link: _Link, way: Way, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
         while True:
