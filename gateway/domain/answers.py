@@ -7,7 +7,7 @@ from typing import Final
 
 from gateway.domain.admission import RefusalReason
 from gateway.domain.asks import AccountStatus
-from gateway.domain.calls import CallInProgress, CallRecord, EndedBy
+from gateway.domain.calls import CallInProgress, CallRecord, EndedBy, Threshold
 from gateway.domain.cycles import Cycle
 from gateway.domain.policy import Policy
 
@@ -107,14 +107,6 @@ def settled_before(record: CallRecord, remaining_seconds: int) -> Settled:
         admitted_at_ms=record.admitted_at_ms,
         emergency=record.emergency,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class Threshold:
-    """A percentage of the allocation that live use passed in this cycle, and when (R29)."""
-
-    percent: int
-    at_ms: int
 
 
 @dataclass(frozen=True, slots=True)

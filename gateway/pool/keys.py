@@ -6,7 +6,7 @@ from typing import Final
 from zlib import crc32
 
 DEFAULT_SHARDS: Final = 256
-SHARD_KEYS: Final = ("meta", "calls", "ended", "overtaken", "leases", "alarms", "records")
+SHARD_KEYS: Final = ("meta", "calls", "ended", "overtaken", "leases", "alarms", "records", "notices")
 ACCOUNT_KEYS: Final = ("pool", "order", "phase", "members")
 DEPLOYMENT_KEY: Final = "cg:deployment"
 

@@ -375,14 +375,16 @@ class LivePool:
             raise EngineUnavailable
         return views
 
-    async def _read_raw(self, accounts: list[str], listed: int) -> dict[str, list[Any]]:
+    async def _read_raw(
+        self, accounts: list[str], listed: int, *, for_alarms: bool = False
+    ) -> dict[str, list[Any]]:
         by_shard: dict[int, list[str]] = {}
         for account in accounts:
             by_shard.setdefault(self._keys.shard_of(account), []).append(account)
         found: dict[str, list[Any]] = {}
         for sections in self._engine.split(list(by_shard.items())):
             keys: list[str] = []
-            arguments = [str(len(sections)), str(listed)]
+            arguments = [str(len(sections)), str(listed), "1" if for_alarms else "0"]
             for shard, members in sections:
                 keys.extend(self._keys.of_shard(shard))
                 arguments += [str(len(members)), *members]
@@ -393,12 +395,15 @@ class LivePool:
         return found
 
     async def _turn_cycles(self, accounts: Iterable[str]) -> None:
-        """Reading a pool turns its cycle. One that knows few coming boundaries is given more."""
+        """Reading a pool turns its cycle and passes its thresholds.
+
+        One that knows few coming boundaries is given more.
+        """
         named = list(accounts)
         for first in range(0, len(named), READ_AT_ONCE):
             chunk = named[first : first + READ_AT_ONCE]
             missing = []
-            for account, found in (await self._read_raw(chunk, 0)).items():
+            for account, found in (await self._read_raw(chunk, 0, for_alarms=True)).items():
                 if found[0] in UNDECIDED:
                     missing.append((account, found[0]))
                 elif sum(end > 0 for end in unpack_pool(found[4]).coming_ends_ms) < FEW_COMING_CYCLES:
@@ -516,7 +521,7 @@ def _reaped(account: str, answer: Answer | CallgateError) -> None:
 
 def _view(account: str, found: list[Any]) -> PoolView:
     """A pool from what `pools_read` says of it."""
-    _, now_ms, speed, policy, packed, live_billed, live_held, *calls = found
+    _, now_ms, speed, policy, packed, live_billed, live_held, empty_at_ms, *calls = found
     pool = unpack_pool(packed)
     used = pool.settled_seconds + live_billed
     return PoolView(
@@ -539,8 +544,8 @@ def _view(account: str, found: list[Any]) -> PoolView:
             unpack_call_in_progress(account, call_id.decode(), each, pool.cycle_start_ms)
             for call_id, each in zip(calls[::2], calls[1::2], strict=True)
         ),
-        thresholds=(),
-        empty_at_ms=None,
+        thresholds=pool.thresholds,
+        empty_at_ms=empty_at_ms or None,
         seats_used=pool.seats_used,
         seats_limit=pool.seats_limit,
         channels_used=pool.channels_used,

@@ -22,7 +22,8 @@ from typing import Any, Final, NamedTuple, Protocol
 from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
+from gateway.domain.calls import CallRecord, CallReopened, CycleOpened, PoolNotice, ThresholdsPassed
+from gateway.domain.pool_minutes import THRESHOLDS_PERCENT
 from gateway.records.bulk import BulkInsert, Rows, replacing
 from gateway.records.failures import refused
 from gateway.records.tables import call_records, dead_letters, recorder_positions, statements
@@ -41,6 +42,10 @@ Item = CallRecord | CallReopened | CycleOpened | bytes
 """What the stream holds. Bytes are an item that could not be read: a dead letter."""
 
 
+Notice = PoolNotice | ThresholdsPassed
+"""What it says beside, of which nothing is billed."""
+
+
 class StreamEntry(Protocol):
     """Items that one script appended to the records stream of a shard."""
 
@@ -55,6 +60,10 @@ class StreamEntry(Protocol):
     @property
     def items(self) -> Sequence[Item]:
         """What it holds, in order."""
+
+    @property
+    def notices(self) -> Sequence[Notice]:
+        """What it says beside, in order."""
 
     @property
     def first_number(self) -> int:
@@ -112,6 +121,7 @@ class _Batch:
     records: dict[_Key, _Item] = field(default_factory=dict)
     reopened: dict[_Key, _Item] = field(default_factory=dict)
     cycles: dict[tuple[str, int], _Item] = field(default_factory=dict)
+    passed: dict[tuple[str, int], ThresholdsPassed] = field(default_factory=dict)
     rejected: list[_Rejected] = field(default_factory=list)
 
     def add(self, entry: StreamEntry) -> None:
@@ -131,6 +141,9 @@ class _Batch:
                     self.reopened[key] = _Item((*key, item.revision), entry, index)
             else:
                 self.rejected.append(_Rejected(entry, index, "it could not be read"))
+        for notice in entry.notices:
+            if isinstance(notice, ThresholdsPassed):
+                self.passed[notice.account, notice.cycle_start_ms] = notice
 
     def reopen(self) -> None:
         """Settle which of the calls that came back are so by a record of this batch, now that all are in."""
@@ -163,6 +176,13 @@ _REOPEN: Final = (
         call_records.c.revision <= bindparam("up_to"),
     )
     .values(reopened=True, revision=bindparam("up_to"))
+)
+
+_PASSED: Final = {percent: statements.c[f"passed_{percent}_ms"] for percent in THRESHOLDS_PERCENT}
+_PASS: Final = (
+    update(statements)
+    .where(statements.c.account == bindparam("of"), statements.c.cycle_start_ms == bindparam("began_ms"))
+    .values({column: bindparam(f"at_{percent}") for percent, column in _PASSED.items()})
 )
 
 _LAST_COLUMNS: Final = ("admitted_offline", "reopened")
@@ -253,6 +273,7 @@ async def save_entries(
     refused_records = await _save(connection, _SAVE_RECORDS, records)
     refused_reopenings = await _save(connection, _SAVE_REOPENED, reopened)
     refused_cycles = await _save(connection, _SAVE_CYCLES, cycles)
+    await _save_passed(connection, [batch.passed[key] for key in sorted(batch.passed)])
     rejected = [*batch.rejected, *refused_records, *refused_reopenings, *refused_cycles]
     await _SAVE_DEAD_LETTERS.run(connection, [_dead_letter(each, now_ms) for each in rejected])
     # Refused ones too: a newer epoch is taken all the same.
@@ -308,6 +329,16 @@ async def _save(
             return await _save(connection, inserting, items, tries + 1)
         return [_Rejected(items[0].entry, items[0].place, f"{type(error).__name__}: {error}")]
     return []
+
+
+async def _save_passed(connection: AsyncConnection, passed: Sequence[ThresholdsPassed]) -> None:
+    rows = []
+    for each in passed:
+        at_ms = {threshold.percent: threshold.at_ms for threshold in each.thresholds}
+        instants = {f"at_{percent}": at_ms.get(percent) for percent in _PASSED}
+        rows.append({"of": each.account, "began_ms": each.cycle_start_ms, **instants})
+    if rows:
+        await connection.execute(_PASS, rows)
 
 
 def _record_row(record: CallRecord, entry: StreamEntry, index: int) -> tuple[Any, ...]:

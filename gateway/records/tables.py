@@ -225,6 +225,10 @@ statements = Table(
     Column("used_seconds", INT),
     Column("calls_counted", INT),
     Column("calls_free", INT),
+    # When live use passed each threshold (R29); null: it has not.
+    Column("passed_50_ms", INT),
+    Column("passed_80_ms", INT),
+    Column("passed_100_ms", INT),
     CheckConstraint(
         "(closed_at_ms IS NULL) = (used_seconds IS NULL) "
         "AND (closed_at_ms IS NULL) = (calls_counted IS NULL) "
