@@ -238,6 +238,7 @@ class GatewayStatus(Struct, frozen=True):
     gateway: str
     connections: int
     calls_in_progress: int
+    dashboards: int = 0
 
 
 class RecorderLag(Struct, frozen=True):
@@ -245,6 +246,13 @@ class RecorderLag(Struct, frozen=True):
 
     entries: int
     seconds: int
+
+
+class WebhooksStatus(Struct, frozen=True):
+    """Events that wait to be sent, and since when (real time) the receiver fails, null if it does not."""
+
+    waiting: int
+    failing_since_ms: int | None
 
 
 class TaskTurn(Struct, frozen=True):
@@ -263,3 +271,4 @@ class Status(Struct, frozen=True):
     recorder: RecorderLag | None
     tasks: list[TaskTurn]
     warnings: list[str]
+    webhooks: WebhooksStatus | None = None

@@ -170,3 +170,25 @@ class CycleOpened:
     cycle_index: int
     plan: str | None
     allocated_seconds: int
+
+
+NoticeKind = Literal["threshold", "minutes_exhausted", "minutes_restored", "plan_changed"]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolNotice:
+    """What is told of a pool: a threshold was passed, minutes ran out or are there again, its plan changed.
+
+    The figures and the plan are those of the pool at `at_ms`, right after it happened. `percent` is a
+    threshold's (R29), else None.
+    """
+
+    account: str
+    cycle_start_ms: int
+    cycle_end_ms: int
+    kind: NoticeKind
+    percent: int | None
+    at_ms: int
+    allocated_seconds: int
+    used_seconds: int
+    plan: str | None

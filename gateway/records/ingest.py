@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
@@ -22,9 +23,10 @@ from typing import Any, Final, NamedTuple, Protocol
 from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
+from gateway.domain.calls import CallRecord, CallReopened, CycleOpened, PoolNotice
 from gateway.records.bulk import BulkInsert, Rows, replacing
 from gateway.records.failures import refused
+from gateway.records.outbox import SAVE_EVENTS, Wanted, wanted_events
 from gateway.records.tables import call_records, dead_letters, recorder_positions, statements
 from gateway.records.upserts import insert
 
@@ -37,7 +39,7 @@ TRIES: Final = 3
 BREATHE: Final = 200
 """After how many entries everything else that the gateway does has its turn."""
 
-Item = CallRecord | CallReopened | CycleOpened | bytes
+Item = CallRecord | CallReopened | CycleOpened | PoolNotice | bytes
 """What the stream holds. Bytes are an item that could not be read: a dead letter."""
 
 
@@ -112,7 +114,9 @@ class _Batch:
     records: dict[_Key, _Item] = field(default_factory=dict)
     reopened: dict[_Key, _Item] = field(default_factory=dict)
     cycles: dict[tuple[str, int], _Item] = field(default_factory=dict)
+    events: dict[str, _Item] = field(default_factory=dict)
     rejected: list[_Rejected] = field(default_factory=list)
+    wanted: Wanted | None = None
 
     def add(self, entry: StreamEntry) -> None:
         """Take in the items of an entry, which is younger than those before it."""
@@ -129,6 +133,10 @@ class _Batch:
                 earlier = self.reopened.get(key)
                 if earlier is None or earlier.row[-1] < item.revision:
                     self.reopened[key] = _Item((*key, item.revision), entry, index)
+            elif isinstance(item, PoolNotice):
+                row = None if self.wanted is None else self.wanted.of_notice(item)
+                if row is not None:
+                    self.events[row[0]] = _Item(row, entry, index)
             else:
                 self.rejected.append(_Rejected(entry, index, "it could not be read"))
 
@@ -230,7 +238,7 @@ async def save_entries(
         if epoch < known.epoch or _order(saved[shard].entry_id) < _order(read_from.get(shard, START)):
             refused.add(shard)
     moved = {shard for shard in shards if saved[shard].entry_id != read_from.get(shard, START)}
-    batch = _Batch()
+    batch = _Batch(wanted=await wanted_events(connection, time.time_ns() // 1_000_000))
     missing: dict[int, int] = {}
     for nth, entry in enumerate(entries):
         if nth % BREATHE == 0:
@@ -250,10 +258,14 @@ async def save_entries(
     records = [batch.records[key] for key in sorted(batch.records)]
     reopened = [batch.reopened[key] for key in sorted(batch.reopened)]
     cycles = [batch.cycles[key] for key in sorted(batch.cycles)]
+    events = [batch.events[key] for key in sorted(batch.events)]
     refused_records = await _save(connection, _SAVE_RECORDS, records)
     refused_reopenings = await _save(connection, _SAVE_REOPENED, reopened)
     refused_cycles = await _save(connection, _SAVE_CYCLES, cycles)
-    rejected = [*batch.rejected, *refused_records, *refused_reopenings, *refused_cycles]
+    refused_events = await _save(connection, SAVE_EVENTS, events)
+    rejected = [*batch.rejected, *refused_records, *refused_reopenings, *refused_cycles, *refused_events]
+    if batch.wanted is not None and "call_recorded" in batch.wanted.types:
+        await _save_events_of(connection, batch.wanted, records, refused_records)
     await _SAVE_DEAD_LETTERS.run(connection, [_dead_letter(each, now_ms) for each in rejected])
     # Refused ones too: a newer epoch is taken all the same.
     await _SAVE_POSITIONS.run(connection, [(shard, *saved[shard]) for shard in shards])
@@ -308,6 +320,22 @@ async def _save(
             return await _save(connection, inserting, items, tries + 1)
         return [_Rejected(items[0].entry, items[0].place, f"{type(error).__name__}: {error}")]
     return []
+
+
+async def _save_events_of(
+    connection: AsyncConnection, wanted: Wanted, records: Sequence[_Item], refused: Sequence[_Rejected]
+) -> None:
+    """Write the events of records that were saved."""
+    unsaved = {(each.entry.shard, each.entry.entry_id, each.index) for each in refused}
+    rows = []
+    for nth, item in enumerate(records):
+        if nth % BREATHE == 0:
+            await asyncio.sleep(0)
+        record = item.entry.items[item.place]
+        if (item.entry.shard, item.entry.entry_id, item.place) not in unsaved:
+            assert isinstance(record, CallRecord)
+            rows.append(wanted.of_record(record))
+    await SAVE_EVENTS.run(connection, sorted(rows))
 
 
 def _record_row(record: CallRecord, entry: StreamEntry, index: int) -> tuple[Any, ...]:

@@ -11,6 +11,7 @@ from gateway.records.closing import Closing
 from gateway.records.database import Database
 from gateway.records.deployment import Deployment
 from gateway.records.members import Members
+from gateway.records.outbox import Outbox
 from gateway.records.plan_changes import PlanChanges
 from gateway.records.plans import Plans
 from gateway.records.revocations import SavedRevocations
@@ -33,6 +34,7 @@ class Records:
         self.statements = Statements(self.database)
         self.usage = Usage(self.database)
         self.closing = Closing(self.database)
+        self.outbox = Outbox(self.database)
         self.revocations = SavedRevocations(self.database)
         self.deployment = Deployment(self.database)
 

@@ -15,6 +15,7 @@ from gateway import turns
 from gateway.domain.answers import Answer, PoolView
 from gateway.domain.asks import AccountStatus, Ask, Asker
 from gateway.domain.calls import Caller, CallInProgress, CallRecord
+from gateway.domain.cycles import rfc3339
 from gateway.domain.errors import (
     DatabaseUnavailable,
     EngineUnavailable,
@@ -98,12 +99,13 @@ class AccountListItem:
 class GatewayStatus:
     """A gateway that is alive:
 
-    its connections, and the calls of which it has taken the start and not the end.
+    its connected devices, the calls of which it has taken the start and not the end, and its dashboards.
     """
 
     gateway: str
     connections: int
     calls_in_progress: int
+    dashboards: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,14 @@ class RecorderLag:
 
     entries: int
     seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class WebhooksStatus:
+    """Events that wait to be sent, and since when (real time) their receiver fails, None if it does not."""
+
+    waiting: int
+    failing_since_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +140,7 @@ class Status:
     engine: PartHealth
     database: PartHealth
     recorder_lag: RecorderLag | None
+    webhooks: WebhooksStatus | None
     tasks: list[TaskTurn]
     warnings: list[str]
 
@@ -461,7 +472,7 @@ class Callgate:
         gateways: list[GatewayStatus] = []
         try:
             gateways = [
-                GatewayStatus(beat.gateway, beat.connections, beat.calls_in_progress)
+                GatewayStatus(beat.gateway, beat.connections, beat.calls_in_progress, beat.dashboards)
                 for beat in await self._gateways.alive(time.time_ns() // 1_000_000)
             ]
         except (RedisError, OSError):
@@ -477,6 +488,7 @@ class Callgate:
             refused = await self._records.database.read(count_dead_letters)
             if refused:
                 warnings.append(f"The database refused {refused} records: see its table dead_letters.")
+        webhooks = await self._webhooks(warnings)
         tasks = [TaskTurn(task, age_ms) for task, age_ms in turns.ages_ms().items()]
         if health.status == "ok":  # else it is no wonder
             warnings += [
@@ -490,6 +502,7 @@ class Callgate:
             engine=health.engine,
             database=health.database,
             recorder_lag=RecorderLag(recorder.waiting_entries, recorder.lag_ms // 1000),
+            webhooks=webhooks,
             tasks=tasks,
             warnings=warnings,
         )
@@ -515,7 +528,31 @@ class Callgate:
             # Nobody vouches for them any more, so their leases run out, and the grace behind them.
             log.warning("drain.grace_not_told")
 
+    @property
+    def dashboards(self) -> int:
+        """How many dashboards are connected to this process."""
+        return 0
+
     # Inside
+
+    async def _webhooks(self, warnings: list[str]) -> WebhooksStatus | None:
+        """How sending goes, with what an operator should look at; None if nothing is sent or known."""
+        if self.settings.webhook_url is None:
+            return None
+        try:
+            state = await self._records.outbox.state()
+        except DatabaseUnavailable:
+            return None
+        if state.gone:
+            warnings.append(
+                "The webhook receiver answered 410 Gone: it is sent nothing until a gateway is restarted."
+            )
+        elif state.failing_since_ms is not None:
+            since = rfc3339(state.failing_since_ms // 1000 * 1000)
+            warnings.append(
+                f"The webhook receiver fails since {since} ({state.error}): {state.waiting:,} events wait."
+            )
+        return WebhooksStatus(state.waiting, state.failing_since_ms)
 
     async def _as_found(self, calls: Sequence[CallRecord | CallInProgress]) -> list[FoundCall]:
         """Calls as SQL has them, with the instant that each is told of."""

@@ -312,11 +312,12 @@ class Clock(Struct, frozen=True):
 
 
 class GatewayStatus(Struct, frozen=True):
-    """A gateway that is alive, with the devices connected to it and their calls in progress."""
+    """A gateway that is alive, with the devices connected to it, their calls in progress, and dashboards."""
 
     gateway: str
     connections: int
     calls_in_progress: int
+    dashboards: int
 
 
 class RecorderLag(Struct, frozen=True):
@@ -324,6 +325,13 @@ class RecorderLag(Struct, frozen=True):
 
     entries: int
     seconds: int
+
+
+class WebhooksStatus(Struct, frozen=True):
+    """Events that wait to be sent, and since when (real time) the receiver fails, null if it does not."""
+
+    waiting: int
+    failing_since_ms: int | None
 
 
 class TaskTurn(Struct, frozen=True):
@@ -336,6 +344,7 @@ class TaskTurn(Struct, frozen=True):
 class Status(Struct, frozen=True):
     """How the deployment is. `recorder` is null while the engine cannot be asked.
 
+    `webhooks` is null where none are sent, and while the database cannot be asked.
     `tasks` are those of the gateway (with workers: of the process) that answers.
     """
 
@@ -343,6 +352,7 @@ class Status(Struct, frozen=True):
     engine: PartHealth
     database: PartHealth
     recorder: RecorderLag | None
+    webhooks: WebhooksStatus | None
     tasks: list[TaskTurn]
     warnings: list[str]
 
