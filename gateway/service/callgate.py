@@ -16,6 +16,7 @@ from gateway import turns
 from gateway.domain.answers import Answer, PoolView
 from gateway.domain.asks import AccountStatus, Ask, Asker
 from gateway.domain.calls import Caller, CallInProgress, CallRecord
+from gateway.domain.cycles import rfc3339
 from gateway.domain.errors import (
     DatabaseUnavailable,
     EngineUnavailable,
@@ -26,6 +27,7 @@ from gateway.domain.errors import (
 )
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
+from gateway.domain.usage import Step
 from gateway.live import control
 from gateway.live.control import Control, PoolsMoved, StaffRemoved, TokensRevoked
 from gateway.live.feeds import Feeds
@@ -48,6 +50,7 @@ from gateway.service.health import Health, Monitor, PartHealth
 from gateway.service.journal import Journal
 from gateway.service.ranking import Ranking
 from gateway.service.rebuilding import Rebuilder
+from gateway.service.usage import UsageOfCycle, UsageReader
 from gateway.sessions.devices import DeviceConnections
 from gateway.sessions.keeper import Keeper
 from gateway.sessions.readers import ReaderConnections
@@ -101,12 +104,13 @@ class AccountListItem:
 class GatewayStatus:
     """A gateway that is alive:
 
-    its connections, and the calls of which it has taken the start and not the end.
+    its connected devices, the calls of which it has taken the start and not the end, and its dashboards.
     """
 
     gateway: str
     connections: int
     calls_in_progress: int
+    dashboards: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,14 @@ class RecorderLag:
 
     entries: int
     seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class WebhooksStatus:
+    """Events that wait to be sent, and since when (real time) their receiver fails, None if it does not."""
+
+    waiting: int
+    failing_since_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +145,7 @@ class Status:
     engine: PartHealth
     database: PartHealth
     recorder_lag: RecorderLag | None
+    webhooks: WebhooksStatus | None
     tasks: list[TaskTurn]
     warnings: list[str]
 
@@ -169,6 +182,7 @@ class Callgate:
         self._administration = administration
         self._monitor = monitor
         self._ranking = Ranking(records, pool)
+        self._usage = UsageReader(records, recorder.as_of_ms)
         self.rebuilder = Rebuilder(records, pool)
         self._calls = Calls(
             pool,
@@ -398,6 +412,14 @@ class Callgate:
         if members:
             self.readers.close_removed(await self._records.members.removed(members))
 
+    async def usage(self, account: str, cycle_start_ms: int | None, step: Step) -> UsageOfCycle:
+        """The running total of what a cycle's calls billed, by default the running cycle's.
+
+        Raises NotFound.
+        """
+        now_ms = (await self._pool.clock()).now_ms
+        return await self._usage.read(account, cycle_start_ms, step, now_ms)
+
     # Tokens
 
     async def revoke_tokens(self, account: str, staff: str | None, device: str | None) -> None:
@@ -475,7 +497,7 @@ class Callgate:
         gateways: list[GatewayStatus] = []
         try:
             gateways = [
-                GatewayStatus(beat.gateway, beat.connections, beat.calls_in_progress)
+                GatewayStatus(beat.gateway, beat.connections, beat.calls_in_progress, beat.dashboards)
                 for beat in await self._gateways.alive(time.time_ns() // 1_000_000)
             ]
         except (RedisError, OSError):
@@ -491,6 +513,7 @@ class Callgate:
             refused = await self._records.database.read(count_dead_letters)
             if refused:
                 warnings.append(f"The database refused {refused} records: see its table dead_letters.")
+        webhooks = await self._webhooks(warnings)
         tasks = [TaskTurn(task, age_ms) for task, age_ms in turns.ages_ms().items()]
         if health.status == "ok":  # else it is no wonder
             warnings += [
@@ -504,6 +527,7 @@ class Callgate:
             engine=health.engine,
             database=health.database,
             recorder_lag=RecorderLag(recorder.waiting_entries, recorder.lag_ms // 1000),
+            webhooks=webhooks,
             tasks=tasks,
             warnings=warnings,
         )
@@ -538,6 +562,11 @@ class Callgate:
             # Nobody vouches for them any more, so their leases run out, and the grace behind them.
             log.warning("drain.grace_not_told")
 
+    @property
+    def dashboards(self) -> int:
+        """How many dashboards are connected to this process."""
+        return len(self.readers)
+
     # Inside
 
     async def _tell_others(self, message: control.Message) -> None:
@@ -550,6 +579,25 @@ class Callgate:
     async def _show_all_pools(self) -> None:
         self.feeds.moved()
         await self._tell_others(PoolsMoved(self._control.gateway))
+
+    async def _webhooks(self, warnings: list[str]) -> WebhooksStatus | None:
+        """How sending goes, with what an operator should look at; None if nothing is sent or known."""
+        if self.settings.webhook_url is None:
+            return None
+        try:
+            state = await self._records.outbox.state()
+        except DatabaseUnavailable:
+            return None
+        if state.gone:
+            warnings.append(
+                "The webhook receiver answered 410 Gone: it is sent nothing until a gateway is restarted."
+            )
+        elif state.failing_since_ms is not None:
+            since = rfc3339(state.failing_since_ms // 1000 * 1000)
+            warnings.append(
+                f"The webhook receiver fails since {since} ({state.error}): {state.waiting:,} events wait."
+            )
+        return WebhooksStatus(state.waiting, state.failing_since_ms)
 
     async def _as_found(self, calls: Sequence[CallRecord | CallInProgress]) -> list[FoundCall]:
         """Calls as SQL has them, with the instant that each is told of."""

@@ -114,6 +114,13 @@ class _Parts:
             self._administration,
             self._monitor,
         )
+        background = self.service.background
+        if settings.webhook_url is not None:
+            # Imported by who sends: an HTTP client is a matter of megabytes.
+            from gateway.service.webhooks import Receiver, WebhookSender
+
+            receiver = Receiver(settings.webhook_url, settings.webhook_secrets)
+            background = (*background, WebhookSender(self.records, receiver).run)
         self._upkeep = Upkeep(
             self.service,
             self._pool,
@@ -123,6 +130,7 @@ class _Parts:
             self._control,
             self._gateways,
             self._monitor,
+            background,
         )
         self.reached = asyncio.Event()
 
@@ -167,6 +175,8 @@ class _Parts:
             way = "with" if kept == "true" else "without"
             raise StartRefused(f"The data was made {way} --simulate and can only be used {way} it.")
         policy = unpacked_policy(await deployment.settle("policy", packed_policy(self._settings.policy)))
+        wanted = () if self._settings.webhook_url is None else self._settings.webhook_events
+        await self.records.outbox.want(wanted)
         coming = await deployment.get("policy_next")
         if coming:
             policy = unpacked_policy(coming)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, NoReturn
 
 import structlog
 from redis.exceptions import RedisError
@@ -33,6 +33,8 @@ READERS_SECONDS: Final = 2.0
 """How often it is looked for staff members who watch and were removed, in case nobody was heard to say so."""
 COUNT_SECONDS: Final = 5.0
 
+Work = Callable[[], Coroutine[Any, Any, NoReturn]]
+
 
 class Upkeep:
     """The tasks that run as long as the gateway does."""
@@ -47,6 +49,7 @@ class Upkeep:
         control: Control,
         gateways: Gateways,
         monitor: Monitor,
+        background: Sequence[Work],
     ) -> None:
         self._service = service
         self._pool = pool
@@ -56,6 +59,7 @@ class Upkeep:
         self._control = control
         self._gateways = gateways
         self._monitor = monitor
+        self._background = background
         self._revocations_seen = 0
         self._look_for_revocations = asyncio.Event()
 
@@ -63,7 +67,7 @@ class Upkeep:
         """Run them all, until cancelled. One that dies ends the gateway, loudly."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._recorder.run())
-            for work in self._service.background:
+            for work in self._background:
                 tasks.create_task(work())
             tasks.create_task(self._monitor.run())
             tasks.create_task(self._control.listen(self._hear, self._listening))
@@ -136,6 +140,7 @@ class Upkeep:
                 at_ms=time.time_ns() // 1_000_000,
                 connections=len(self._service.devices),
                 calls_in_progress=sum(len(each.calls) for each in self._service.devices),
+                dashboards=self._service.dashboards,
             )
         )
 

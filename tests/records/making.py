@@ -121,12 +121,14 @@ class MemoryStream:
         self._numbers: dict[int, int] = {}
         self._next_id = 0
 
-    def add(self, *items: Item, shard: int = 0, notices: Sequence[Notice] = ()) -> Entry:
+    def add(self, *told: Item | Notice, shard: int = 0) -> Entry:
         """Append one entry with these items and notices."""
+        items = [each for each in told if not isinstance(each, Notice)]
+        notices = tuple(each for each in told if isinstance(each, Notice))
         self._next_id += 1
         number = self._numbers.get(shard, 0)
         self._numbers[shard] = number + len(items)
-        entry = Entry(shard, f"{NOW_MS}-{self._next_id}", list(items), number, tuple(notices))
+        entry = Entry(shard, f"{NOW_MS}-{self._next_id}", items, number, notices)
         self._shards.setdefault(shard, []).append(entry)
         return entry
 

@@ -123,13 +123,13 @@ async def test_it_holds_the_thresholds_last_told_of_the_running_cycle(
         ThresholdsPassed("acme", CYCLE_MS, (fifty, eighty)),
         ThresholdsPassed("other", CYCLE_MS, (eighty,)),
     ]
-    stream.add(a_cycle(), notices=told)
+    stream.add(a_cycle(), *told)
     await recorder.drain()
     config = await acme.configs.config("acme", NOW_MS)
     assert config is not None
     assert config.thresholds == (fifty, eighty)
     # Another allocation: what is told then is all that holds.
-    stream.add(notices=[ThresholdsPassed("acme", CYCLE_MS, ())])
+    stream.add(ThresholdsPassed("acme", CYCLE_MS, ()))
     await recorder.drain()
     config = await acme.configs.config("acme", NOW_MS)
     assert config is not None
