@@ -130,7 +130,7 @@ class WebhookSender:
         self._failing_for = ""
         self._told_failing: int | None = None
         self._is_back = False
-        self._is_gone = False
+        self._is_gone = self._has_to_note_gone = False
         self._paused_until = 0.0
         self._holds = False
         self._asked_lock_at = self._counted_at = self._tidied_at = float("-inf")
@@ -167,7 +167,8 @@ class WebhookSender:
         if now - self._counted_at >= COUNT_SECONDS:
             self._counted_at = now
             state = await self._outbox.state()
-            self._is_gone = state.gone  # until a gateway starts anew
+            if not self._has_to_note_gone:
+                self._is_gone = state.gone  # until a gateway starts anew
             metrics.WEBHOOKS_WAITING.set(state.waiting)
         if now - self._tidied_at >= TIDY_SECONDS:
             self._tidied_at = now
@@ -241,7 +242,7 @@ class WebhookSender:
             pause = PAUSE_SECONDS[0] if reply.retry_after is None else reply.retry_after
             self._paused_until = time.monotonic() + min(pause, PAUSE_SECONDS[1])
         if reply.status == GONE:
-            self._is_gone = True
+            self._is_gone = self._has_to_note_gone = True
             return now_ms  # for whoever takes its place
         first_ms = tried_at_ms if event.first_tried_at_ms is None else event.first_tried_at_ms
         next_at_ms = now_ms + int(wait * 1000)
@@ -256,8 +257,9 @@ class WebhookSender:
             del self._outcomes[: len(outcomes)]
         for event_id in ended:
             self._under_way.pop(event_id).result()
-        if self._is_gone and outcomes and any(each.error == f"HTTP {GONE}" for each in outcomes):
+        if self._has_to_note_gone:
             await self._outbox.gone()
+            self._has_to_note_gone = False
             log.error("webhooks.gone")
         if self._failing_since_ms != self._told_failing:
             self._told_failing = self._failing_since_ms
