@@ -288,7 +288,8 @@ class Callgate:
         now_ms = (await self._pool.clock()).now_ms
         if by_use:
             ranked, following = await self._ranking.page(q, after, limit)
-            accounts = [await self._records.accounts.get_account(account, now_ms) for account in ranked]
+            found = await self._records.accounts.get_accounts(ranked, now_ms)
+            accounts = [found[account] for account in ranked]  # none is ever deleted
         else:
             accounts, following = await self._records.accounts.list_accounts(q, after, limit, now_ms)
         views = await self._pool.read_many([account.account for account in accounts])
