@@ -297,6 +297,14 @@ class LivePool:
             for account, packed in zip(members, pools, strict=True)
         }
 
+    def notices_channels(self) -> list[str]:
+        """Where it is published that accounts ran out of minutes, or have them back (R11), shard by shard."""
+        return [self._keys.notices(shard) for shard in range(self._keys.shards)]
+
+    def notices_channel_of(self, account: str) -> str:
+        """Where that is published of this account."""
+        return self._keys.notices(self._keys.shard_of(account))
+
     async def apply(self, config: AccountConfig) -> PoolView:
         """Make an account's pool, or bring it in line with SQL; an older revision changes nothing.
 
