@@ -435,14 +435,25 @@ class History:
 
         def heard(answer: Answer) -> None:
             if isinstance(answer, Admitted):
-                if book.admitted_at_ms is None and book.hung_up_at_ms is None:
-                    book.is_up = True
-                if answer.call_id == book.call_id:
-                    book.admitted_at_ms = answer.admitted_at_ms
+                admitted = (
+                    book if answer.call_id == book.call_id else self._go_by(device, book, answer.call_id)
+                )
+                if admitted.admitted_at_ms is None and admitted.hung_up_at_ms is None:
+                    admitted.is_up = True
+                admitted.admitted_at_ms = answer.admitted_at_ms
             elif book.admitted_at_ms is None:
                 book.is_refused = True
 
         self._say(device, make, heard)
+
+    def _go_by(self, device: Device, book: Book, call_id: str) -> Book:
+        """R30: an emergency was admitted under another id, by which its device speaks of it from now on."""
+        if call_id not in device.calls:
+            device.calls[call_id] = Book(call_id, book.to, hung_up_at_ms=book.hung_up_at_ms)
+            book.is_up, book.is_refused = False, True
+            if book.hung_up_at_ms is not None:
+                self._end(device, device.calls[call_id])
+        return device.calls[call_id]
 
     def _resume(self, device: Device, book: Book) -> None:
         self._say(
