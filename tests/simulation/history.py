@@ -341,7 +341,7 @@ class History:
         call_id = ask.call_id
 
         def deliver() -> None:
-            answer = self._ask(ask)
+            answer = self._ask(self._with_free_id(ask))
             # An answer is lost with its gateway or connection: then nobody vouches for the call.
             if self._is_calm or self.random.random() > 0.06:
                 if isinstance(answer, Admitted | Resumed):
@@ -349,6 +349,12 @@ class History:
                 self._hear_answer(device, call_id, answer, heard)
 
         self._send(deliver)
+
+    def _with_free_id(self, ask: Ask) -> Ask:
+        """A gateway that hears an emergency's start anew gives it another fresh id."""
+        if isinstance(ask, Start) and ask.fresh_call_id in self.model._ended:
+            return replace(ask, fresh_call_id=f"{ask.fresh_call_id}{next(self._ids)}")
+        return ask
 
     def _hear_answer(
         self,
