@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from tests.faults.fleet import Engines, Fleet
+from tests.faults.small_disk import SmallDisk
 from tests.support.engines import EngineServer
 from tests.support.postgres import PostgresServer
 from tests.support.proxy import FaultyProxy
@@ -18,7 +19,7 @@ MakeFleet = Callable[..., Fleet]
 
 @pytest.fixture
 def make_fleet(make_postgres: Callable[[], str], tmp_path: Path) -> MakeFleet:
-    """A factory `make_fleet(count, engine, *flags, redis_url=None, database_url=None)`.
+    """A factory `make_fleet(count, engine, *flags, redis_url=None, database_url=None, directory=None)`.
 
     `engine` is a server, or what gives clients of all that have data. By default gateways ask it directly,
     and one gateway has SQLite, several have PostgreSQL.
@@ -33,7 +34,7 @@ def make_fleet(make_postgres: Callable[[], str], tmp_path: Path) -> MakeFleet:
             engines = engine
         if count > 1:
             given.setdefault("database_url", make_postgres())
-        return Fleet(tmp_path, count, engines, *flags, **given)
+        return Fleet(given.pop("directory", tmp_path), count, engines, *flags, **given)
 
     return make
 
@@ -53,6 +54,17 @@ def own_postgres() -> Iterator[PostgresServer]:
 def durable(start_engine: Callable[..., EngineServer]) -> EngineServer:
     """An engine that has on its disk whatever it answered."""
     return start_engine(persistent=True)
+
+
+@pytest.fixture
+def small_disk() -> Iterator[SmallDisk]:
+    """A disk that can be filled."""
+    disk = SmallDisk()
+    try:
+        disk.mount()
+        yield disk
+    finally:
+        disk.discard()
 
 
 @pytest.fixture

@@ -1,37 +1,41 @@
-"""The scripts in a real engine at simulated instants: exact, and as fast as the engine answers."""
+"""The scripts in a real engine at simulated instants.
+
+A history does not wait for the engine: it goes on with what the model answers, and notes each step with what
+is to come of it. All steps are then sent at once, and whatever the engine answers otherwise is found.
+"""
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Final
+
+from hiredis import pack_command
 
 from gateway.domain.answers import Answer
 from gateway.domain.asks import AccountConfig, Ask
 from gateway.domain.errors import CallgateError
 from gateway.domain.leases import Renewed
 from gateway.pool.accounts import account_arguments
-from gateway.pool.codes import Code
+from gateway.pool.codes import UNDECIDED, Code
 from gateway.pool.keys import KeySpace
 from gateway.pool.operations import Operation, section_arguments
 from gateway.pool.packed import Item, PackedPool, unpack_items, unpack_policy, unpack_pool
-from gateway.pool.scripts import assemble
+from tests.simulation.scripts import all_in_one
 from tests.support.engines import EngineServer
 
+ACCOUNT: Final = "acme"
 LEASE_MS: Final = 15_000
 GRACE_MS: Final = 30_000
 LATE_MS: Final = 12 * 3_600_000
 MEMORY_MS: Final = 48 * 3_600_000
 
-_CLOCK: Final = "server_time[1] * 1000 + floor(server_time[2] / 1000)"
-_SCRIPTS: Final = (
-    *("calls_decide", "calls_renew", "leases_due", "shards_open", "shards_beat", "account_apply"),
-    "calls_forget",
-)
-_NUMBER: Final = struct.Struct("<d")
-_IN_PROGRESS_AT: Final = 71
-_BEAT_AT: Final = 87
-_STEADY_AT: Final = 95
+_KEY_SPACE: Final = KeySpace(1)
+KEYS: Final = (*_KEY_SPACE.of_shard(0), *_KEY_SPACE.of_account(ACCOUNT, 0))
+_ALL: Final = ",".join(str(number + 1) for number in range(len(KEYS)))
+_META, _CALLS, _LEASES, _RECORDS, _POOL, _ORDER, _PHASE = "1", "2", "5", "7", "8", "9", "10"
+_DECIDING: Final = ("1", *map(str, (MEMORY_MS, LEASE_MS, GRACE_MS, LATE_MS, 0)))
+_RUN: Final = "1"
 _RENEWED: Final = {
     Code.RENEWED: Renewed.RENEWED,
     Code.CALL_ID_CONFLICT: Renewed.NEWER_OWNER,
@@ -40,98 +44,141 @@ _RENEWED: Final = {
     Code.CALL_UNKNOWN: Renewed.UNKNOWN,
 }
 
-
-def scripts_with(mistakes: Mapping[str, str]) -> dict[str, str]:
-    """The texts of the scripts, each of these pieces replaced. Raises ValueError for one not there."""
-    texts = {name: assemble(name) for name in _SCRIPTS}
-    if not all(_CLOCK in text for text in texts.values()):
-        raise ValueError("the scripts take the time in another way")
-    texts = {name: text.replace(_CLOCK, "tonumber(ARGV[#ARGV])") for name, text in texts.items()}
-    for piece, mistake in mistakes.items():
-        if not any(piece in text for text in texts.values()):
-            raise ValueError(f"no script has {piece!r}")
-        texts = {name: text.replace(piece, mistake) for name, text in texts.items()}
-    return texts
+Argument = str | bytes | int
 
 
-class SimulatedEngine:
-    """One shard with one account, asked one thing at a time at the instant `now_ms`."""
+class InconsistentError(AssertionError):
+    """What must never be was seen."""
 
-    def __init__(self, server: EngineServer, texts: Mapping[str, str], now_ms: int) -> None:
-        self._client = server.client
-        self._texts = texts
-        self._shas: dict[str, str] = {}
-        self._keys = KeySpace(1)
-        self.now_ms = now_ms
-        self._client.flushall()
-        opening = ["1", "30", "1", "60", "0", "0", "", "0", "0", "0", "0", "0"]
-        self._run("shards_open", self._named("meta"), opening)
 
-    def _named(self, *names: str) -> list[str]:
-        return self._keys.named(0, *names)
+def check(holds: bool, what: str, *details: object) -> None:
+    """Raise InconsistentError unless it holds."""
+    if not holds:
+        raise InconsistentError(f"{what}: {', '.join(map(str, details))}")
 
-    def _run(self, name: str, keys: Sequence[str], arguments: Sequence[Any]) -> Any:
-        if name not in self._shas:
-            self._shas[name] = str(self._client.script_load(self._texts[name]))
-        # The instant comes behind the arguments.
-        return self._client.evalsha(self._shas[name], len(keys), *keys, *arguments, self.now_ms)
 
-    def make(self, config: AccountConfig, first: int, last: int) -> None:
-        """Make the account's pool, with the boundaries of these cycles."""
-        keys = [*self._keys.of_shard(0), *self._keys.of_account(config.account, 0)]
-        code, *_ = self._run("account_apply", keys, account_arguments(config, first, last, []))
-        assert code == Code.APPLIED
+@dataclass
+class Steps:
+    """What the engine is to do, in order, each with what to do with its answer."""
 
-    def ask(self, ask: Ask) -> Answer | CallgateError:
+    now_ms: int
+    sent: list[Argument] = field(default_factory=list)
+    then: list[tuple[int, str, Callable[[Any], None]]] = field(default_factory=list)
+
+    def add(self, name: str, keys: str, arguments: Sequence[Argument], then: Callable[[Any], None]) -> None:
+        """A script or a command."""
+        self.sent += (name, self.now_ms, _RUN, keys, len(arguments), *arguments)
+        self.then.append((self.now_ms, name, then))
+
+    def take(self, replies: Sequence[Any]) -> None:
+        """Look at what the engine answered. Raises InconsistentError for what it should not have."""
+        check(len(replies) == len(self.then), "not every step was answered", len(replies), len(self.then))
+        for (at_ms, name, then), reply in zip(self.then, replies, strict=True):
+            try:
+                check(not (isinstance(reply, list) and reply[:1] == [b"failed"]), "a script failed", reply)
+                then(reply)
+            except InconsistentError as failure:
+                failure.add_note(f"{name} at {at_ms}")
+                raise
+        self.sent, self.then = [], []
+
+    # What is done
+
+    def begin(self, config: AccountConfig, first: int, last: int) -> None:
+        """An empty shard, and the account's pool in it, with the boundaries of these cycles."""
+        self.add("UNLINK", _ALL, (), lambda _: None)
+        opening = ("1", "30", "1", "60", "0", "0", "", "0", "0", "0", "0", "0")
+        self.add("shards_open", _META, opening, lambda _: None)
+        self.add(
+            "account_apply",
+            _ALL,
+            account_arguments(config, first, last, []),
+            lambda reply: check(reply[0] == Code.APPLIED, "the pool is not made", reply),
+        )
+
+    def ask(self, ask: Ask, then: Callable[[Answer | CallgateError], None]) -> None:
         """Ask one thing."""
         operation = Operation(ask, lambda _: None, 0.0)
-        keys = [*self._keys.of_shard(0), *self._keys.of_account(ask.account, 0)]
-        lengths = [MEMORY_MS, LEASE_MS, GRACE_MS, LATE_MS, 0]
-        section = section_arguments({ask.account: [operation]})
-        reply = self._run("calls_decide", keys, ["1", *map(str, lengths), *section])
-        return operation.deliver(reply, 0)
+        arguments = (*_DECIDING, *section_arguments({ask.account: [operation]}))
 
-    def renew(self, account: str, call_id: str, connection: int, heard_ago_ms: int, *, lost: bool) -> Renewed:
+        def answered(reply: list[Any]) -> None:
+            check(reply[0] not in UNDECIDED, "nothing was decided", reply)
+            then(operation.deliver(reply, 0))
+
+        self.add("calls_decide", _ALL, arguments, answered)
+
+    def renew(
+        self, call_id: str, connection: int, heard_ago_ms: int, lost: bool, then: Callable[[Renewed], None]
+    ) -> None:
         """Renew a call's lease, or tell that its connection is lost."""
-        said = [f"{account}/{call_id}", connection, "", heard_ago_ms, int(lost)]
-        arguments = [LEASE_MS, GRACE_MS, 0, 1, *said]
-        (code,) = self._run("calls_renew", self._named("meta", "calls", "leases"), arguments)
-        return _RENEWED[Code(code)]
+        said = (f"{ACCOUNT}/{call_id}", connection, "", heard_ago_ms, int(lost))
+        arguments = (LEASE_MS, GRACE_MS, 0, 1, *said)
+        keys = f"{_META},{_CALLS},{_LEASES}"
+        self.add("calls_renew", keys, arguments, lambda reply: then(_RENEWED[Code(reply[0])]))
 
     def beat(self) -> None:
         """Tell that a gateway is there."""
-        self._run("shards_beat", self._named("meta"), [LEASE_MS])
+        self.add("shards_beat", _META, (LEASE_MS,), lambda reply: check(reply[2] > 0, "a beat", reply))
 
-    def due(self) -> list[str]:
+    def due(self, then: Callable[[list[str]], None]) -> None:
         """The calls that may be due for reaping."""
-        _, _, *fields = self._run("leases_due", self._named("meta", "calls", "leases"), [1000])
-        return [field.decode().partition("/")[2] for field in fields]
+        keys = f"{_META},{_CALLS},{_LEASES}"
+        self.add(
+            "leases_due",
+            keys,
+            (1000,),
+            lambda reply: then([each.decode().partition("/")[2] for each in reply[2:]]),
+        )
 
-    def pool(self, account: str) -> PackedPool:
+    def pool(self, then: Callable[[PackedPool], None]) -> None:
         """The account's pool as it is kept."""
-        packed = self._client.get(self._keys.of_account(account, 0)[0])
-        assert isinstance(packed, bytes)
-        return unpack_pool(packed)
+        self.add("GET", _POOL, (), lambda reply: then(unpack_pool(reply)))
 
-    def items(self) -> list[Item]:
+    def items(self, then: Callable[[list[Item]], None]) -> None:
         """All that SQL was told, in order."""
-        entries: Any = self._client.xrange(self._named("records")[0])
-        return [
-            item for _, entry in entries for item in unpack_items(entry[b"d"], unpack_policy(entry[b"p"]))
-        ]
 
-    def steady_since_ms(self) -> int:
-        """Since when gateways have been heard of without a gap, until now."""
-        beat_ms = self._meta_field(_BEAT_AT)
-        return self._meta_field(_STEADY_AT) if self.now_ms - beat_ms <= LEASE_MS / 3 else self.now_ms
+        def read(entries: list[Any]) -> None:
+            found: list[Item] = []
+            for _, fields in entries:
+                entry = dict(zip(fields[::2], fields[1::2], strict=True))
+                found += unpack_items(entry[b"d"], unpack_policy(entry[b"p"]))
+            then(found)
 
-    def in_progress(self, account: str) -> tuple[int, int, int]:
+        self.add("XRANGE", _RECORDS, ("-", "+"), read)
+
+    def in_progress(self, then: Callable[[int, int, int], None]) -> None:
         """Calls in progress: as the shard counts them, and in the indexes of the account."""
-        _, order, phase, _ = self._keys.of_account(account, 0)
-        counted = self._meta_field(_IN_PROGRESS_AT)
-        return counted, int(self._client.zcard(order)), int(self._client.zcard(phase))
+        found: list[int] = []
+        self.add("clock_read", _META, (), lambda reply: found.append(reply[0][3]))
+        self.add("ZCARD", _ORDER, (), found.append)
 
-    def _meta_field(self, at: int) -> int:
-        meta = self._client.get(self._named("meta")[0])
-        assert isinstance(meta, bytes)
-        return int(_NUMBER.unpack_from(meta, at)[0])
+        def all_found(phase: int) -> None:
+            then(found[0], found[1], phase)
+
+        self.add("ZCARD", _PHASE, (), all_found)
+
+
+class SimulatedEngine:
+    """An engine that carries out steps with these texts of the scripts.
+
+    `send` does not wait: another history can be played meanwhile, and is sent once `receive` was called.
+    """
+
+    def __init__(self, server: EngineServer, texts: Mapping[str, str]) -> None:
+        self._connection: Any = server.client.connection_pool.get_connection()
+        self._sha = str(server.client.script_load(all_in_one(texts)))
+
+    def send(self, steps: Steps) -> None:
+        """Have it carry out all steps."""
+        command: tuple[Any, ...] = ("EVALSHA", self._sha, len(KEYS), *KEYS, *steps.sent)
+        packed = pack_command(command)
+        self._connection.send_packed_command([packed])
+
+    def receive(self) -> list[Any]:
+        """What it answered. Raises RedisError."""
+        replies: list[Any] = self._connection.read_response()
+        return replies
+
+    def close(self) -> None:
+        """Let go of the connection."""
+        self._connection.disconnect()

@@ -1,18 +1,19 @@
 """One history: devices, gateways and a network that loses, delays, repeats and reorders, drawn from a seed.
 
-Whatever reaches the engine is asked of the model too. Devices keep their own books, and so does the history
-of what was said to whom; both are compared with the records at the end.
+Whatever reaches the engine is asked of the model, and the history goes on with what that answers; the engine
+must then have answered the same, step by step. Devices keep their own books, and so does the history of what
+was said to whom; both are compared with the records at the end.
 """
 
 from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import partial
-from itertools import count, pairwise
+from itertools import accumulate, count, pairwise
 from random import Random
 from typing import Final
 
@@ -24,30 +25,18 @@ from gateway.domain.errors import CallgateError
 from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
 from gateway.domain.pool import PoolModel
-from tests.simulation.engine import GRACE_MS, LATE_MS, LEASE_MS, SimulatedEngine
-from tests.support.engines import EngineServer
+from gateway.pool.packed import Item, PackedPool
+from tests.simulation.engine import ACCOUNT, GRACE_MS, LATE_MS, LEASE_MS, Steps, check
 from tests.support.pool_model import CYCLE_END, HOUR, MINUTE, SECOND, TO, a_plan
 
-ACCOUNT: Final = "acme"
 BILLING_DATE: Final = date(2026, 11, 15)
 PLAN: Final = a_plan(30, max_concurrent_calls=6)
 STAFF: Final = frozenset({"ana"})
 BEAT_MS: Final = 4 * SECOND
 RENEW_MS: Final = 5 * SECOND
-AGAIN_MS: Final = 1000
-"""A lease that was looked at is not looked at again before that."""
 DELAYS_MS: Final = (0, 1, 20, 300, 2_000, 9_000, 40_000)
+DELAYED: Final = tuple(accumulate((10, 40, 25, 15, 6, 3, 1)))
 DISCONNECTED_MS: Final = (500, 10_000, 29_000, 31_000, 50_000, 100_000, HOUR)
-
-
-class InconsistentError(AssertionError):
-    """What must never be was seen."""
-
-
-def check(holds: bool, what: str, *details: object) -> None:
-    """Raise InconsistentError unless it holds."""
-    if not holds:
-        raise InconsistentError(f"{what}: {', '.join(map(str, details))}")
 
 
 @dataclass
@@ -84,13 +73,16 @@ class Device:
 
 
 class History:
-    """A few minutes of an account. `run` raises InconsistentError for what must not be."""
+    """A few minutes of an account. `run` plays it, and leaves `steps` for the engine to follow.
 
-    def __init__(self, server: EngineServer, texts: Mapping[str, str], seed: int) -> None:
+    Both, playing and following, raise InconsistentError for what must not be.
+    """
+
+    def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         # Some histories reach into another cycle.
         self.now_ms = CYCLE_END - self.random.choice([3 * MINUTE, 90 * SECOND, 9 * HOUR])
-        self.engine = SimulatedEngine(server, texts, self.now_ms)
+        self.steps = Steps(self.now_ms)
         self.model = PoolModel(
             ACCOUNT,
             billing_date=BILLING_DATE,
@@ -105,7 +97,7 @@ class History:
         )
         config = AccountConfig(ACCOUNT, 1, "active", BILLING_DATE, "UTC", PLAN, staff=STAFF)
         index = index_at(BILLING_DATE, "UTC", self.now_ms)
-        self.engine.make(config, index - 1, index + 4)
+        self.steps.begin(config, index - 1, index + 4)
         self.devices = [Device(f"d-{number}") for number in range(3)]
         self.happened: defaultdict[str, int] = defaultdict(int)
         self._numbers = count(1)
@@ -117,7 +109,9 @@ class History:
         self._not_reaped_before: dict[str, int] = {}
         self._admitted: set[tuple[str, int]] = set()
         self._retold: list[CallRecord] = []
-        self._looked_at_ms: dict[str, int] = {}
+        self._under_way = 0
+        self._beat_ms = 0
+        self._steady_ms = self.now_ms
         self._version = 0
         self._is_calm = False
 
@@ -141,25 +135,37 @@ class History:
     def _play(self, until_ms: int) -> None:
         while self._events and self._events[0][0] <= until_ms:
             self.now_ms, _, doing = heapq.heappop(self._events)
-            self.engine.now_ms = self.now_ms
+            self.steps.now_ms = self.now_ms
             doing()
 
     def _send(self, deliver: Callable[[], None]) -> None:
         """Over the network to the engine: perhaps late, twice, out of order, or never."""
+
+        def arrive() -> None:
+            self._under_way -= 1
+            deliver()
+
         if self._is_calm:
-            self._later(1, deliver)
+            self._under_way += 1
+            self._later(1, arrive)
             return
-        for _ in range(self.random.choices((0, 1, 2), (8, 80, 12))[0]):
-            delay_ms = self.random.choices(DELAYS_MS, (10, 40, 25, 15, 6, 3, 1))[0]
-            self._later(delay_ms, deliver)
+        for _ in range(self.random.choices((0, 1, 2), cum_weights=(8, 88, 100))[0]):
+            delay_ms = self.random.choices(DELAYS_MS, cum_weights=DELAYED)[0]
+            self._under_way += 1
+            self._later(delay_ms, arrive)
+
+    def _goes_on(self) -> bool:
+        """Whether gateways have anything to do: else they need not be played until the end."""
+        return not self._is_calm or bool(self._under_way or self.model._calls)
 
     # Gateways
 
     def _beat(self) -> None:
         # Now and then no gateway is there for a while, or the engine is not.
         if self._is_calm or self.random.random() > 0.02:
-            self.engine.beat()
-            self._later(BEAT_MS, self._beat)
+            self._tell_beat()
+            if self._goes_on():
+                self._later(BEAT_MS, self._beat)
         else:
             self.happened["no gateway"] += 1
             self._later(self.random.choice([6, 20, 60]) * SECOND, self._beat)
@@ -167,18 +173,28 @@ class History:
         for call_id in self._due():
             self._ask(Reap(ACCOUNT, call_id))
 
+    def _tell_beat(self) -> None:
+        """R14: gateways are heard of without a gap if nothing longer than a third of a lease was between."""
+        since_ms = self.now_ms - self._beat_ms
+        if since_ms >= LEASE_MS / 6:
+            if since_ms > LEASE_MS / 3:
+                self._steady_ms = self.now_ms
+            self._beat_ms = self.now_ms
+        self.steps.beat()
+
+    def _steady_since_ms(self) -> int:
+        return self._steady_ms if self.now_ms - self._beat_ms <= LEASE_MS / 3 else self.now_ms
+
     def _due(self) -> list[str]:
-        """The calls that may be reaped: all that the model says, unless they were looked at just now."""
-        due = self.engine.due()
-        for call_id, lease in self.model._leases.items():
-            looked_ms = self._looked_at_ms.get(call_id, 0)
-            if (
-                call_id in self.model._calls
-                and lease.reap_at_ms <= self.now_ms
-                and looked_ms + AGAIN_MS < self.now_ms
-            ):
-                check(call_id in due, "a call that nobody vouches for is not found", call_id)
-        self._looked_at_ms |= dict.fromkeys(due, self.now_ms)
+        """The calls that may be reaped. Beats are so far apart that each of them is looked at every time."""
+        due = sorted(
+            call_id
+            for call_id, lease in self.model._leases.items()
+            if call_id in self.model._calls and lease.reap_at_ms <= self.now_ms
+        )
+        self.steps.due(
+            lambda found: check(sorted(found) == due, "calls that nobody vouches for", sorted(found), due)
+        )
         return due
 
     def _connections(self, gateway: int) -> list[tuple[Device, Connection]]:
@@ -197,7 +213,8 @@ class History:
             connection.heard_at_ms = self.now_ms - self.random.choice([0, 0, 500])
             for call_id in sorted(connection.calls):
                 self._vouch(call_id, connection)
-        self._later(RENEW_MS - self.random.randint(0, 1000), lambda: self._renew(gateway))
+        if self._goes_on():
+            self._later(RENEW_MS - self.random.randint(0, 1000), lambda: self._renew(gateway))
         if not self._is_calm and self.random.random() < 0.03:
             self._crash(gateway)
 
@@ -222,17 +239,20 @@ class History:
     def _deliver_renewal(self, call_id: str, number: int, ago_ms: int, *, lost: bool) -> Renewed:
         lease = self.model._leases.get(call_id)
         is_overtaken = lease is not None and lease.lost and lease.owner == number and not lost
-        expected = self.model.renew(
+        renewed = self.model.renew(
             call_id, self.now_ms, connection=number, heard_ago_ms=ago_ms, lost=lost, real_ms=self.now_ms
         )
-        renewed = self.engine.renew(ACCOUNT, call_id, number, ago_ms, lost=lost)
+
+        def same(answer: Renewed) -> None:
+            check(answer is renewed, "a renewal", call_id, number, answer, renewed)
+
+        self.steps.renew(call_id, number, ago_ms, lost, same)
         self.happened[f"renewal {renewed.value}"] += 1
         if renewed is Renewed.RENEWED:
             self._hear(call_id, number, "a renewal", ago_ms, lost, lease)
             if not is_overtaken:
                 self._alive_ms[call_id] = max(self._alive_ms.get(call_id, 0), self.now_ms - ago_ms)
                 self._not_reaped_before[call_id] = self.now_ms + GRACE_MS + (0 if lost else LEASE_MS)
-        check(renewed is expected, "a renewal", call_id, number, renewed, expected)
         return renewed
 
     def _hear(self, call_id: str, number: int, *said: object) -> None:
@@ -246,37 +266,44 @@ class History:
     def _ask(self, ask: Ask) -> Answer | CallgateError:
         """Ask engine and model, and enter the answer into the history's books."""
         before = self.model._ended.get(ask.call_id)
-        expected: Answer | CallgateError
-        steady_ms = self.engine.steady_since_ms() if isinstance(ask, Reap) else 0
-        answer = self.engine.ask(ask)
-        if not isinstance(answer, CallgateError):
-            self._note(ask, answer, before)
+        expected = self._ask_model(ask)
+        if not isinstance(expected, CallgateError):
+            self._note(ask, expected, before)
+        settled_seconds = self.model.settled_seconds
+
+        def answered(answer: Answer | CallgateError) -> None:
+            same = type(answer) is type(expected) if isinstance(answer, CallgateError) else answer == expected
+            check(same, "the engine and the model", ask, answer, expected)
+
+        def looked_at(pool: PackedPool) -> None:
+            check(pool.version >= self._version, "a version went back", pool.version)
+            check(pool.settled_seconds == settled_seconds, "settled", pool.settled_seconds, settled_seconds)
+            self._version = pool.version
+
+        self.steps.ask(ask, answered)
+        if not isinstance(expected, CallgateError | NotDue):
+            self.steps.pool(looked_at)
+        return expected
+
+    def _ask_model(self, ask: Ask) -> Answer | CallgateError:
         try:
             match ask:
                 case Start():
-                    expected = self.model.start(ask, self.now_ms)
+                    return self.model.start(ask, self.now_ms)
                 case Answered():
-                    expected = self.model.answered(ask, self.now_ms)
+                    return self.model.answered(ask, self.now_ms)
                 case End():
-                    expected = self.model.end(ask, self.now_ms)
+                    return self.model.end(ask, self.now_ms)
                 case Resume():
-                    expected = self.model.resume(ask, self.now_ms)
+                    resumed = self.model.resume(ask, self.now_ms)
+                    # Of a call that goes on nobody is told whether it counts.
+                    return replace(resumed, call=replace(resumed.call, counts=not resumed.call.emergency))
                 case Reap():
-                    expected = self.model.reap(ask, self.now_ms, None, steady_ms)
+                    return self.model.reap(ask, self.now_ms, None, self._steady_since_ms())
                 case Retell():
-                    expected = self.model.retell(ask, self.now_ms)
+                    return self.model.retell(ask, self.now_ms)
         except CallgateError as error:
-            expected = error
-        if isinstance(expected, Resumed):
-            expected = replace(expected, call=replace(expected.call, counts=not expected.call.emergency))
-        same = type(answer) is type(expected) if isinstance(answer, CallgateError) else answer == expected
-        check(same, "the engine and the model", ask, answer, expected)
-        if isinstance(answer, CallgateError | NotDue):
-            return answer
-        version = self.engine.pool(ACCOUNT).version
-        check(version >= self._version, "a version went back", version)
-        self._version = version
-        return answer
+            return error
 
     def _note(self, ask: Ask, answer: Answer, before: CallRecord | None) -> None:
         call_id = answer.call_id
@@ -314,7 +341,7 @@ class History:
         call_id = ask.call_id
 
         def deliver() -> None:
-            answer = self._ask(ask)
+            answer = self._ask(self._with_free_id(ask))
             # An answer is lost with its gateway or connection: then nobody vouches for the call.
             if self._is_calm or self.random.random() > 0.06:
                 if isinstance(answer, Admitted | Resumed):
@@ -322,6 +349,12 @@ class History:
                 self._hear_answer(device, call_id, answer, heard)
 
         self._send(deliver)
+
+    def _with_free_id(self, ask: Ask) -> Ask:
+        """A gateway that hears an emergency's start anew gives it another fresh id."""
+        if isinstance(ask, Start) and ask.fresh_call_id in self.model._ended:
+            return replace(ask, fresh_call_id=f"{ask.fresh_call_id}{next(self._ids)}")
+        return ask
 
     def _hear_answer(
         self,
@@ -408,14 +441,25 @@ class History:
 
         def heard(answer: Answer) -> None:
             if isinstance(answer, Admitted):
-                if book.admitted_at_ms is None and book.hung_up_at_ms is None:
-                    book.is_up = True
-                if answer.call_id == book.call_id:
-                    book.admitted_at_ms = answer.admitted_at_ms
+                admitted = (
+                    book if answer.call_id == book.call_id else self._go_by(device, book, answer.call_id)
+                )
+                if admitted.admitted_at_ms is None and admitted.hung_up_at_ms is None:
+                    admitted.is_up = True
+                admitted.admitted_at_ms = answer.admitted_at_ms
             elif book.admitted_at_ms is None:
                 book.is_refused = True
 
         self._say(device, make, heard)
+
+    def _go_by(self, device: Device, book: Book, call_id: str) -> Book:
+        """R30: an emergency was admitted under another id, by which its device speaks of it from now on."""
+        if call_id not in device.calls:
+            device.calls[call_id] = Book(call_id, book.to, hung_up_at_ms=book.hung_up_at_ms)
+            book.is_up, book.is_refused = False, True
+            if book.hung_up_at_ms is not None:
+                self._end(device, device.calls[call_id])
+        return device.calls[call_id]
 
     def _resume(self, device: Device, book: Book) -> None:
         self._say(
@@ -482,11 +526,16 @@ class History:
         self._play(self.now_ms + 2 * (LEASE_MS + GRACE_MS) + 3 * MINUTE)
 
     def _compare_books(self) -> None:
-        pool = self.engine.pool(ACCOUNT)
+        """Have the books compared once the engine has followed."""
+        self.steps.in_progress(lambda *counts: check(counts == (0, 0, 0), "left in progress", counts))
+        pools: list[PackedPool] = []
+        self.steps.pool(pools.append)
+        self.steps.items(lambda items: self._compare(pools[0], items))
+
+    def _compare(self, pool: PackedPool, items: Sequence[Item]) -> None:
         check(pool.calls == pool.emergencies == 0, "left in progress", pool.calls, pool.emergencies)
-        check(self.engine.in_progress(ACCOUNT) == (0, 0, 0), "left", self.engine.in_progress(ACCOUNT))
         by_call: defaultdict[tuple[str, int], list[CallRecord | CallReopened]] = defaultdict(list)
-        for item in self.engine.items():
+        for item in items:
             if isinstance(item, CallRecord | CallReopened):
                 by_call[item.call_id, item.admitted_at_ms].append(item)
         reopened = [each for told in by_call.values() for each in told if isinstance(each, CallReopened)]

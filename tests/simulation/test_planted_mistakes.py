@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulation.engine import scripts_with
-from tests.simulation.history import History, InconsistentError
+from tests.simulation.engine import InconsistentError
+from tests.simulation.playing import play
+from tests.simulation.scripts import scripts_with
 from tests.support.engines import EngineServer
 
 HISTORIES = 400
@@ -67,11 +68,5 @@ MISTAKES = {
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_found(valkey: EngineServer, mistake: str) -> None:
-    texts = scripts_with(MISTAKES[mistake])
     with pytest.raises(InconsistentError):
-        play(valkey, texts)
-
-
-def play(engine: EngineServer, texts: dict[str, str]) -> None:
-    for seed in range(1, HISTORIES + 1):
-        History(engine, texts, seed).run()
+        play(valkey, scripts_with(MISTAKES[mistake]), range(1, HISTORIES + 1))

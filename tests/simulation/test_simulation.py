@@ -6,19 +6,17 @@ SEED=… plays one history. The long run takes SECONDS or HISTORIES from the env
 from __future__ import annotations
 
 import os
-from collections import Counter
-from collections.abc import Iterator
 from itertools import count
 from random import SystemRandom
 from time import monotonic
 
 import pytest
 
-from tests.simulation.engine import scripts_with
-from tests.simulation.history import History
+from tests.simulation.playing import play
+from tests.simulation.scripts import scripts_with
 from tests.support.engines import EngineServer
 
-HISTORIES = 70
+HISTORIES = 200
 SEED = os.environ.get("SEED")
 RARE = (
     *("gateway crashed", "no gateway", "device died", "connection_lost", "lease_expired", "late return"),
@@ -27,30 +25,13 @@ RARE = (
 )
 
 
-def play(engine: EngineServer, seeds: Iterator[int], seconds: float) -> Counter[str]:
-    """Play histories for so long; answers how often each of the rare things happened."""
-    texts, happened, until = scripts_with({}), Counter[str](), monotonic() + seconds
-    for seed in seeds:
-        history = History(engine, texts, seed)
-        try:
-            history.run()
-        except Exception as failure:
-            failure.add_note(f"play it again: SEED={seed} make test ARGS=tests/simulation/test_simulation.py")
-            raise
-        happened += Counter(history.happened)
-        happened["histories"] += 1
-        if monotonic() >= until:
-            break
-    return happened
-
-
 @pytest.mark.slow
 def test_every_call_is_settled_once_whatever_the_network_does(engine: EngineServer) -> None:
     """R9, R12-R17, R20, R26: one record for each call, and nothing is settled that somebody vouches for."""
     if SEED:
-        play(engine, iter([int(SEED)]), 0)
+        play(engine, scripts_with({}), [int(SEED)])
         return
-    happened = play(engine, iter(range(1, HISTORIES + 1)), float("inf"))
+    happened = play(engine, scripts_with({}), range(1, HISTORIES + 1))
     assert not [name for name in RARE if not happened[name]], happened
 
 
@@ -59,8 +40,8 @@ def test_for_as_long_as_is_asked(engine: EngineServer) -> None:
     first = int(SEED or SystemRandom().randrange(1 << 40))
     histories = int(os.environ.get("HISTORIES", 0))
     seconds = float(os.environ.get("SECONDS", 0 if histories else 60))
-    seeds = iter(range(first, first + histories)) if histories else count(first)
+    seeds = range(first, first + histories) if histories else count(first)
     started = monotonic()
-    happened = play(engine, seeds, float("inf") if histories and not seconds else seconds)
+    happened = play(engine, scripts_with({}), seeds, float("inf") if histories and not seconds else seconds)
     took = monotonic() - started
     print(f"\n{happened['histories']} histories from SEED={first} in {took:.1f} s:", dict(happened))

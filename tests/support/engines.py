@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,8 @@ class EngineServer:
     """A Redis or Valkey server of the tests, on a unix socket in a directory of its own.
 
     With `persistent` it appends and syncs every write, as the embedded engine does; else it keeps nothing.
-    With a `port` it listens on 127.0.0.1 too. `user` is who `client` is, with that password.
+    With a `port` it listens on 127.0.0.1 too. `user` is who `client` is, with that password. Its data are in
+    `within`, if given, and `environ` is added to the environment that it is started in.
     """
 
     def __init__(
@@ -46,9 +47,12 @@ class EngineServer:
         options: tuple[str, ...] = (),
         port: int = 0,
         user: str = "",
+        within: Path | None = None,
+        environ: Mapping[str, str] | None = None,
     ) -> None:
         # Not pytest's tmp_path: a unix socket's path must stay under 104 bytes.
-        self.directory = Path(tempfile.mkdtemp(prefix="cg-test-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="cg-test-", dir=within))
+        self._environ = {**os.environ, **(environ or {})}
         self.socket = self.directory / "s"
         self.url = f"unix://{self.socket}"
         self.port = port
@@ -84,6 +88,7 @@ class EngineServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                env=self._environ,
             )
         wait_until_sync(self._answers, 30)
 
@@ -231,13 +236,11 @@ def engine_url(engine: EngineServer) -> str:
 
 @pytest.fixture
 def start_engine() -> Iterator[Callable[..., EngineServer]]:
-    """A factory `start_engine(kind="valkey", persistent=False, options=())`; they end with the test."""
+    """A factory `start_engine(kind="valkey", persistent=False, options=(), …)`; they end with the test."""
     servers: list[EngineServer] = []
 
-    def start(
-        kind: str = "valkey", *, persistent: bool = False, options: tuple[str, ...] = ()
-    ) -> EngineServer:
-        server = EngineServer(engine_binary(kind), persistent=persistent, options=options)
+    def start(kind: str = "valkey", **given: Any) -> EngineServer:
+        server = EngineServer(engine_binary(kind), **given)
         servers.append(server)
         server.start()
         return server

@@ -28,7 +28,7 @@ class GatewayProcess:
     """One `callgate serve`, with whatever workers and embedded engine it starts.
 
     `url` is where it listens, `admin_key` opens its admin addresses, `log()` is what it wrote to standard
-    error.
+    error. `program` is what is started next.
     """
 
     def __init__(
@@ -42,7 +42,7 @@ class GatewayProcess:
         self._environ = {
             name: value for name, value in os.environ.items() if not name.startswith("CALLGATE_")
         }
-        self._program = program
+        self.program = program
         self._process: subprocess.Popen[bytes] | None = None
 
     def launch(self) -> Self:
@@ -50,7 +50,7 @@ class GatewayProcess:
         self.data_dir.mkdir(parents=True, exist_ok=True)
         with self._log_path.open("ab") as log:
             self._process = subprocess.Popen(
-                [self._program, "serve", "--port", "0", "--data-dir", self.data_dir, *self.flags],
+                [self.program, "serve", "--port", "0", "--data-dir", self.data_dir, *self.flags],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
