@@ -18,7 +18,7 @@ from gateway.domain.errors import CallgateError
 from gateway.domain.leases import Renewed
 from gateway.pool.accounts import account_arguments
 from gateway.pool.codes import UNDECIDED, Code
-from gateway.pool.keys import KeySpace
+from gateway.pool.keys import ACCOUNT_KEYS, SHARD_KEYS, KeySpace
 from gateway.pool.operations import Operation, section_arguments
 from gateway.pool.packed import Item, PackedPool, unpack_items, unpack_policy, unpack_pool
 from tests.simulation.scripts import all_in_one
@@ -33,7 +33,10 @@ MEMORY_MS: Final = 48 * 3_600_000
 _KEY_SPACE: Final = KeySpace(1)
 KEYS: Final = (*_KEY_SPACE.of_shard(0), *_KEY_SPACE.of_account(ACCOUNT, 0))
 _ALL: Final = ",".join(str(number + 1) for number in range(len(KEYS)))
-_META, _CALLS, _LEASES, _RECORDS, _POOL, _ORDER, _PHASE = "1", "2", "5", "7", "8", "9", "10"
+_META, _CALLS, _LEASES, _RECORDS, _POOL, _ORDER, _PHASE = (
+    str((*SHARD_KEYS, *ACCOUNT_KEYS).index(name) + 1)
+    for name in ("meta", "calls", "leases", "records", "pool", "order", "phase")
+)
 _DECIDING: Final = ("1", *map(str, (MEMORY_MS, LEASE_MS, GRACE_MS, LATE_MS, 0)))
 _RUN: Final = "1"
 _RENEWED: Final = {
