@@ -17,7 +17,8 @@ from gateway.records.paging import after_instant_and_place, page_of
 from gateway.records.store import Records
 
 FRESH_SECONDS: Final = 5.0
-"""How old an order may be for a reader who begins with it."""
+"""How old an order may be for a reader who begins with it; twice as old as it took, if that is more: else a
+deployment of very many accounts would do nothing but rank them."""
 KEPT_SECONDS: Final = 60.0
 """How long an order is kept for its readers; who comes for a page later goes on in a newer one."""
 READ_AT_ONCE: Final = 1000
@@ -34,6 +35,7 @@ _MOST: Final = (1 << 32) - 1
 class _Order:
     number: int
     taken_at: float
+    fresh_until: float
     accounts: list[str]
 
 
@@ -67,7 +69,7 @@ class Ranking:
             if not self._orders[name]:
                 del self._orders[name]
         for order in reversed(self._orders.get(q, [])):
-            if order.number == number or (number is None and now - order.taken_at < FRESH_SECONDS):
+            if order.number == number or (number is None and now < order.fresh_until):
                 return order
         return None
 
@@ -100,7 +102,8 @@ class Ranking:
         self._number = max(self._number + 1, time.time_ns() // 1_000_000)
         keys.sort()
         place = (1 << _PLACE_BITS) - 1
-        order = _Order(self._number, taken_at, [accounts[key & place] for key in keys])
+        fresh_until = taken_at + max(FRESH_SECONDS, 2 * (time.monotonic() - taken_at))
+        order = _Order(self._number, taken_at, fresh_until, [accounts[key & place] for key in keys])
         self._orders.setdefault(q, []).append(order)
         return order
 

@@ -178,7 +178,8 @@ def test_every_documented_event_is_logged() -> None:
 
 def test_every_variable_that_is_named_exists() -> None:
     known = {environment_name(setting) for setting in SETTINGS.values()} | OTHER_VARIABLES
-    for path in (*(one.path for one in ALL), *sorted((ROOT / "deploy").iterdir())):
+    deployed = sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file())
+    for path in (*(one.path for one in ALL), *deployed):
         for name in re.findall(r"\bCALLGATE_[A-Z_]*[A-Z]\b", path.read_text(encoding="utf-8")):
             assert name in known, f"{path.name} names {name}"
 
