@@ -122,10 +122,10 @@ class PoolView:
     """A pool as it is at `at_ms` (R4, R5).
 
     `held_seconds` is what calls in progress hold beyond what they used (R7). `calls_in_progress` counts all
-    of them, also those of an older cycle and emergencies; `calls` are the newest `MAX_CALLS_SHOWN`, newest
-    first. `empty_at_ms` is the first instant at which live use reaches the allocation if just these calls go
-    on: None if it doesn't in this cycle, in the past if it did. `version` grows with every change of the
-    pool.
+    of them, also those of an older cycle and emergencies; `calls_counting` is how many use this cycle's
+    minutes. `calls` are the newest `MAX_CALLS_SHOWN`, newest first. `empty_at_ms` is the first instant at
+    which live use reaches the allocation if just these calls go on: None if it doesn't in this cycle, in the
+    past if it did. `version` grows with every change of the pool.
     """
 
     account: str
@@ -143,6 +143,7 @@ class PoolView:
     overrun_seconds: int
     held_seconds: int
     calls_in_progress: int
+    calls_counting: int
     calls: tuple[CallInProgress, ...]
     thresholds: tuple[Threshold, ...]
     empty_at_ms: int | None

@@ -149,6 +149,7 @@ class PoolMinutes:
             overrun_seconds=overrun_seconds(self.allocated_seconds, used),
             held_seconds=self._held(now_ms) - (used - self.settled_seconds),
             calls_in_progress=len(self._calls),
+            calls_counting=sum(call.counts for call in self._calls.values()),
             calls=tuple(newest_first[:MAX_CALLS_SHOWN]),
             thresholds=tuple(Threshold(*each) for each in sorted(self._passed_at_ms.items())),
             empty_at_ms=self._empty_at_ms(now_ms),

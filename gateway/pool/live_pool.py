@@ -258,6 +258,21 @@ class LivePool:
         """
         return await self._read(list(accounts), 0, must_exist=False)
 
+    async def read_live(self, accounts: Iterable[str]) -> dict[str, PoolView]:
+        """Pools with their calls, as their readers are shown them;
+
+        accounts that SQL does not know are left out. Raises EngineUnavailable, DatabaseUnavailable.
+        """
+        return await self._read(list(accounts), MAX_CALLS_SHOWN, must_exist=False)
+
+    def read_together(self, account: str) -> int:
+        """A number that is the same for accounts whose pools one script call can read."""
+        return 0 if self._engine.spans_shards else self._keys.shard_of(account)
+
+    def channel_of(self, account: str) -> str:
+        """Where it is published that an account's pool changed."""
+        return self._keys.of_account(account, self._keys.shard_of(account))[0]
+
     async def apply(self, config: AccountConfig) -> PoolView:
         """Make an account's pool, or bring it in line with SQL; an older revision changes nothing.
 
@@ -535,6 +550,7 @@ def _view(account: str, found: list[Any]) -> PoolView:
         overrun_seconds=overrun_seconds(pool.allocated_seconds, used),
         held_seconds=live_held - live_billed,
         calls_in_progress=pool.calls + pool.emergencies,
+        calls_counting=pool.counting,
         calls=tuple(
             unpack_call_in_progress(account, call_id.decode(), each, pool.cycle_start_ms)
             for call_id, each in zip(calls[::2], calls[1::2], strict=True)

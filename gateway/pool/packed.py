@@ -268,6 +268,7 @@ class PackedPool:
     cycle_start_ms: int
     cycle_end_ms: int
     coming_ends_ms: tuple[int, int, int]
+    counting: int
     calls: int
     emergencies: int
     seats_used: int
@@ -296,6 +297,7 @@ def unpack_pool(packed: bytes) -> PackedPool:
         next_2,
         next_3,
         *_sums,
+        counting,
         calls,
         emergencies,
         _free,
@@ -323,6 +325,7 @@ def unpack_pool(packed: bytes) -> PackedPool:
         cycle_start_ms=int(start_ms),
         cycle_end_ms=int(end_ms),
         coming_ends_ms=(int(next_1), int(next_2), int(next_3)),
+        counting=int(counting),
         calls=int(calls),
         emergencies=int(emergencies),
         seats_used=seats_used,

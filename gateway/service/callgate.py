@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
@@ -19,14 +20,17 @@ from gateway.domain.errors import (
     DatabaseUnavailable,
     EngineUnavailable,
     FieldError,
+    Forbidden,
     InvalidField,
     NotFound,
 )
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
 from gateway.live import control
-from gateway.live.control import Control, TokensRevoked
+from gateway.live.control import Control, PoolsMoved, StaffRemoved, TokensRevoked
+from gateway.live.feeds import Feeds
 from gateway.live.gateways import Gateways
+from gateway.live.subscriptions import Subscriptions
 from gateway.pool.live_pool import FoundCall, LivePool
 from gateway.pool.operations import Done
 from gateway.pool.shards import Clock
@@ -46,6 +50,7 @@ from gateway.service.ranking import Ranking
 from gateway.service.rebuilding import Rebuilder
 from gateway.sessions.devices import DeviceConnections
 from gateway.sessions.keeper import Keeper
+from gateway.sessions.readers import ReaderConnections
 from gateway.sessions.revocations import Revocation, Revocations
 from gateway.settings import Settings
 
@@ -145,17 +150,21 @@ class Callgate:
         records: Records,
         recorder: Recorder,
         control: Control,
+        subscriptions: Subscriptions,
         gateways: Gateways,
         administration: Administration,
         monitor: Monitor,
     ) -> None:
         self.settings = settings
         self.devices = DeviceConnections()
+        self.readers = ReaderConnections()
+        self.feeds = Feeds(pool, subscriptions)
         self.revocations = Revocations()
         self._pool = pool
         self._records = records
         self._recorder = recorder
         self._control = control
+        self._subscriptions = subscriptions
         self._gateways = gateways
         self._administration = administration
         self._monitor = monitor
@@ -298,8 +307,10 @@ class Callgate:
         return await self._administration.put_staff(account, staff, cast(StaffFields, fields))
 
     async def delete_staff(self, account: str, staff: str) -> None:
-        """R25. Raises NotFound."""
+        """R25. Raises NotFound. Their dashboards close, on all gateways as soon as they hear."""
         await self._administration.delete_staff(account, staff)
+        self.readers.close_removed([(account, staff)])
+        await self._tell_others(StaffRemoved(self._control.gateway, account, staff))
 
     async def list_staff(
         self, account: str, after: str | None, limit: int
@@ -373,6 +384,20 @@ class Callgate:
         """All records of a cycle, oldest admitted first, but for those whose call came back (R15)."""
         return self._records.calls.calls_of_cycle(account, cycle_start_ms)
 
+    # Dashboards
+
+    async def require_watchable(self, account: str, staff: str | None) -> None:
+        """Raises NotFound unless there is the account, Forbidden if the staff member was removed."""
+        await self.get_account(account)
+        if staff is not None and await self._records.members.removed([(account, staff)]):
+            raise Forbidden("The staff member of this token was removed from the account.")
+
+    async def close_removed_readers(self) -> None:
+        """Close the dashboards of staff members who were removed, as SQL says. Raises DatabaseUnavailable."""
+        members = self.readers.staff()
+        if members:
+            self.readers.close_removed(await self._records.members.removed(members))
+
     # Tokens
 
     async def revoke_tokens(self, account: str, staff: str | None, device: str | None) -> None:
@@ -382,11 +407,7 @@ class Callgate:
         """
         saved = await self._records.revocations.revoke(account, staff, device, time.time_ns() // 1_000_000)
         self.revocations.add(Revocation(saved.account, saved.staff, saved.device, saved.until_ms))
-        try:
-            await self._control.send(TokensRevoked(self._control.gateway))
-        except (RedisError, OSError) as failure:
-            # The others look into SQL by themselves, a little later.
-            log.warning("tokens.revoked_quietly", error=type(failure).__name__)
+        await self._tell_others(TokensRevoked(self._control.gateway))
 
     # The deployment
 
@@ -410,7 +431,10 @@ class Callgate:
             raise InvalidField(errors=[FieldError("advance_ms", "leads beyond the year 9999")])
         is_back = at_ms is not None and at_ms < now_ms
         anywhere = is_back and not (await self._records.accounts.list_accounts(None, None, 1, 0))[0]
-        clock = await self._pool.move_clock(at_ms, speed, by_ms=advance_ms or 0, anywhere=anywhere)
+        try:
+            clock = await self._pool.move_clock(at_ms, speed, by_ms=advance_ms or 0, anywhere=anywhere)
+        finally:  # it may have moved part of the way
+            await self._show_all_pools()
         await self.close_statements()
         return clock
 
@@ -422,6 +446,7 @@ class Callgate:
         """Bill by another policy from now on, for all gateways at once, calls in progress included."""
         await self._records.deployment.put("policy_next", packed_policy(policy))
         await self._pool.set_policy(policy)
+        await self._show_all_pools()
         await self._records.deployment.put("policy", packed_policy(policy))
         await self._records.deployment.put("policy_next", "")
 
@@ -486,18 +511,27 @@ class Callgate:
     @property
     def background(self) -> tuple[Callable[[], Coroutine[Any, Any, NoReturn]], ...]:
         """What has to run as long as the gateway does: each until it is cancelled."""
-        return self.keeper.run, self._calls.journal.run, self._calls.kept_ends.run, self.rebuilder.run
+        return (
+            self.keeper.run,
+            self._calls.journal.run,
+            self._calls.kept_ends.run,
+            self.rebuilder.run,
+            self._subscriptions.run,
+            self.feeds.run,
+        )
 
     async def adopt_journals(self) -> None:
         """Go on from the journals of processes of this data directory that are gone."""
         await self._calls.journal.adopt()
 
     async def drain(self) -> None:
-        """Take leave of all devices, each once its requests are answered. Their calls go on (R11).
+        """Take leave of all dashboards, and of all devices, each once its requests are answered.
 
-        The grace of their calls starts now, and they connect elsewhere within it (R13).
+        The devices' calls go on (R11). The grace of their calls starts now, and they connect elsewhere within
+        it (R13).
         """
-        await self.devices.drain(self.settings.drain_seconds / 2)
+        patience_seconds = self.settings.drain_seconds / 2
+        await asyncio.gather(self.devices.drain(patience_seconds), self.readers.drain(patience_seconds))
         try:
             await self.keeper.tell_lost()
         except EngineUnavailable:
@@ -505,6 +539,17 @@ class Callgate:
             log.warning("drain.grace_not_told")
 
     # Inside
+
+    async def _tell_others(self, message: control.Message) -> None:
+        try:
+            await self._control.send(message)
+        except (RedisError, OSError) as failure:
+            # The others look into SQL by themselves, a little later.
+            log.warning("control.not_told", message=type(message).__name__, error=type(failure).__name__)
+
+    async def _show_all_pools(self) -> None:
+        self.feeds.moved()
+        await self._tell_others(PoolsMoved(self._control.gateway))
 
     async def _as_found(self, calls: Sequence[CallRecord | CallInProgress]) -> list[FoundCall]:
         """Calls as SQL has them, with the instant that each is told of."""

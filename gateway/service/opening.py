@@ -19,6 +19,7 @@ from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable, StartR
 from gateway.embedded import EmbeddedEngine
 from gateway.live.control import Control
 from gateway.live.gateways import Gateways
+from gateway.live.subscriptions import Subscriptions
 from gateway.pool.engine import Engine, connect
 from gateway.pool.live_pool import LivePool
 from gateway.records.recorder import Recorder
@@ -108,6 +109,7 @@ class _Parts:
             self.records,
             recorder,
             self._control,
+            Subscriptions(engine.client),
             self._gateways,
             self._administration,
             self._monitor,

@@ -24,17 +24,20 @@ TASKS = {
     "changes",
     "control",
     "counting",
+    "feeds",
     "forgetting",
     "health",
     "journal",
     "kept_ends",
     "leases",
     "presence",
+    "readers",
     "reaper",
     "rebuilder",
     "recorder",
     "revocations",
     "statements",
+    "subscriptions",
 }
 
 
