@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from gateway.domain.calls import EndedBy
 from gateway.domain.policy import CountFrom
+from gateway.domain.usage import Step
 
 
 class Price(Struct, frozen=True):
@@ -188,6 +189,25 @@ class Statement(Struct, frozen=True):
     calls_counted: int
     calls_free: int
     as_of_ms: int | None = None
+
+
+class UsagePoint(Struct, frozen=True):
+    """What the calls of a cycle that had ended by `at_ms` billed, all together."""
+
+    at_ms: int
+    used_seconds: int
+
+
+class Usage(Struct, frozen=True):
+    """How a cycle's minutes were used up: a running total at each step, which may lag by the recorder."""
+
+    account: str
+    name: str
+    time_zone: str
+    cycle: CycleSpan
+    step: Step
+    points: list[UsagePoint]
+    as_of_ms: int
 
 
 class Token(Struct, frozen=True):

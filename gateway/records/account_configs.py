@@ -46,7 +46,7 @@ async def _config(
         found = await account_at(connection, account, now_ms)
     except NotFound:
         return None
-    running = await _cycle_of(connection, found, now_ms)
+    running = await running_cycle_of(connection, found, now_ms)
     if cycle_start_ms is None:
         cycle_start_ms = running.start_ms
     plans = await plans_by_id(connection, [found.plan, found.pending_plan])
@@ -69,10 +69,11 @@ async def _config(
 
 
 async def _running_cycle(connection: AsyncConnection, account: str, now_ms: int) -> Cycle:
-    return await _cycle_of(connection, await account_at(connection, account, now_ms), now_ms)
+    return await running_cycle_of(connection, await account_at(connection, account, now_ms), now_ms)
 
 
-async def _cycle_of(connection: AsyncConnection, account: Account, now_ms: int) -> Cycle:
+async def running_cycle_of(connection: AsyncConnection, account: Account, now_ms: int) -> Cycle:
+    """Return the cycle of an account that holds `now_ms`, as its pool opened it."""
     cycle = await latest_cycle(connection, account.account, now_ms)
     if cycle is None:
         return cycle_at(account.billing_date, account.time_zone, now_ms)

@@ -15,6 +15,7 @@ from gateway.records.plan_changes import PlanChanges
 from gateway.records.plans import Plans
 from gateway.records.revocations import SavedRevocations
 from gateway.records.statements import Statements
+from gateway.records.usage import Usage
 
 
 class Records:
@@ -30,6 +31,7 @@ class Records:
         self.configs = AccountConfigs(self.database)
         self.calls = Calls(self.database)
         self.statements = Statements(self.database)
+        self.usage = Usage(self.database)
         self.closing = Closing(self.database)
         self.revocations = SavedRevocations(self.database)
         self.deployment = Deployment(self.database)

@@ -26,6 +26,7 @@ from gateway.domain.errors import (
 )
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
+from gateway.domain.usage import Step
 from gateway.live import control
 from gateway.live.control import Control, PoolsMoved, StaffRemoved, TokensRevoked
 from gateway.live.feeds import Feeds
@@ -48,6 +49,7 @@ from gateway.service.health import Health, Monitor, PartHealth
 from gateway.service.journal import Journal
 from gateway.service.ranking import Ranking
 from gateway.service.rebuilding import Rebuilder
+from gateway.service.usage import UsageOfCycle, UsageReader
 from gateway.sessions.devices import DeviceConnections
 from gateway.sessions.keeper import Keeper
 from gateway.sessions.readers import ReaderConnections
@@ -169,6 +171,7 @@ class Callgate:
         self._administration = administration
         self._monitor = monitor
         self._ranking = Ranking(records, pool)
+        self._usage = UsageReader(records, recorder.as_of_ms)
         self.rebuilder = Rebuilder(records, pool)
         self._calls = Calls(
             pool,
@@ -383,6 +386,14 @@ class Callgate:
     def statement_calls(self, account: str, cycle_start_ms: int) -> AsyncGenerator[CallRecord]:
         """All records of a cycle, oldest admitted first, but for those whose call came back (R15)."""
         return self._records.calls.calls_of_cycle(account, cycle_start_ms)
+
+    async def usage(self, account: str, cycle_start_ms: int | None, step: Step) -> UsageOfCycle:
+        """The running total of what a cycle's calls billed, by default the running cycle's.
+
+        Raises NotFound.
+        """
+        now_ms = (await self._pool.clock()).now_ms
+        return await self._usage.read(account, cycle_start_ms, step, now_ms)
 
     # Dashboards
 

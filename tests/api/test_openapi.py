@@ -39,6 +39,7 @@ CONTRACT = [
     "GET /v1/accounts/{account}/statements",
     "GET /v1/accounts/{account}/statements/{cycle_start}",
     "GET /v1/accounts/{account}/statements/{cycle_start}.csv",
+    "GET /v1/accounts/{account}/usage",
     "POST /v1/tokens",
     "POST /v1/tokens/revoke",
     "POST /v1/calls",

@@ -27,6 +27,13 @@ from tests.records.making import (
 
 GROWING = "accounts|call_records|statements|staff|channels"
 
+WANTED = (
+    # That index has only the accounts that lag, so reading all of it is what is wanted.
+    "USING INDEX accounts_unapplied",
+    # Of one cycle's records, into a few thousand groups: an index for it would make every record dearer.
+    "USE TEMP B-TREE FOR GROUP BY: SELECT call_records.ended_at_ms / 900000",
+)
+
 
 @contextmanager
 def every_statement() -> Iterator[list[tuple[str, Any]]]:
@@ -79,6 +86,7 @@ async def everything_there_is_to_ask(records: Records, stream: MemoryStream) -> 
         pass
     await records.statements.get_statement("acme", CYCLE_MS)
     await records.statements.list_statements("acme", None, 10)
+    await records.usage.of_cycle("acme", CYCLE_MS, now_ms)
 
     async def none(_: str) -> None:
         return None
@@ -109,8 +117,7 @@ async def test_no_query_reads_or_sorts_a_growing_table(tmp_path: Path, stream: M
         if re.search(rf"SCAN ({GROWING})\b", step) or "TEMP B-TREE" in step
     ]
     await records.close()
-    # That index has only the accounts that lag, so reading all of it is what is wanted.
-    assert [each for each in slow if "USING INDEX accounts_unapplied" not in each] == []
+    assert [each for each in slow if not any(good in each for good in WANTED)] == []
 
 
 def _asks(statement: str) -> bool:

@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from gateway.api.wire.fields import AccountStatus
 from gateway.domain.calls import EndedBy
 from gateway.domain.policy import CountFrom
+from gateway.domain.usage import Step
 
 PartHealth = Literal["ok", "down", "starting"]
 """How the engine or the database is; `starting` until it was reached once."""
@@ -300,6 +301,28 @@ class Statements(Struct, frozen=True):
 
     statements: list[Statement]
     next: str | None
+    as_of_ms: int
+
+
+class UsagePoint(Struct, frozen=True):
+    """What the calls of a cycle that had ended by `at_ms` billed, all together."""
+
+    at_ms: int
+    used_seconds: int
+
+
+class Usage(Struct, frozen=True):
+    """How a cycle's minutes were used up: a running total, a call counted at its end.
+
+    It may lag by the recorder. The steps of a day are those of `time_zone`, the account's.
+    """
+
+    account: str
+    name: str
+    time_zone: str
+    cycle: CycleSpan
+    step: Step
+    points: list[UsagePoint]
     as_of_ms: int
 
 
