@@ -40,6 +40,7 @@ export class Account extends LitElement {
   #previousStartMs = 0;
   #hasUsage = true;
   #said = "";
+  readonly #notices: Notice[] = [];
   #problem = "";
   #seen: LiveUse | null = null;
   #tick: ReturnType<typeof setTimeout> | undefined;
@@ -105,14 +106,17 @@ export class Account extends LitElement {
       before.settled_seconds !== pool.settled_seconds ||
       before.calls.some((call) => !pool.calls.some((other) => other.call_id === call.call_id));
     if (moved) this.#refreshSoon(before === undefined ? 0 : RECORDED_MS);
+    const shown = this.#shown(use);
+    const texts = this.#notices.splice(0).map((each) => views.noticeText(each, shown));
     if (before !== undefined && before.remaining_seconds === 0 && pool.remaining_seconds > 0)
-      this.#say(views.noticeText("minutes_restored", undefined, this.#shown(use)));
+      texts.push("There are minutes again: calls can be placed.");
+    this.#say(texts.filter((text) => text !== null).join(" "));
     this.#count();
   }
 
+  /** It comes before the pool that shows what it tells of, and is said with that. */
   #notice(notice: Notice): void {
-    const use = this.#dashboard?.live;
-    if (use) this.#say(views.noticeText(notice.kind, notice.percent, this.#shown(use)));
+    this.#notices.push(notice);
   }
 
   #state(state: DashboardState): void {
@@ -129,8 +133,8 @@ export class Account extends LitElement {
     this.requestUpdate();
   }
 
-  #say(text: string | null): void {
-    if (text === null) return;
+  #say(text: string): void {
+    if (text === "") return;
     this.#said = text;
     this.requestUpdate();
   }

@@ -85,7 +85,7 @@ export class Chart extends LitElement {
       height: heightFor(width),
       legend: { show: false },
       cursor: { show: false },
-      padding: [12, 8, 0, 0],
+      padding: [12, 28, 0, 0],
       scales: {
         x: { time: false, range: [data.startMs, data.endMs] },
         y: { range: (_, __, max) => [0, Math.max(data.allocatedSeconds, max) * 1.04 || 60] },
@@ -93,7 +93,7 @@ export class Chart extends LitElement {
       axes: [
         {
           ...axis,
-          splits: () => splitsOf(data, width),
+          splits: (plot) => splitsOf(data, plot.width),
           values: (_, values) => values.map((each) => data.dates.shortDay(each)),
         },
         {
@@ -122,7 +122,7 @@ export class Chart extends LitElement {
 }
 
 function heightFor(width: number): number {
-  return Math.round(Math.min(300, Math.max(180, width * 0.38)));
+  return Math.round(Math.min(430, Math.max(190, width * 0.54)));
 }
 
 /** Local days, as many as there is room for. */

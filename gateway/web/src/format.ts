@@ -78,10 +78,13 @@ export class Dates {
     return this.#format("exact", { timeStyle: "medium" }).format(atMs);
   }
 
-  /** Day and time; the time alone if it is the same day as `nowMs`. */
+  /** Day and time, as briefly as it can be told from `nowMs`. */
   moment(atMs: number, nowMs: number): string {
     if (this.day(atMs) === this.day(nowMs)) return this.time(atMs);
-    return this.#format("moment", { dateStyle: "medium", timeStyle: "short" }).format(atMs);
+    const time = { hour: "numeric", minute: "2-digit" } as const;
+    if (this.#year(atMs) === this.#year(nowMs))
+      return this.#format("moment", { month: "short", day: "numeric", ...time }).format(atMs);
+    return this.#format("long", { year: "numeric", month: "short", day: "numeric", ...time }).format(atMs);
   }
 
   /** From when to when: the last day is the one before the instant at which the cycle ends. */
@@ -92,6 +95,10 @@ export class Dates {
   /** How many days until the one on which it ends, today included: 1 on the last day. */
   daysLeft(nowMs: number, endMs: number): number {
     return Math.max(0, Math.round((this.#dayNumber(endMs) - this.#dayNumber(nowMs)) / DAY_MS));
+  }
+
+  #year(atMs: number): string {
+    return this.#format("year", { year: "numeric" }).format(atMs);
   }
 
   #dayNumber(atMs: number): number {

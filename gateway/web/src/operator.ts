@@ -181,7 +181,7 @@ class Operator extends LitElement {
   #tableView() {
     if (this.#items === null) return html`<p class="empty" aria-busy="true">Loading …</p>`;
     if (this.#items.length === 0) return html`<p class="empty">No account matches.</p>`;
-    return html`<div class="scrolls" tabindex="0" role="region" aria-labelledby="accounts-title">
+    return html`<div class="scrolls" tabindex="0" role="group" aria-labelledby="accounts-title">
       <table id="accounts">
         <thead>
           <tr>

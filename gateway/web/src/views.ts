@@ -1,6 +1,6 @@
 /** The parts of an account's page, each a function of what is known to what is shown. */
 
-import type { DashboardState, LiveUse, PoolCall } from "callgate";
+import type { DashboardState, LiveUse, Notice, PoolCall } from "callgate";
 import { html, nothing, svg, type TemplateResult } from "lit";
 import { live as liveValue } from "lit/directives/live.js";
 import type { CallRecord, PlanSummary, Profile, Statement } from "./api.js";
@@ -68,7 +68,9 @@ export function figuresView({ use, nowMs, dates }: Shown): TemplateResult {
         const passed = use.pool.thresholds.find((each) => each.percent === mark);
         return html`<li data-percent=${mark} ?data-passed=${passed !== undefined}>
           <span>${mark} %</span>
-          <small>${passed === undefined ? "not passed" : `passed ${dates.moment(passed.at_ms, nowMs)}`}</small>
+          <small class=${passed === undefined ? "visually-hidden" : ""}
+            >${passed === undefined ? "not passed" : `passed ${dates.moment(passed.at_ms, nowMs)}`}</small
+          >
         </li>`;
       })}
     </ol>
@@ -225,14 +227,14 @@ export function callsView(shown: Shown): TemplateResult {
     ${
       listed.length === 0
         ? html`<p class="empty">No call is in progress.</p>`
-        : html`<div class="scrolls" tabindex="0" role="region" aria-labelledby="calls-title">
+        : html`<div class="scrolls" tabindex="0" role="group" aria-labelledby="calls-title">
             <table id="calls">
               <thead>
                 <tr>
                   <th scope="col">Who</th>
-                  <th scope="col">Device</th>
-                  <th scope="col">To</th>
-                  <th scope="col">From</th>
+                  <th scope="col" class="roomy">Device</th>
+                  <th scope="col" class="roomy">To</th>
+                  <th scope="col" class="roomy">From</th>
                   <th scope="col" class="right">Running</th>
                   <th scope="col">Counts</th>
                 </tr>
@@ -254,10 +256,12 @@ export function callsView(shown: Shown): TemplateResult {
 function callView(call: PoolCall, { use, nowMs, profile }: Shown): TemplateResult {
   const seconds = Math.floor(Math.max(0, nowMs - call.admitted_at_ms) / 1000);
   return html`<tr data-call=${call.call_id}>
-    <th scope="row">${profile?.staff[call.staff] ?? call.staff}</th>
-    <td>${call.device}</td>
-    <td class="number">${call.to}</td>
-    <td>${call.channel === null ? "–" : (profile?.channels[call.channel] ?? call.channel)}</td>
+    <th scope="row">
+      ${profile?.staff[call.staff] ?? call.staff}<small class="tight number">${call.to}</small>
+    </th>
+    <td class="roomy">${call.device}</td>
+    <td class="number roomy">${call.to}</td>
+    <td class="roomy">${call.channel === null ? "–" : (profile?.channels[call.channel] ?? call.channel)}</td>
     <td class="number right" data-running=${seconds}>${clock(seconds)}</td>
     <td>${countsView(call, use, nowMs)}</td>
   </tr>`;
@@ -287,27 +291,29 @@ export function recordsView(
         ? html`<p class="empty">Loading …</p>`
         : records.length === 0
           ? html`<p class="empty">No call has ended yet.</p>`
-          : html`<div class="scrolls" tabindex="0" role="region" aria-labelledby="records-title">
+          : html`<div class="scrolls" tabindex="0" role="group" aria-labelledby="records-title">
               <table id="records">
                 <thead>
                   <tr>
                     <th scope="col">When</th>
                     <th scope="col">Who</th>
-                    <th scope="col">To</th>
+                    <th scope="col" class="roomy">To</th>
                     <th scope="col" class="right">Length</th>
                     <th scope="col" class="right">Used</th>
-                    <th scope="col">Ended by</th>
+                    <th scope="col" class="roomy">Ended by</th>
                   </tr>
                 </thead>
                 <tbody>
                   ${records.map(
                     (record) => html`<tr data-call=${record.call_id}>
                       <th scope="row">${dates.moment(record.admitted_at_ms, nowMs)}</th>
-                      <td>${profile?.staff[record.staff] ?? record.staff} <small>${record.device}</small></td>
-                      <td class="number">${record.to}</td>
+                      <td>${profile?.staff[record.staff] ?? record.staff} <small class="roomy">${record.device}</small
+                        ><small class="tight number">${record.to}</small>
+                      </td>
+                      <td class="number roomy">${record.to}</td>
                       <td class="number right">${clock(record.duration_ms / 1000)}</td>
                       <td class="number right">${usedByView(record)}</td>
-                      <td>${endedByView(record)}</td>
+                      <td class="roomy">${endedByView(record)}</td>
                     </tr>`,
                   )}
                 </tbody>
@@ -346,16 +352,16 @@ export function statementsView(
         ? html`<p class="empty">Loading …</p>`
         : statements.length === 0
           ? html`<p class="empty">There is none yet.</p>`
-          : html`<div class="scrolls" tabindex="0" role="region" aria-labelledby="statements-title">
+          : html`<div class="scrolls" tabindex="0" role="group" aria-labelledby="statements-title">
               <table id="statements">
                 <thead>
                   <tr>
                     <th scope="col">Cycle</th>
-                    <th scope="col" class="right">Allocated</th>
+                    <th scope="col" class="right roomy">Allocated</th>
                     <th scope="col" class="right">Used</th>
-                    <th scope="col" class="right">Calls counted</th>
-                    <th scope="col" class="right">Free calls</th>
-                    <th scope="col">State</th>
+                    <th scope="col" class="right roomy">Calls counted</th>
+                    <th scope="col" class="right roomy">Free calls</th>
+                    <th scope="col" class="roomy">State</th>
                     <th scope="col"><span class="visually-hidden">Download</span></th>
                   </tr>
                 </thead>
@@ -367,11 +373,11 @@ export function statementsView(
                     );
                     return html`<tr data-cycle=${statement.cycle.start}>
                       <th scope="row">${cycle}</th>
-                      <td class="number right">${clock(statement.allocated_seconds)}</td>
+                      <td class="number right roomy">${clock(statement.allocated_seconds)}</td>
                       <td class="number right">${clock(statement.used_seconds)}</td>
-                      <td class="number right">${count(statement.calls_counted)}</td>
-                      <td class="number right">${count(statement.calls_free)}</td>
-                      <td>${statement.closed ? "closed" : "open"}</td>
+                      <td class="number right roomy">${count(statement.calls_counted)}</td>
+                      <td class="number right roomy">${count(statement.calls_free)}</td>
+                      <td class="roomy">${statement.closed ? "closed" : "open"}</td>
                       <td class="right">
                         <button
                           type="button"
@@ -422,25 +428,18 @@ export function searchView(value: string, search: (text: string) => void): Templ
   </label>`;
 }
 
-/** A notice, as a sentence for the live region. */
-export function noticeText(
-  kind: string,
-  percentPassed: number | undefined,
-  { use, dates }: Shown,
-): string | null {
-  switch (kind) {
+/** A notice, as a sentence for the live region; null for one that the page shows otherwise. */
+export function noticeText(notice: Notice, { use, dates }: Shown): string | null {
+  switch (notice.kind) {
     case "threshold":
-      return percentPassed === 100 ? null : `${percentPassed} percent of the minutes are used.`;
+      // At 100 another notice says what that means.
+      return notice.percent === 100 ? null : `${notice.percent} percent of the minutes are used.`;
     case "minutes_exhausted":
       return "All minutes are used. Calls in progress go on; new calls are refused.";
-    case "minutes_restored":
-      return "There are minutes again: calls can be placed.";
     case "cycle_reset":
       return `A new billing cycle began. Minutes reset on ${dates.day(use.cycleEndMs)}.`;
     case "plan_changed":
       return `The plan changed. ${spoken(use.pool.allocated_seconds)} are allocated.`;
-    case "going_away":
-      return null;
     default:
       return null;
   }
