@@ -92,6 +92,7 @@ def handshake(
     query: str = "",
     headers: dict[str, str] | None = None,
     subprotocols: Sequence[str] = ("callgate.v1",),
+    **options: Any,
 ) -> connect:
     """A handshake with `/v1/live`; enter it for the connection."""
     authorization = {} if token is None else {"Authorization": f"Bearer {token}"}
@@ -101,6 +102,7 @@ def handshake(
         subprotocols=[Subprotocol(name) for name in subprotocols],
         max_size=None,
         proxy=None,
+        **options,
     )
 
 
