@@ -64,7 +64,7 @@ peers: ## what some tests need from Debian or Ubuntu (root): without it they are
 
 constraints: venv ## resolve the dependencies anew into constraints.txt
 	@$(BIN)/uv pip compile -q --universal --upgrade --python-version 3.11 --custom-compile-command "make constraints" \
-		--group dev pyproject.toml -o constraints.txt
+		--group dev --group web pyproject.toml -o constraints.txt
 
 dist: venv ## the wheel and the sdist, in dist/
 	@$(BIN)/python -m hatchling build
