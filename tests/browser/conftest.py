@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from playwright.async_api import Browser, async_playwright
 
 from gateway.api.pages import DIST
@@ -39,7 +40,7 @@ def chromium() -> str:
     return found
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser(chromium: str) -> AsyncIterator[Browser]:
     async with async_playwright() as playwright:
         browser = await playwright.chromium.launch(
@@ -59,7 +60,7 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess
         gateway.end()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def operator(gateway: GatewayProcess) -> AsyncIterator[Operator]:
     async with operating(gateway) as operator:
         yield operator
@@ -71,7 +72,7 @@ def account(request: pytest.FixtureRequest) -> str:
     return re.sub(r"[^a-z0-9_]+", "-", str(request.node.name))
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def look(browser: Browser) -> AsyncIterator[OpenLook]:
     """A factory `await look(url, path="/", errors=False, **context)` of windows, each of a person of its own.
 
@@ -89,6 +90,8 @@ async def look(browser: Browser) -> AsyncIterator[OpenLook]:
         return look
 
     yield open_look
+    for look in looks:
+        await look.page.context.close()
     for look in looks:
         look.check()
 

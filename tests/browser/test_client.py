@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from tests.browser.looking import Look, OpenLook
 from tests.browser.people import business
@@ -14,7 +14,7 @@ from tests.support.gateways import GatewayProcess
 from tests.support.operators import Operator, operating
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.asyncio(loop_scope="module")]
 
 PHONE = """async ([token, options]) => {
     const callgate = await import("/callgate.js");
@@ -62,7 +62,7 @@ async def end(window: Look, call_id: str) -> dict[str, Any]:
     return dict(await window.page.evaluate(END, call_id))
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def token(operator: Operator, account: str) -> str:
     """A token of ana's browser."""
     await business(operator, account)
@@ -323,10 +323,3 @@ async def test_calls_go_on_over_a_killed_gateway_and_what_was_asked_meanwhile_is
             assert (await operator.pool("acme"))["calls"] == []
     finally:
         gateway.end()
-
-
-def test_what_is_published_has_its_types_and_its_readme() -> None:
-    client = Path(__file__).parents[2] / "gateway" / "web" / "client"
-    assert (client / "dist" / "callgate.js").is_file()
-    assert "class Softphone" in (client / "dist" / "softphone.d.ts").read_text(encoding="utf-8")
-    assert (client / "README.md").is_file()

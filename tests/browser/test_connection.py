@@ -15,7 +15,7 @@ from tests.support.gateways import GatewayProcess
 from tests.support.operators import Operator, operating
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.asyncio(loop_scope="module")]
 
 
 def free_port() -> str:

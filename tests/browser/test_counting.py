@@ -13,7 +13,7 @@ from tests.support.gateways import GatewayProcess
 from tests.support.operators import Operator
 from tests.support.waiting import wait_until
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.asyncio(loop_scope="module")]
 
 
 async def signed_in(look: OpenLook, gateway: GatewayProcess, token: str) -> Look:

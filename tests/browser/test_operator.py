@@ -12,7 +12,7 @@ from tests.browser.test_page import WIDE, violations
 from tests.support.gateways import GatewayProcess
 from tests.support.operators import Operator
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.asyncio(loop_scope="module")]
 
 
 async def signed_in(look: OpenLook, gateway: GatewayProcess, **context: object) -> Look:

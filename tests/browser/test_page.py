@@ -13,7 +13,7 @@ from tests.browser.people import business
 from tests.support.gateways import GatewayProcess
 from tests.support.operators import Operator
 
-pytestmark = pytest.mark.peer
+pytestmark = [pytest.mark.peer, pytest.mark.asyncio(loop_scope="module")]
 
 AXE = Path(AXE_FILE_PATH).read_text(encoding="utf-8")
 PHONE = {"viewport": {"width": 390, "height": 844}, "device_scale_factor": 2, "is_mobile": True}

@@ -72,3 +72,11 @@ def test_the_lock_file_names_no_registry() -> None:
 
     assert '"integrity": "sha512-' in lock
     assert '"resolved": "http' not in lock
+
+
+def test_what_is_published_has_its_types_and_its_readme() -> None:
+    client = ROOT / "gateway" / "web" / "client"
+
+    assert (client / "dist" / "callgate.js").is_file()
+    assert "class Softphone" in (client / "dist" / "softphone.d.ts").read_text(encoding="utf-8")
+    assert (client / "README.md").is_file()

@@ -12,6 +12,7 @@ import * as views from "./views.js";
 const RECORDED_MS = 1_500;
 /** Lists are not asked for oftener than this, however many calls end. */
 const BETWEEN_MS = 5_000;
+const HIDDEN_MS = 5_000;
 const RECORDS_A_PAGE = 20;
 const STATEMENTS_A_PAGE = 12;
 
@@ -121,7 +122,8 @@ export class Account extends LitElement {
 
   #state(state: DashboardState): void {
     const ended = this.#dashboard?.endedBy;
-    if (state === "ended" && ended && ended.code !== "closed") {
+    if (state === "ended" && ended?.code === "not_found" && this.admin) this.#problem = ended.message;
+    else if (state === "ended" && ended && ended.code !== "closed") {
       this.dispatchEvent(new CustomEvent<string>("signed-out", { detail: ended.message, bubbles: true }));
       return;
     }
@@ -146,9 +148,11 @@ export class Account extends LitElement {
     clearTimeout(this.#tick);
     this.requestUpdate();
     const dashboard = this.#dashboard;
-    if (dashboard?.live == null || document.visibilityState === "hidden") return;
+    if (dashboard?.live == null) return;
     const nowMs = dashboard.nowMs()!;
-    const inMs = nextTickMs(dashboard.live, nowMs, (atMs) => dashboard.untilMs(atMs));
+    const soonMs = nextTickMs(dashboard.live, nowMs, (atMs) => dashboard.untilMs(atMs));
+    // Of a hidden tab only the title is seen, which tells minutes.
+    const inMs = document.visibilityState === "hidden" ? Math.max(soonMs, HIDDEN_MS) : soonMs;
     // A timer may come a moment early; what it shows is computed anew then, so nothing is ever wrong.
     this.#tick = setTimeout(() => this.#count(), Math.ceil(inMs));
   }
@@ -284,7 +288,11 @@ export class Account extends LitElement {
           <h1>${name}</h1>
           ${views.liveView(dashboard?.state ?? "connecting", null, new Dates("UTC"))}
         </header>
-        <p class="empty" aria-busy="true">Waiting for the gateway …</p>
+        ${
+          this.#problem === ""
+            ? html`<p class="empty" aria-busy="true">Waiting for the gateway …</p>`
+            : html`<p class="banner" data-kind="problem" role="alert">${this.#problem}</p>`
+        }
         ${region}`;
     const shown = this.#shown(use);
     document.title = views.remainingTitle(use, shown.nowMs, name);

@@ -28,7 +28,11 @@ class Operator extends LitElement {
   #asked = 0;
   #again: ReturnType<typeof setTimeout> | undefined;
   #typing: ReturnType<typeof setTimeout> | undefined;
-  readonly #onHash = () => this.#show();
+  readonly #onHash = () => {
+    this.#show();
+    // Another page: who reads by keyboard or by ear begins at its top.
+    void this.updateComplete.then(() => this.querySelector("main")?.focus());
+  };
 
   protected override createRenderRoot(): HTMLElement {
     return this;
@@ -136,7 +140,7 @@ class Operator extends LitElement {
         @sign-in=${(event: CustomEvent<string>) => this.#signIn(event.detail)}
       ></cg-sign-in>`;
     return html`<div class="frame">
-      <main>
+      <main tabindex="-1">
         ${this.#account === null ? this.#listView() : this.#accountView(this.#account, this.#key)}
       </main>
       <footer>

@@ -3,7 +3,7 @@
 import type { Address } from "./addresses.js";
 import { Backoff } from "./backoff.js";
 import type { Clock } from "./clock.js";
-import { Closed, type Ended, Forbidden, Replaced, StaffRemoved, TokenRefused } from "./errors.js";
+import { Closed, Ended, Forbidden, Replaced, StaffRemoved, TokenRefused } from "./errors.js";
 import type { Timing } from "./timing.js";
 import type { Tokens } from "./tokens.js";
 import { decode, type Heard } from "./wire.js";
@@ -154,18 +154,22 @@ export class Link {
   async #refused(socket: WebSocket, token: string): Promise<void> {
     const attempt = this.#attempt;
     let status = 0;
-    let message: string | undefined;
+    let problem: { code?: string; detail?: string } = {};
     try {
       const response = await this.handlers.probe(token);
       status = response.status;
-      if (!response.ok) message = ((await response.json()) as { detail?: string }).detail;
+      if (!response.ok) problem = (await response.json()) as typeof problem;
     } catch {
       // Nobody there, or no gateway.
     }
     if (attempt !== this.#attempt || socket !== this.#socket) return;
-    if (status === 401) this.#leave();
-    if (status === 401) this.#tokenRefused(message);
-    else if (status === 403) this.end(new Forbidden(message));
+    if (status === 401) {
+      this.#leave();
+      this.#tokenRefused(problem.detail);
+    } else if (status === 403) this.end(new Forbidden(problem.detail));
+    // A gateway's word, not that of something between: accounts are never deleted.
+    else if (problem.code === "not_found")
+      this.end(new Ended("not_found", problem.detail ?? "There is no such account."));
     else this.#gone(socket, 1006);
   }
 
@@ -210,7 +214,9 @@ export class Link {
 
   #heard(): void {
     this.heardAtMs = this.clock.elapsedMs();
+    if (this.#pingedAtMs === null) return;
     this.#pingedAtMs = null;
+    this.#watch();
   }
 
   #watch(): void {

@@ -20,7 +20,7 @@ export interface Asking {
   readonly of?: object;
   /** It is not held with what it is about. */
   readonly ahead?: boolean;
-  /** It is sent once this one has its answer. */
+  /** It is sent once this one is waited for no more. */
   readonly after?: Request | null;
   /** Told of the error it was answered with; true if it is to be asked again after all. */
   readonly recover?: (error: CallgateError) => boolean;
@@ -36,6 +36,7 @@ export class Request {
   retry: ReturnType<typeof setTimeout> | undefined;
   readonly attempts: Backoff;
   readonly #done: ((outcome: Outcome) => void)[] = [];
+  readonly #over: (() => void)[] = [];
 
   constructor(
     readonly id: number,
@@ -56,10 +57,24 @@ export class Request {
     else this.#done.push(done);
   }
 
+  /** Be told when it is waited for no more: it has its outcome, or was withdrawn. */
+  whenOver(over: () => void): void {
+    if (this.outcome !== null || this.withdrawn) over();
+    else this.#over.push(over);
+  }
+
   settle(outcome: Outcome): void {
     if (this.outcome !== null || this.withdrawn) return;
     this.outcome = outcome;
     for (const done of this.#done) done(outcome);
+    for (const over of this.#over) over();
+  }
+
+  withdraw(): void {
+    if (this.outcome !== null || this.withdrawn) return;
+    this.withdrawn = true;
+    clearTimeout(this.retry);
+    for (const over of this.#over) over();
   }
 
   /** The answer; after so many ms throws what the gateway last said of it, or `no_answer`. */
@@ -103,7 +118,7 @@ export class Requests {
 
   ask(asking: Asking): Request {
     const request = new Request(this.#next++, asking, this.timing);
-    if (asking.after) asking.after.whenDone(() => this.#release(request));
+    if (asking.after) asking.after.whenOver(() => this.#release(request));
     else this.#release(request);
     return request;
   }
@@ -122,9 +137,8 @@ export class Requests {
 
   /** Ask this no more. Whether it was carried out is unknown if it was `sent`. */
   withdraw(request: Request): void {
-    request.withdrawn = true;
-    clearTimeout(request.retry);
     this.#released.delete(request.id);
+    request.withdraw();
   }
 
   /** Send what has no answer, in the order it was asked, over this connection from now on. */
