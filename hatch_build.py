@@ -51,7 +51,8 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc]
     def dependencies(self) -> list[str]:
         """Return what an isolated build needs besides."""
         root = Path(self.root)
-        return [] if is_built(root) or _system_npm() else [NODE_PACKAGE]
+        needs_node = not is_built(root) and _can_build(root) and not _system_npm()
+        return [NODE_PACKAGE] if needs_node else []
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Build, but for an editable installation: there `make` does."""
@@ -60,7 +61,7 @@ class CustomBuildHook(BuildHookInterface):  # type: ignore[misc]
         try:
             build(Path(self.root))
         except FrontEndError as error:
-            sys.exit(str(error))
+            sys.exit(f"{error}\nHATCH_BUILD_NO_HOOKS=true builds the package without the dashboard.")
 
 
 def build(root: Path = ROOT) -> bool:
@@ -68,6 +69,10 @@ def build(root: Path = ROOT) -> bool:
     if is_built(root):
         return False
     web, sources = root / "gateway" / "web", sources_hash(root)
+    if not _can_build(root):
+        raise FrontEndError(
+            f"The dashboard was not built yet, and {web} cannot be written: run `make web` there."
+        )
     print("Building the dashboard (npm, in gateway/web) ...", file=sys.stderr)
     run_npm(root, "run", "build")
     dist = web / "dist"
@@ -85,6 +90,10 @@ def is_built(root: Path = ROOT) -> bool:
     """Tell whether what was built is from the sources as they are."""
     stamp = root / "gateway" / "web" / "dist" / _STAMP
     return stamp.is_file() and stamp.read_text(encoding="ascii").strip() == sources_hash(root)
+
+
+def _can_build(root: Path) -> bool:
+    return os.access(root / "gateway" / "web", os.W_OK)
 
 
 def sources_hash(root: Path = ROOT) -> str:

@@ -14,6 +14,8 @@ from gateway.domain.policy import Policy
 MAX_CALLS_SHOWN: Final = 100
 """How many of its calls in progress, the newest, a pool shows."""
 
+ALL_PERCENT: Final = 100
+
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
@@ -152,3 +154,9 @@ class PoolView:
     channels_used: int
     channels_limit: int
     status: AccountStatus
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether all minutes of this cycle were used (R29); use that falls again does not undo it."""
+        passed_all = any(passed.percent == ALL_PERCENT for passed in self.thresholds)
+        return self.allocated_seconds > 0 and (passed_all or self.used_seconds >= self.allocated_seconds)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Final, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar, cast
 
-from gateway.domain.answers import PoolView
+from gateway.domain.answers import ALL_PERCENT, PoolView
 
 T = TypeVar("T")
-
-ALL_PERCENT: Final = 100
 
 HappeningKind = Literal["threshold", "minutes_exhausted", "cycle_reset", "plan_changed"]
 

@@ -35,6 +35,10 @@ class KeySpace:
         keys = self._shard_keys[shard]
         return [keys[SHARD_KEYS.index(name)] for name in names]
 
+    def notices(self, shard: int) -> str:
+        """The channel that tells which of a shard's accounts ran out of minutes, or have them back (R11)."""
+        return f"cg:{{{shard}}}:notices"
+
     def of_account(self, account: str, shard: int) -> tuple[str, ...]:
         """An account's keys, in the order of ACCOUNT_KEYS."""
         tag = f"cg:{{{shard}}}:"

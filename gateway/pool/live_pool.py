@@ -273,6 +273,14 @@ class LivePool:
         """Where it is published that an account's pool changed."""
         return self._keys.of_account(account, self._keys.shard_of(account))[0]
 
+    def notices_channels(self) -> list[str]:
+        """Where it is published that accounts ran out of minutes, or have them back (R11), shard by shard."""
+        return [self._keys.notices(shard) for shard in range(self._keys.shards)]
+
+    def notices_channel_of(self, account: str) -> str:
+        """Where that is published of this account."""
+        return self._keys.notices(self._keys.shard_of(account))
+
     async def apply(self, config: AccountConfig) -> PoolView:
         """Make an account's pool, or bring it in line with SQL; an older revision changes nothing.
 

@@ -45,6 +45,7 @@ from gateway.records.statements import Statement
 from gateway.records.store import Records
 from gateway.service.administration import Administration
 from gateway.service.calls import Calls
+from gateway.service.device_notices import DeviceNotices
 from gateway.service.health import Health, Monitor, PartHealth
 from gateway.service.journal import Journal
 from gateway.service.ranking import Ranking
@@ -167,6 +168,7 @@ class Callgate:
         self._recorder = recorder
         self._control = control
         self._subscriptions = subscriptions
+        self._notices = DeviceNotices(pool, subscriptions, self.devices)
         self._gateways = gateways
         self._administration = administration
         self._monitor = monitor
@@ -240,7 +242,10 @@ class Callgate:
             )
         except (RedisError, OSError) as failure:
             raise EngineUnavailable from failure
+        before = self.devices.before_looking(caller.account)
         views = await self._pool.read_many([caller.account])
+        for account, view in views.items():
+            self.devices.minutes_seen(account, exhausted=view.is_exhausted, before=before)
         calls = await self._pool.calls_of_device(caller.account, caller.staff, caller.device)
         remaining = views[caller.account].remaining_seconds if caller.account in views else 0
         return DeviceConnected(self.server_time_ms(), remaining, calls, number)
@@ -529,6 +534,7 @@ class Callgate:
             self.rebuilder.run,
             self._subscriptions.run,
             self.feeds.run,
+            self._notices.run,
         )
 
     async def adopt_journals(self) -> None:

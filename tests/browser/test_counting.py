@@ -187,6 +187,7 @@ async def test_the_cycle_turns_before_the_readers_eyes(
     assert "Counts in the last cycle" in await window.call("c-1").inner_text()
     await operator.end("c-1", account)
     await window.page.wait_for_selector("#statements tbody tr:nth-child(2)")
+    await window.says("#chart-text", "The previous cycle came to")
 
 
 async def test_dates_are_those_of_the_accounts_time_zone(

@@ -30,6 +30,7 @@ TASKS = {
     "journal",
     "kept_ends",
     "leases",
+    "notices",
     "presence",
     "readers",
     "reaper",

@@ -148,6 +148,8 @@ export class Api {
   async #fetch(address: string, query: Query = {}, init: RequestInit = {}): Promise<Response> {
     const given = Object.entries(query).filter(([, value]) => value !== null);
     const search = new URLSearchParams(given.map(([name, value]) => [name, String(value)])).toString();
+    // What no header can carry is no credential.
+    if (!/^[\x21-\x7e]+$/.test(this.credential)) throw new ApiError(401, "This is no token and no key.");
     let response: Response;
     try {
       response = await fetch(`${this.base}${address}${search && `?${search}`}`, {

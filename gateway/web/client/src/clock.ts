@@ -33,6 +33,11 @@ export class Clock {
     return nowMs + this.#sleptMs;
   }
 
+  /** How long the machine slept; or how far the time of day was set ahead, which looks the same. */
+  get sleptMs(): number {
+    return this.#sleptMs;
+  }
+
   /** The time of day, which alone means something to the page after a reload. */
   wallMs(): number {
     return Math.round(this.timeOfDayMs());

@@ -45,6 +45,7 @@ export class Dashboard extends Emitter<DashboardEvents> {
 
   readonly #clock: Clock;
   readonly #link: Link;
+  #sleptMs = 0;
 
   constructor(url: string | URL, token: TokenSource, options: DashboardOptions = {}) {
     super();
@@ -85,12 +86,21 @@ export class Dashboard extends Emitter<DashboardEvents> {
 
   /** The billing time now; null before the first pool. */
   nowMs(): number | null {
-    return this.live === null ? null : this.live.nowMs(this.#clock.elapsedMs());
+    const elapsedMs = this.#clock.elapsedMs();
+    this.#lookForSleep();
+    return this.live === null ? null : this.live.nowMs(elapsedMs);
   }
 
   /** How many ms of real time until a billing time. */
   untilMs(atMs: number): number {
     return this.live === null ? Number.POSITIVE_INFINITY : this.live.untilMs(atMs, this.#clock.elapsedMs());
+  }
+
+  /** After a sleep the connection may be dead, and a time of day that was only set ahead must not count. */
+  #lookForSleep(): void {
+    if (this.#clock.sleptMs === this.#sleptMs) return;
+    this.#sleptMs = this.#clock.sleptMs;
+    queueMicrotask(() => this.#link.drop());
   }
 
   #take(frame: Heard): boolean {

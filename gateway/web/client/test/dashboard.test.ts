@@ -127,3 +127,15 @@ test("a gateway that is not there is tried again and again, with growing delays"
   expect(ScriptedSocket.all).toHaveLength(8);
   expect(dashboard.endedBy?.code).toBe("closed");
 });
+
+test("after a sleep it asks for the whole pool, on a connection of its own", async () => {
+  const [dashboard] = await connected();
+  vi.setSystemTime(Date.now() + 3_600_000);
+  expect(dashboard.nowMs()).toBe(1_795_392_000_000 + 3_600_000);
+  const second = await newest(1);
+  second.open();
+  second.hear(pool(9, 400));
+  expect(dashboard.nowMs()).toBe(1_795_392_000_000);
+  await vi.advanceTimersByTimeAsync(10_000);
+  expect(ScriptedSocket.all).toHaveLength(2);
+});
