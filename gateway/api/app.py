@@ -22,6 +22,7 @@ from gateway.api.live_endpoint import LiveEndpoint
 from gateway.api.openapi import openapi_document
 from gateway.api.operations import AnyOperation
 from gateway.api.origins import OriginMiddleware, Origins
+from gateway.api.pages import page_routes
 from gateway.api.problems import (
     UpgradeRequired,
     answer_broken_off,
@@ -90,6 +91,7 @@ def _routes(api: Api) -> list[BaseRoute]:
         Route("/v1/live", _upgrade_required),
         *(Route(path, Address(api, operations)) for path, operations in by_path.items()),
         Route("/openapi.json", openapi),
+        *page_routes(),
         WebSocketRoute("/{path:path}", _no_such_websocket),
     ]
 

@@ -33,6 +33,7 @@ CONTRACT = [
     "DELETE /v1/accounts/{account}/channels/{channel}",
     "GET /v1/accounts/{account}/channels",
     "GET /v1/accounts/{account}/pool",
+    "GET /v1/accounts/{account}/profile",
     "GET /v1/accounts/{account}/calls",
     "GET /v1/accounts/{account}/calls/{call_id}",
     "GET /v1/accounts/{account}/statements",

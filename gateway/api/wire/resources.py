@@ -81,6 +81,35 @@ class Account(Struct, frozen=True):
     created_at_ms: int
 
 
+class PlanInShort(Struct, frozen=True):
+    """A plan, as those see it who are on it."""
+
+    plan: str
+    name: str
+    minutes: int
+    connected_channels: int
+    staff_seats: int
+
+
+class Profile(Struct, frozen=True):
+    """An account, as those see it who watch its pool.
+
+    `pending_from` is when the pending plan takes over. `staff` and `channels` are names by id, of those that
+    have one.
+    """
+
+    account: str
+    name: str
+    time_zone: str
+    status: AccountStatus
+    created_at_ms: int
+    plan: PlanInShort | None
+    pending_plan: PlanInShort | None
+    pending_from: str | None
+    staff: dict[str, str]
+    channels: dict[str, str]
+
+
 class AccountItem(Struct, frozen=True):
     """An account in a list, with its pool as it was at most 5 s ago (null: the engine could not be asked)."""
 
