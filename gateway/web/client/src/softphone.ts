@@ -2,29 +2,20 @@ import { type Address, parseAddress } from "./addresses.js";
 import { Call, type Surroundings } from "./call.js";
 import { Clock } from "./clock.js";
 import { EMERGENCY_NUMBERS, isEmergency } from "./emergency.js";
-import { Emitter, tellOfFault } from "./emitter.js";
+import { Emitter } from "./emitter.js";
 import { CallgateError, CallRefused, Ended } from "./errors.js";
 import { Journal, type KeptStorage } from "./journal.js";
 import { Link } from "./link.js";
+import { Presence } from "./presence.js";
 import { type Request, Requests } from "./requests.js";
+import { Resuming, type StillUp } from "./resuming.js";
 import { PHONE_TIMING, type Timing } from "./timing.js";
 import { type TokenSource, Tokens } from "./tokens.js";
-import type {
-  AuthRefreshed,
-  CallAdmitted,
-  CallResumed,
-  Heard,
-  Notice,
-  Pong,
-  PoolCall,
-  Welcome,
-} from "./wire.js";
+import type { AuthRefreshed, CallAdmitted, Heard, Notice, Pong, PoolCall, Welcome } from "./wire.js";
 
 /** However JSON escapes so many characters, a frame of them is none that is too large (64 KiB). */
 const LONGEST_TEXTS = 8192;
 const LOOK_MS = 1000;
-/** However short the grace: a page that was only busy for a moment did not sleep. */
-const SHORTEST_SLEEP_MS = 2000;
 /** A page that is being reloaded lets go of its journal in a moment. */
 const LOCK_MS = 3000;
 
@@ -44,7 +35,7 @@ export interface SoftphoneOptions {
    * Says whether the media of a call are up, of which the phone itself does not know: after a reload of the
    * page, or when it slept through the grace (R15). Without it such a call ended when it was last known up.
    */
-  readonly stillUp?: (call: Call) => boolean | Promise<boolean>;
+  readonly stillUp?: StillUp;
   /**
    * The name under which calls and untold ends are kept in `localStorage`, so that they outlive the page. The
    * device's own: no other page may use it at the same time.
@@ -429,174 +420,6 @@ export class Softphone extends Emitter<SoftphoneEvents> {
       this.#requests.withdraw(request);
       throw error;
     }
-  }
-}
-
-/**
- * Since when a phone can't say that its calls are up (R13, R15).
- *
- * It was there while it heard its gateway. It was not while its machine or its page was stopped, which shows
- * by a gap between the moments at which it looks at the clock, even if the connection outlived that.
- *
- * @internal
- */
-export class Presence {
-  #graceMs = 0;
-  #connected = false;
-  #slept = false;
-  #awakeMs: number;
-  #lastMs: number;
-
-  constructor(private readonly clock: Clock) {
-    this.#awakeMs = this.#lastMs = clock.elapsedMs();
-  }
-
-  /** Look at the clock, once a second or oftener. Whether it slept through the grace. */
-  look(): boolean {
-    const nowMs = this.clock.elapsedMs();
-    if (this.#connected && nowMs - this.#awakeMs > Math.max(this.#graceMs, SHORTEST_SLEEP_MS)) {
-      this.#connected = false;
-      this.#slept = true;
-      this.#lastMs = this.#awakeMs;
-    }
-    this.#awakeMs = nowMs;
-    return this.#slept;
-  }
-
-  heard(): void {
-    this.look();
-    if (this.#connected) this.#lastMs = this.#awakeMs;
-  }
-
-  lost(): void {
-    this.#connected = false;
-  }
-
-  /** It is connected again: since when it was away, if that is longer than the grace. */
-  returned(graceMs: number): number | null {
-    const nowMs = this.clock.elapsedMs();
-    const sinceMs = this.#lastMs;
-    this.#graceMs = graceMs;
-    this.#connected = true;
-    this.#slept = false;
-    this.#awakeMs = this.#lastMs = nowMs;
-    return nowMs - sinceMs > graceMs ? sinceMs : null;
-  }
-}
-
-/**
- * The calls that are to be resumed before anything else is said of them.
- *
- * One that the phone knows to be up it resumes by itself. One in doubt waits for what the application says; if
- * it says no, or nobody is there to be asked, the call ended when it was last known up.
- */
-class Resuming {
-  #welcomed = false;
-  #stopped = false;
-  readonly #owed = new Map<Call, Request | null>();
-  readonly #asked = new Map<Call, object>();
-
-  constructor(
-    private readonly requests: Requests,
-    private readonly clock: Clock,
-    private readonly stillUp: SoftphoneOptions["stillUp"] | null,
-  ) {}
-
-  /** Have a call resumed: at once, or with the next welcome. */
-  owe(call: Call): void {
-    if (!this.#owed.has(call)) {
-      this.#owed.set(call, null);
-      this.requests.hold(call);
-    }
-    if (this.#welcomed) this.#goOn(call);
-  }
-
-  welcomed(awaySinceMs: number | null): void {
-    this.#welcomed = true;
-    for (const call of [...this.#owed.keys()]) {
-      if (awaySinceMs !== null && call.inDoubtSinceMs === null && !call.ended) call.doubt(awaySinceMs);
-      this.#goOn(call);
-    }
-  }
-
-  /** Nobody vouches for these any more, as the connection is gone. */
-  lost(calls: Iterable<Call>): void {
-    this.#welcomed = false;
-    for (const [call, request] of [...this.#owed]) {
-      if (request !== null) {
-        this.#owed.set(call, null);
-        this.requests.withdraw(request);
-      }
-      if (call.ended) this.#free(call);
-    }
-    for (const call of [...calls]) {
-      call.connectionLost();
-      if (call.admission !== null && !call.ended) this.owe(call);
-    }
-  }
-
-  /** The end of a call needs no resume any more. (One under way is waited for.) */
-  hungUp(call: Call): void {
-    this.#asked.delete(call);
-    if (this.#owed.get(call) === null) this.#free(call);
-  }
-
-  /** The application's word that a call is up. */
-  vouch(call: Call): void {
-    this.#asked.delete(call);
-    if (call.inDoubtSinceMs !== null) call.doubt(null);
-    this.owe(call);
-  }
-
-  stop(): void {
-    this.#stopped = true;
-    this.#asked.clear();
-  }
-
-  #goOn(call: Call): void {
-    if (call.ended) this.#resume(call);
-    else if (call.inDoubtSinceMs === null) {
-      if (call.admission !== null) this.#resume(call);
-      // An emergency that no gateway has heard of: it is asked for.
-      else this.#free(call);
-    } else if (this.stillUp === null || this.stillUp === undefined) call.endAsOf(call.inDoubtSinceMs);
-    else if (!this.#asked.has(call)) void this.#ask(call, this.stillUp);
-  }
-
-  #free(call: Call): void {
-    this.#owed.delete(call);
-    this.requests.free(call);
-  }
-
-  async #ask(call: Call, stillUp: NonNullable<SoftphoneOptions["stillUp"]>): Promise<void> {
-    const asking = {};
-    this.#asked.set(call, asking);
-    let isUp = false;
-    try {
-      isUp = await stillUp(call);
-    } catch (error) {
-      tellOfFault(error); // the application's fault; nobody vouches for the call
-    }
-    if (this.#stopped || this.#asked.get(call) !== asking) return;
-    if (isUp) this.vouch(call);
-    else void call.end();
-  }
-
-  #resume(call: Call): void {
-    if (this.#owed.get(call) !== null) return;
-    const request = call.askResume();
-    this.#owed.set(call, request);
-    request.whenDone((outcome) => {
-      if (this.#owed.get(call) !== request || request.ended) return;
-      if (!(outcome instanceof CallgateError)) call.resumed(outcome as CallResumed);
-      else if (outcome.code === "call_id_conflict") call.leaveAlone();
-      else if (outcome.code === "call_id_used" || outcome.code === "call_unknown") {
-        // Settled for good, or nothing to make it again from: its end gives what it came to (R17).
-        call.resumeFailed();
-        if (!call.ended) call.endAsOf(this.clock.elapsedMs());
-      }
-      this.#free(call);
-    });
   }
 }
 
