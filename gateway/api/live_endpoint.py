@@ -26,10 +26,17 @@ from gateway.domain.errors import (
     Unauthorized,
 )
 from gateway.sessions.close_codes import CloseCode
+from gateway.sessions.direct import Direct
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 _connections: Final = metrics.CONNECTIONS.labels("dashboard")
+
+
+def _direct(scope: Scope) -> Direct | None:
+    """Return what our server has for sending one frame to many; another server has nothing like it."""
+    ours: dict[str, Direct] = (scope.get("extensions") or {}).get("callgate", {})
+    return ours.get("direct")
 
 
 class LiveEndpoint:
@@ -53,7 +60,7 @@ class LiveEndpoint:
             return
         await websocket.accept(subprotocol=SUBPROTOCOL)
         # From here on ASGI's own receive and send: Starlette's add a check of its state to every frame.
-        socket = LiveSocket(self._api, identity, account, receive, send)
+        socket = LiveSocket(self._api, identity, account, receive, send, _direct(scope))
         service.readers.add(socket)
         self._catch_up(socket, identity)
         _connections.inc()

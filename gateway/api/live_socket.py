@@ -26,6 +26,7 @@ from gateway.domain.answers import PoolView
 from gateway.domain.errors import CallgateError, Forbidden
 from gateway.live.pictures import Picture
 from gateway.sessions.close_codes import CloseCode
+from gateway.sessions.direct import Direct
 from gateway.sessions.revocations import Revocation
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -46,12 +47,16 @@ _GOING_AWAY: Final = frames.encode_text(
 
 
 class LiveSocket:
-    """One dashboard's connection. `receive` and `send` are ASGI's, of a WebSocket that was accepted."""
+    """One dashboard's connection. `receive` and `send` are ASGI's, of a WebSocket that was accepted.
+
+    With `direct` a pool goes out without waking the writer, in the very bytes that all others are sent.
+    """
 
     __slots__ = (
         "_api",
         "_begun",
         "_closing",
+        "_direct",
         "_expiry",
         "_identity",
         "_notices",
@@ -65,15 +70,26 @@ class LiveSocket:
         "_seen",
         "_send",
         "_wake",
+        "_writing",
         "account",
     )
 
-    def __init__(self, api: Api, identity: Identity, account: str, receive: Receive, send: Send) -> None:
+    def __init__(
+        self,
+        api: Api,
+        identity: Identity,
+        account: str,
+        receive: Receive,
+        send: Send,
+        direct: Direct | None = None,
+    ) -> None:
         self.account = account
         self._api = api
         self._identity = identity
         self._receive = receive
         self._send = send
+        self._direct = direct
+        self._writing = False
         self._pool: str | None = None
         self._pool_at = 0.0
         self._seen: PoolView | None = None
@@ -125,9 +141,22 @@ class LiveSocket:
             # Of a kind the newest, so that what is not read does not grow.
             self._notices[each.kind, each.percent] = text
         self._seen = view
-        self._pool = picture.once(self._kind(picture), lambda: rendering.pool_frame(view, self._identity))
-        self._pool_at = monotonic()
-        self._wake.set()
+        kind = self._kind(picture)
+        self._pool = picture.once(kind, lambda: rendering.pool_frame(view, self._identity))
+        if self._went_out(picture, kind, self._pool):
+            self._pool = None
+            if not self._begun:
+                self._begin()
+        else:
+            self._pool_at = monotonic()
+            self._wake.set()
+
+    def _went_out(self, picture: Picture, kind: object, text: str) -> bool:
+        """Send a pool at once if nothing is in the way of it; not before what is being sent, or notices."""
+        direct = self._direct
+        if direct is None or self._writing or self._notices or self._closing is not None:
+            return False
+        return direct.send_now(picture.once(("framed", kind), lambda: direct.framed(text)))
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Send what waits, then close. Closing again changes nothing."""
@@ -223,7 +252,7 @@ class LiveSocket:
                 self._wake.clear()
                 await self._write_pool()
                 while self._outbox and (self._begun or self._closing is not None):
-                    await self._send({"type": "websocket.send", "text": self._outbox.popleft()})
+                    await self._write_text(self._outbox.popleft())
                     self._readable.set()
                 if self._closing is not None:
                     code, reason = self._closing
@@ -237,15 +266,20 @@ class LiveSocket:
 
     async def _write_pool(self) -> None:
         while self._notices:
-            await self._send({"type": "websocket.send", "text": self._notices.pop(next(iter(self._notices)))})
+            await self._write_text(self._notices.pop(next(iter(self._notices))))
         if self._pool is None:
             return
         pool, self._pool = self._pool, None
         waited = monotonic() - self._pool_at
-        await self._send({"type": "websocket.send", "text": pool})
+        await self._write_text(pool)
         self._begun = True
         if waited > OLD_SECONDS and self._pool is None:
             self._api.service.feeds.show_again(self.account, self)
+
+    async def _write_text(self, text: str) -> None:
+        self._writing = True
+        await self._send({"type": "websocket.send", "text": text})
+        self._writing = False
 
     # The token's end.
 

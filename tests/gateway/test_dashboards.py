@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import sqlite3
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -158,21 +157,19 @@ async def test_a_reader_that_reads_nothing_gets_the_newest_and_nothing_that_it_m
             )
         )
         assert json.loads(await slow.recv())["calls_in_progress"] == 100
-        ends_at, changes = time.monotonic() + 5, 0
-        while time.monotonic() < ends_at:
+        changes = 0
+        while len(reads.of("pool")) < 20:
             changes += 1
             asked = [await device.ask("call.start", call_id=f"more-{changes}", to="123")]
             asked.append(await device.ask("call.end", call_id=f"more-{changes}"))
             await asyncio.gather(*asked)
-        assert changes > 100
         await operator.start("last")
         newest = await reads.until(lambda frame: any(call["call_id"] == "last" for call in frame["calls"]))
         received = [json.loads(await slow.recv())]
         while received[-1]["version"] < newest["version"]:
             received.append(json.loads(await slow.recv()))
         assert received[-1]["version"] == newest["version"]
-        assert len(reads.of("pool")) > 12
-        assert len(received) < 10
+        assert len(received) < len(reads.of("pool")) / 2
 
 
 def small_socket(address: str) -> socket.socket:
