@@ -42,7 +42,7 @@ class Look:
         return (found[0], found[1], found[2])
 
     async def shows(
-        self, *, used: int | None = None, remaining: int | None = None, seconds: float = 5
+        self, *, used: int | None = None, remaining: int | None = None, seconds: float = 20
     ) -> None:
         """Wait until these figures are shown."""
         await self.page.wait_for_selector("#remaining .number")
@@ -55,7 +55,7 @@ class Look:
 
         await wait_until(shown, seconds, interval=0.02)
 
-    async def state(self, state: str, seconds: float = 15) -> None:
+    async def state(self, state: str, seconds: float = 30) -> None:
         """Wait until the live indicator says so."""
         await self.page.wait_for_selector(f'#live[data-state="{state}"]', timeout=seconds * 1000)
 
@@ -82,7 +82,7 @@ class Look:
         """What an element says, spaces as one."""
         return " ".join((await self.page.inner_text(selector)).split())
 
-    async def says(self, selector: str, text: str, seconds: float = 10) -> None:
+    async def says(self, selector: str, text: str, seconds: float = 20) -> None:
         """Wait until an element says this, among other things."""
 
         async def said() -> bool:

@@ -259,6 +259,7 @@ async def test_only_one_page_keeps_its_calls_under_a_name(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_ends_that_no_gateway_heard_are_told_after_a_reload_with_their_moment(
     look: OpenLook, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -294,6 +295,7 @@ async def test_ends_that_no_gateway_heard_are_told_after_a_reload_with_their_mom
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_calls_go_on_over_a_killed_gateway_and_what_was_asked_meanwhile_is_carried_out(
     look: OpenLook, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -25,6 +25,7 @@ def free_port() -> str:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_it_comes_back_by_itself_after_the_gateway_was_killed(
     look: OpenLook, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
@@ -59,6 +60,7 @@ async def test_it_comes_back_by_itself_after_the_gateway_was_killed(
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 async def test_a_gateway_that_hangs_is_noticed_though_its_connection_stays(
     look: OpenLook, start_gateway: Callable[..., GatewayProcess]
 ) -> None:
@@ -106,6 +108,12 @@ async def test_the_token_of_a_removed_staff_member_ends_the_page(
 
     await window.page.wait_for_selector("cg-sign-in")
     assert "removed" in await window.text("#sign-in-problem")
+    # Nor does it help to come again.
+    await window.page.fill("#credential", token)
+    await window.page.press("#credential", "Enter")
+    await window.page.wait_for_selector("#live")
+    await window.page.wait_for_selector("cg-sign-in")
+    await window.says("#sign-in-problem", "removed")
 
 
 @pytest.mark.parametrize("token", ["nonsense", "e30.eyJzdWIiOiJhY21lIn0.x"])

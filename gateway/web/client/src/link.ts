@@ -12,6 +12,8 @@ const SUBPROTOCOL = "callgate.v1";
 const TOKEN_ENDED = 4401;
 const STAFF_REMOVED = 4403;
 const REPLACED = 4409;
+/** So many handshakes refused in a row, though over HTTP the token is good, are no passing trouble. */
+const MOST_REFUSALS = 5;
 
 /** What the owner of a link hears of it. @internal */
 export interface LinkHandlers {
@@ -41,6 +43,8 @@ export class Link {
   #running = false;
   #pings = 0;
   #greetedAtMs = 0;
+  #everGreeted = false;
+  #refusals = 0;
   #pingedAtMs: number | null = null;
   #againTimer: ReturnType<typeof setTimeout> | undefined;
   #connectTimer: ReturnType<typeof setTimeout> | undefined;
@@ -140,7 +144,7 @@ export class Link {
       if (frame !== null && this.handlers.take(frame)) {
         clearTimeout(this.#connectTimer);
         if (!this.greeted) this.#greetedAtMs = this.heardAtMs;
-        this.greeted = true;
+        this.greeted = this.#everGreeted = true;
       }
     };
     socket.onclose = (closed) => {
@@ -170,6 +174,13 @@ export class Link {
     // A gateway's word, not that of something between: accounts are never deleted.
     else if (problem.code === "not_found")
       this.end(new Ended("not_found", problem.detail ?? "There is no such account."));
+    else if (status === 200 && !this.#everGreeted && ++this.#refusals >= MOST_REFUSALS)
+      this.end(
+        new Forbidden(
+          "The gateway answers, but refuses this connection: the staff member of this token may have been " +
+            "removed, or a proxy lets no WebSocket pass.",
+        ),
+      );
     else this.#gone(socket, 1006);
   }
 

@@ -112,6 +112,17 @@ test.each([
   expect(asked).toEqual(["http://gateway/v1/accounts/acme/pool"]);
 });
 
+test("a token that is good over HTTP, but not for a connection, is given up after a while", async () => {
+  vi.stubGlobal("fetch", async () => Response.json(pool(1, 1)));
+  const dashboard = new Dashboard("http://gateway", TOKEN).start();
+  for (let tried = 0; tried < 5; tried += 1) {
+    expect(dashboard.endedBy).toBeNull();
+    (await newest(tried)).drop();
+    await vi.advanceTimersByTimeAsync(0);
+  }
+  expect(dashboard.endedBy?.code).toBe("forbidden");
+});
+
 test("a gateway that is not there is tried again and again, with growing delays", async () => {
   vi.stubGlobal("fetch", async () => {
     throw new TypeError("no network");
