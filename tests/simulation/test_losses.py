@@ -33,7 +33,7 @@ MISTAKES = {
     },
     "what SQL has is billed again when it is told again": {
         "if counts and not is_saved then rebill(a, billed_before, billed) end\n    write_resettled": (
-            "if counts then rebill(a, billed_before, billed) end\n    write_resettled"
+            "if counts then rebill(a, 0, billed) end\n    write_resettled"
         ),
     },
     "a call that SQL knows to have ended goes on": {
