@@ -32,8 +32,11 @@ MOST_IN_PROGRESS: Final = 100_000
 Key = tuple[str, str]
 """Account and call id."""
 
-FindEnded = Callable[[str, Sequence[tuple[str, int]]], Awaitable[Sequence[CallRecord]]]
-"""Asks SQL which of an account's calls (id, admission) have ended. Raises DatabaseUnavailable."""
+FindKnown = Callable[[str, Sequence[tuple[str, int]]], Awaitable[Sequence[CallRecord | CallInProgress]]]
+"""Asks SQL which of an account's calls (id, admission) have ended, or came back since.
+
+Raises DatabaseUnavailable.
+"""
 
 
 @dataclass(slots=True)
@@ -70,11 +73,11 @@ class KeptAnswers:
     """The answers of one gateway."""
 
     def __init__(
-        self, shard_of: Callable[[str], int], now_ms: Callable[[], int], find_ended: FindEnded | None
+        self, shard_of: Callable[[str], int], now_ms: Callable[[], int], find_known: FindKnown | None
     ) -> None:
         self._shard_of = shard_of
         self._now_ms = now_ms
-        self._find_ended = find_ended
+        self._find_known = find_known
         self._going: OrderedDict[Key, _Going] = OrderedDict()
         self._settled: OrderedDict[Key, bytes] = OrderedDict()
         self._to_tell: set[Key] = set()
@@ -180,19 +183,26 @@ class KeptAnswers:
         calls = [each.known() for each in going.values()]
         named = [(each.call_id, each.admitted_at_ms) for each in records]
         named += [(each.call_id, each.admitted_at_ms) for each in calls]
-        ended = await self._find_ended(account, named) if self._find_ended is not None else ()
-        saved = {(each.call_id, each.admitted_at_ms): each for each in ended}
+        known = await self._find_known(account, named) if self._find_known is not None else ()
+        by_call = {(each.call_id, each.admitted_at_ms): each for each in known}
         for record in records:
-            known = saved.get((record.call_id, record.admitted_at_ms))
-            is_saved = known is not None and known.revision >= record.revision
-            await ask(Retell(record, is_saved, known.billed_seconds if known else 0))
+            found = by_call.get((record.call_id, record.admitted_at_ms))
+            is_as_new = found is not None and found.revision >= record.revision
+            if isinstance(found, CallRecord):
+                await ask(Retell(record, is_as_new, found.billed_seconds))
+            elif not is_as_new:
+                await ask(Retell(record, False))
+            # Else it was taken back since, by whoever has the call now (R15).
             self._to_tell.discard((account, record.call_id))
         for call in calls:
-            key = (account, call.call_id)
-            if (call.call_id, call.admitted_at_ms) not in saved:
+            found = by_call.get((call.call_id, call.admitted_at_ms))
+            if not isinstance(found, CallRecord):
                 # Whether it goes on is for its device to say, which vouches for it if it is still there.
-                await self._tell_call(ask, call)
-            self._to_tell.discard(key)
+                # It may have been settled and have come back where this gateway did not hear of it: its next
+                # record must be of a higher revision than that one.
+                revision = max(call.revision, found.revision if found is not None else 0)
+                await self._tell_call(ask, replace(call, revision=revision))
+            self._to_tell.discard((account, call.call_id))
         log.info("answers.told_again", account=account, settlements=len(records), calls=len(calls))
 
     async def _tell_call(self, ask: Callable[[Ask], Awaitable[object]], call: CallInProgress) -> None:

@@ -27,7 +27,7 @@ from gateway.pool.batcher import Batcher, Lengths
 from gateway.pool.codes import UNDECIDED
 from gateway.pool.device_calls import DeviceCalls
 from gateway.pool.engine import Engine, Replicas
-from gateway.pool.kept_answers import FindEnded, KeptAnswers
+from gateway.pool.kept_answers import FindKnown, KeptAnswers
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.leases import Leases, Vouching
 from gateway.pool.operations import Done
@@ -84,7 +84,7 @@ class LivePool:
         late_resume_hours: int = 12,
         shards: int = DEFAULT_SHARDS,
         saved_numbers: SavedNumbers | None = None,
-        find_ended: FindEnded | None = None,
+        find_known: FindKnown | None = None,
         saved_before_ms: Callable[[], Awaitable[int]] | None = None,
         replicas: Replicas = 0,
     ) -> None:
@@ -98,9 +98,9 @@ class LivePool:
         )
         self._accounts = Accounts(engine, self._keys, self._shards, loader, self._ended_calls)
         self._loader = loader
-        self._find_ended = find_ended
+        self._find_known = find_known
         self._saved_before_ms = saved_before_ms
-        self._kept = KeptAnswers(self._keys.shard_of, self._shards.estimated_now_ms, find_ended)
+        self._kept = KeptAnswers(self._keys.shard_of, self._shards.estimated_now_ms, find_known)
         self._has_to_tell = asyncio.Event()
         self._opened = asyncio.Event()
         self._shards.on_new_epoch(self._lost)
@@ -465,10 +465,11 @@ class LivePool:
 
     async def _ended_calls(self, account: str) -> Sequence[CallRecord]:
         """What SQL knows to have ended of an account's calls in progress, whose pool is to be made anew."""
-        if self._find_ended is None:
+        if self._find_known is None:
             return ()
         calls = await self._device_calls.all_of(account)
-        return await self._find_ended(account, [(call.call_id, call.admitted_at_ms) for call in calls])
+        known = await self._find_known(account, [(call.call_id, call.admitted_at_ms) for call in calls])
+        return [each for each in known if isinstance(each, CallRecord)]
 
     def _lost(self, changed: Mapping[int, bool]) -> None:
         self._kept.lost(changed)

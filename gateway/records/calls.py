@@ -35,12 +35,17 @@ class Calls:
         """Return the newest call of that id (R9), or None if none ever ended."""
         return await self._database.read(_find_call, account, call_id)
 
-    async def find_ended(self, account: str, calls: Sequence[tuple[str, int]]) -> list[CallRecord]:
-        """Return the records of those of an account's calls (id, admission) that have ended."""
-        found: list[CallRecord] = []
+    async def find_known(
+        self, account: str, calls: Sequence[tuple[str, int]]
+    ) -> list[CallRecord | CallInProgress]:
+        """Return those of an account's calls (id, admission) that ended at least once.
+
+        One that came back since is in progress, with the revision of its latest record.
+        """
+        found: list[CallRecord | CallInProgress] = []
         for first in range(0, len(calls), NAMED_AT_ONCE):
             piece = calls[first : first + NAMED_AT_ONCE]
-            found += await self._database.read(_find_ended, account, piece)
+            found += await self._database.read(_find_known, account, piece)
         return found
 
     async def list_calls(
@@ -88,12 +93,12 @@ async def _find_call(
     return None if row is None else _call(row)
 
 
-async def _find_ended(
+async def _find_known(
     connection: AsyncConnection, account: str, calls: Sequence[tuple[str, int]]
-) -> list[CallRecord]:
+) -> list[CallRecord | CallInProgress]:
     key = tuple_(call_records.c.call_id, call_records.c.admitted_at_ms)
-    query = _of_account(account).where(key.in_(calls), ~call_records.c.reopened)
-    return [_record(row) for row in await connection.execute(query)]
+    query = _of_account(account).where(key.in_(calls))
+    return [_call(row) for row in await connection.execute(query)]
 
 
 async def _list_calls(

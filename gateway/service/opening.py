@@ -14,7 +14,7 @@ import structlog
 from redis.exceptions import RedisError
 
 from gateway.domain.asks import AccountConfig
-from gateway.domain.calls import CallRecord
+from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable, StartRefused
 from gateway.embedded import EmbeddedEngine
 from gateway.live.control import Control
@@ -87,7 +87,7 @@ class _Parts:
             grace_ms=settings.grace_seconds * 1000,
             late_resume_hours=settings.late_resume_hours,
             saved_numbers=self._saved_numbers,
-            find_ended=self._find_ended,
+            find_known=self._find_known,
             saved_before_ms=self._saved_before_ms,
             replicas=settings.wait_replicas,
         )
@@ -197,8 +197,10 @@ class _Parts:
     async def _saved_numbers(self) -> Mapping[int, int]:
         return await self._recorder.saved_numbers()
 
-    async def _find_ended(self, account: str, calls: Sequence[tuple[str, int]]) -> Sequence[CallRecord]:
-        return await self.records.calls.find_ended(account, calls)
+    async def _find_known(
+        self, account: str, calls: Sequence[tuple[str, int]]
+    ) -> Sequence[CallRecord | CallInProgress]:
+        return await self.records.calls.find_known(account, calls)
 
     async def _saved_before_ms(self) -> int:
         return await self._recorder.as_of_ms()

@@ -71,7 +71,7 @@ async def open_rebuild(redis_url: str, database: str | Path) -> AsyncIterator[tu
             both.policy,
             simulate=both.simulate,
             saved_numbers=saved_numbers,
-            find_ended=both.records.calls.find_ended,
+            find_known=both.records.calls.find_known,
         )
         recorder = Recorder(both.records.database, pool.records, now_ms, kept_ms=_KEPT_MS)
         administration = Administration(both.records, pool, recorder)

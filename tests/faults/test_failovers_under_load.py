@@ -82,8 +82,8 @@ async def _part_sentinels(setup: SentinelSetup) -> None:
     await asyncio.to_thread(setup.wait_for_failover, old)
     await asyncio.sleep(2)
     setup.rejoin(old)
-    await wait_until(lambda: not is_primary(old), 20)
-    await wait_until(lambda: setup.is_followed(setup.named), 20)
+    await wait_until(lambda: not is_primary(old), 60)
+    await wait_until(lambda: setup.is_followed(setup.named), 60)
 
 
 async def _part_cluster(setup: Cluster, account: str) -> None:

@@ -30,16 +30,15 @@ GRACE_MS: Final = 30_000
 LATE_MS: Final = 12 * 3_600_000
 MEMORY_MS: Final = 48 * 3_600_000
 
-_KEY_SPACE: Final = KeySpace(1)
-KEYS: Final = (*_KEY_SPACE.of_shard(0), *_KEY_SPACE.of_account(ACCOUNT, 0))
-_ALL: Final = ",".join(str(number + 1) for number in range(len(KEYS)))
-_META, _CALLS, _LEASES, _RECORDS, _POOL, _ORDER, _PHASE = (
+KEY_SPACE: Final = KeySpace(1)
+KEYS: Final = (*KEY_SPACE.of_shard(0), *KEY_SPACE.of_account(ACCOUNT, 0))
+ALL: Final = ",".join(str(number + 1) for number in range(len(KEYS)))
+META, CALLS, LEASES, RECORDS, POOL, _ORDER, _PHASE = (
     str((*SHARD_KEYS, *ACCOUNT_KEYS).index(name) + 1)
     for name in ("meta", "calls", "leases", "records", "pool", "order", "phase")
 )
-_DECIDING: Final = ("1", *map(str, (MEMORY_MS, LEASE_MS, GRACE_MS, LATE_MS, 0)))
-_RUN: Final = "1"
-_RENEWED: Final = {
+DECIDING: Final = ("1", *map(str, (MEMORY_MS, LEASE_MS, GRACE_MS, LATE_MS, 0)))
+RENEWED: Final = {
     Code.RENEWED: Renewed.RENEWED,
     Code.CALL_ID_CONFLICT: Renewed.NEWER_OWNER,
     Code.ABSENT: Renewed.ABSENT,
@@ -65,12 +64,14 @@ class Steps:
     """What the engine is to do, in order, each with what to do with its answer."""
 
     now_ms: int
+    run: int = 1
+    """Which process of an engine it is."""
     sent: list[Argument] = field(default_factory=list)
     then: list[tuple[int, str, Callable[[Any], None]]] = field(default_factory=list)
 
     def add(self, name: str, keys: str, arguments: Sequence[Argument], then: Callable[[Any], None]) -> None:
         """A script or a command."""
-        self.sent += (name, self.now_ms, _RUN, keys, len(arguments), *arguments)
+        self.sent += (name, self.now_ms, self.run, keys, len(arguments), *arguments)
         self.then.append((self.now_ms, name, then))
 
     def take(self, replies: Sequence[Any]) -> None:
@@ -87,14 +88,30 @@ class Steps:
 
     # What is done
 
+    def empty(self) -> None:
+        """Nothing is there any more."""
+        self.add("UNLINK", ALL, (), lambda _: None)
+
+    def copy(self, name: str) -> None:
+        """Keep a copy of all that is there."""
+        for number, key in enumerate(KEYS):
+            self.add("UNLINK", "", (f"{name}:{key}",), lambda _: None)
+            self.add("COPY", str(number + 1), (f"{name}:{key}",), lambda _: None)
+
+    def go_back_to(self, name: str) -> None:
+        """Have nothing but what was kept."""
+        self.empty()
+        for key in KEYS:
+            self.add("COPY", "", (f"{name}:{key}", key), lambda _: None)
+
     def begin(self, config: AccountConfig, first: int, last: int) -> None:
         """An empty shard, and the account's pool in it, with the boundaries of these cycles."""
-        self.add("UNLINK", _ALL, (), lambda _: None)
+        self.empty()
         opening = ("1", "30", "1", "60", "0", "0", "", "0", "0", "0", "0", "0")
-        self.add("shards_open", _META, opening, lambda _: None)
+        self.add("shards_open", META, opening, lambda _: None)
         self.add(
             "account_apply",
-            _ALL,
+            ALL,
             account_arguments(config, first, last, []),
             lambda reply: check(reply[0] == Code.APPLIED, "the pool is not made", reply),
         )
@@ -102,13 +119,13 @@ class Steps:
     def ask(self, ask: Ask, then: Callable[[Answer | CallgateError], None]) -> None:
         """Ask one thing."""
         operation = Operation(ask, lambda _: None, 0.0)
-        arguments = (*_DECIDING, *section_arguments({ask.account: [operation]}))
+        arguments = (*DECIDING, *section_arguments({ask.account: [operation]}))
 
         def answered(reply: list[Any]) -> None:
             check(reply[0] not in UNDECIDED, "nothing was decided", reply)
             then(operation.deliver(reply, 0))
 
-        self.add("calls_decide", _ALL, arguments, answered)
+        self.add("calls_decide", ALL, arguments, answered)
 
     def renew(
         self, call_id: str, connection: int, heard_ago_ms: int, lost: bool, then: Callable[[Renewed], None]
@@ -116,16 +133,16 @@ class Steps:
         """Renew a call's lease, or tell that its connection is lost."""
         said = (f"{ACCOUNT}/{call_id}", connection, "", heard_ago_ms, int(lost))
         arguments = (LEASE_MS, GRACE_MS, 0, 1, *said)
-        keys = f"{_META},{_CALLS},{_LEASES}"
-        self.add("calls_renew", keys, arguments, lambda reply: then(_RENEWED[Code(reply[0])]))
+        keys = f"{META},{CALLS},{LEASES}"
+        self.add("calls_renew", keys, arguments, lambda reply: then(RENEWED[Code(reply[0])]))
 
     def beat(self) -> None:
         """Tell that a gateway is there."""
-        self.add("shards_beat", _META, (LEASE_MS,), lambda reply: check(reply[2] > 0, "a beat", reply))
+        self.add("shards_beat", META, (LEASE_MS,), lambda reply: check(reply[2] > 0, "a beat", reply))
 
     def due(self, then: Callable[[list[str]], None]) -> None:
         """The calls that may be due for reaping."""
-        keys = f"{_META},{_CALLS},{_LEASES}"
+        keys = f"{META},{CALLS},{LEASES}"
         self.add(
             "leases_due",
             keys,
@@ -135,7 +152,7 @@ class Steps:
 
     def pool(self, then: Callable[[PackedPool], None]) -> None:
         """The account's pool as it is kept."""
-        self.add("GET", _POOL, (), lambda reply: then(unpack_pool(reply)))
+        self.add("GET", POOL, (), lambda reply: then(unpack_pool(reply)))
 
     def items(self, then: Callable[[list[Item]], None]) -> None:
         """All that SQL was told, in order."""
@@ -147,12 +164,12 @@ class Steps:
                 found += unpack_items(entry[b"d"], unpack_policy(entry[b"p"]))
             then(found)
 
-        self.add("XRANGE", _RECORDS, ("-", "+"), read)
+        self.add("XRANGE", RECORDS, ("-", "+"), read)
 
     def in_progress(self, then: Callable[[int, int, int], None]) -> None:
         """Calls in progress: as the shard counts them, and in the indexes of the account."""
         found: list[int] = []
-        self.add("clock_read", _META, (), lambda reply: found.append(reply[0][3]))
+        self.add("clock_read", META, (), lambda reply: found.append(reply[0][3]))
         self.add("ZCARD", _ORDER, (), found.append)
 
         def all_found(phase: int) -> None:
@@ -176,6 +193,13 @@ class SimulatedEngine:
         command: tuple[Any, ...] = ("EVALSHA", self._sha, len(KEYS), *KEYS, *steps.sent)
         packed = pack_command(command)
         self._connection.send_packed_command([packed])
+
+    def carry_out(self, steps: Steps) -> list[Any]:
+        """Have it carry out all steps, wait, and look at what it answered, which is returned."""
+        self.send(steps)
+        replies = self.receive()
+        steps.take(replies)
+        return replies
 
     def receive(self) -> list[Any]:
         """What it answered. Raises RedisError."""

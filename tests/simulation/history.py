@@ -229,14 +229,12 @@ class History:
 
         def deliver() -> None:
             # A gateway reckons how long ago that was when it sends; a late message says it of then.
-            number = connection.number
-            renewed = self._deliver_renewal(call_id, number, sent_ms - heard_ms, lost=lost)
-            if renewed is not Renewed.RENEWED:
-                connection.calls.discard(call_id)
+            self._deliver_renewal(call_id, connection, sent_ms - heard_ms, lost=lost)
 
         self._send(deliver)
 
-    def _deliver_renewal(self, call_id: str, number: int, ago_ms: int, *, lost: bool) -> Renewed:
+    def _deliver_renewal(self, call_id: str, connection: Connection, ago_ms: int, *, lost: bool) -> None:
+        number = connection.number
         lease = self.model._leases.get(call_id)
         is_overtaken = lease is not None and lease.lost and lease.owner == number and not lost
         renewed = self.model.renew(
@@ -253,7 +251,8 @@ class History:
             if not is_overtaken:
                 self._alive_ms[call_id] = max(self._alive_ms.get(call_id, 0), self.now_ms - ago_ms)
                 self._not_reaped_before[call_id] = self.now_ms + GRACE_MS + (0 if lost else LEASE_MS)
-        return renewed
+        else:
+            connection.calls.discard(call_id)
 
     def _hear(self, call_id: str, number: int, *said: object) -> None:
         """Words of a call were taken: never those of a connection that another took it over from."""
@@ -263,8 +262,8 @@ class History:
 
     # Asks
 
-    def _ask(self, ask: Ask) -> Answer | CallgateError:
-        """Ask engine and model, and enter the answer into the history's books."""
+    def _ask(self, ask: Ask, gateway: int = 0) -> Answer | CallgateError:
+        """Ask engine and model by a gateway, and enter the answer into the history's books."""
         before = self.model._ended.get(ask.call_id)
         expected = self._ask_model(ask)
         if not isinstance(expected, CallgateError):
@@ -341,7 +340,9 @@ class History:
         call_id = ask.call_id
 
         def deliver() -> None:
-            answer = self._ask(self._with_free_id(ask))
+            answer = self._ask(self._with_free_id(ask), connection.gateway)
+            if isinstance(answer, Settled):
+                connection.calls.discard(call_id)
             # An answer is lost with its gateway or connection: then nobody vouches for the call.
             if self._is_calm or self.random.random() > 0.06:
                 if isinstance(answer, Admitted | Resumed):

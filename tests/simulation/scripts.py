@@ -16,11 +16,12 @@ from gateway.pool.scripts import assemble
 
 SCRIPTS: Final = (
     *("calls_decide", "calls_renew", "leases_due", "shards_open", "shards_beat", "account_apply"),
-    *("policy_read", "clock_read"),
+    *("policy_read", "clock_read", "pools_read"),
 )
 _CLOCK: Final = "server_time[1] * 1000 + floor(server_time[2] / 1000)"
 _TIME: Final = "call('TIME')"
 _RUN: Final = "tonumber(string.match(call('INFO', 'server'), 'run_id:(%x%x%x%x%x%x%x%x%x%x%x%x)'), 16)"
+_ENTRY: Final = "call('XADD', records_key, '*',"
 _GOES_ON: Final = ("end", "else", "until", ")", "}")
 """A line at the margin that begins like this belongs to the statement before it."""
 _STATEMENTS: Final = 6
@@ -41,7 +42,9 @@ def at_an_instant(text: str, ms: str, run: str) -> str:
     """A script that takes the time, and which process of an engine this is, from these expressions."""
     if not all(piece in text for piece in (_CLOCK, _TIME, _RUN)):
         raise ValueError("the scripts take the time, or the engine's run, in another way")
-    return text.replace(_CLOCK, ms).replace(_TIME, "nil").replace(_RUN, run)
+    # Entries have their ids by the engine's clock.
+    entry = _ENTRY.replace("'*'", "text(real_now_ms) .. '-*'")
+    return text.replace(_CLOCK, ms).replace(_TIME, "nil").replace(_RUN, run).replace(_ENTRY, entry)
 
 
 def all_in_one(texts: Mapping[str, str]) -> str:
@@ -55,7 +58,7 @@ def all_in_one(texts: Mapping[str, str]) -> str:
 
 
 def _hoisted(text: str) -> str:
-    """An expression for a function that does what the script does, its own functions made beforehand.
+    """An expression for a maker of a function that does what the script does, its own functions made before.
 
     The variables at the margin stay where they are, and get their values each time.
     """
@@ -79,13 +82,13 @@ def _hoisted(text: str) -> str:
             outer.append(f"local {names}")
             line = line.removeprefix("local ") if equals else f"{names} = nil"
         parts[-1].append(line)
-    lines = ["(function()", "local KEYS, ARGV, simulated_ms, simulated_run", *outer, "local parts = {}"]
+    lines = ["function()", "local KEYS, ARGV, simulated_ms, simulated_run", *outer, "local parts = {}"]
     for part in parts:
         lines += ["parts[#parts + 1] = function()", *part, "end"]
     lines += [
         "return function(keys, arguments, ms, number)",
         "KEYS, ARGV, simulated_ms, simulated_run = keys, arguments, ms, number",
         "for i = 1, #parts do local reply = parts[i]() if reply ~= nil then return reply end end",
-        "end end)()",
+        "end end",
     ]
     return "\n".join(lines)

@@ -4,7 +4,7 @@
 -- ARGV   for each step: what to do (a script's name, or a command), its instant (ms), which process of an engine this is,
 --        which keys it takes (their numbers in KEYS, with commas), how many arguments it has, and these
 -- Reply  for each step what it answered; 'failed' and the error for a script that failed
-local scripts, replies, chosen, at = {}, {}, {}, 1
+local scripts, made, replies, chosen, at = {}, {}, {}, {}, 1
 
 -- @scripts
 
@@ -23,7 +23,8 @@ while ARGV[at] do
   for i = 1, count do arguments[i] = ARGV[at + 4 + i] end
   at = at + 5 + count
   if scripts[name] then
-    local is_done, reply = pcall(scripts[name], keys, arguments, ms, run)
+    made[name] = made[name] or scripts[name]()
+    local is_done, reply = pcall(made[name], keys, arguments, ms, run)
     if not is_done then reply = { 'failed', type(reply) == 'table' and reply.err or tostring(reply) } end
     replies[#replies + 1] = reply
   else

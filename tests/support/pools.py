@@ -66,12 +66,12 @@ class LiveAccounts:
             lease_ms=lease_ms,
             grace_ms=grace_ms,
             shards=shards,
-            find_ended=self.find_ended,
+            find_known=self.find_known,
         )
 
     # SQL
 
-    async def find_ended(self, account: str, calls: Sequence[tuple[str, int]]) -> list[CallRecord]:
+    async def find_known(self, account: str, calls: Sequence[tuple[str, int]]) -> list[CallRecord]:
         """Which of these calls SQL knows to have ended."""
         standing = _standing(item for item in await self.recorded() if item.account == account)
         return [record for key, record in standing.items() if key in calls]

@@ -1,0 +1,75 @@
+"""R26: what a gateway tells again after an engine has lost it, beside what SQL knows of the same calls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gateway.domain.answers import Admitted
+from gateway.domain.asks import Ask, Resume, Retell, Start
+from gateway.domain.calls import CallInProgress, CallRecord
+from gateway.domain.policy import Policy
+from gateway.pool.kept_answers import KeptAnswers
+from gateway.pool.packed import pack_record
+from tests.support.pool_model import ANA, SECOND, T0, TO, a_pool, admit, resume, settled_in_absence
+
+GONE_MS = T0 + 100 * SECOND
+
+
+def came_back() -> tuple[CallRecord, CallInProgress]:
+    """A call's record as it was settled in its absence, and the call as it goes on since."""
+    pool = a_pool()
+    admit(pool, "c", T0)
+    settled_in_absence(pool, "c", GONE_MS)
+    (record,) = pool.records
+    return record, resume(pool, "c", GONE_MS + SECOND).call
+
+
+async def told_again(kept: KeptAnswers) -> list[Ask]:
+    told: list[Ask] = []
+
+    async def ask(ask: Ask) -> None:
+        told.append(ask)
+
+    async def bring_up(_: str) -> None:
+        """It is there."""
+
+    kept.lost([0])
+    await kept.tell(bring_up, ask, Policy())
+    assert not kept.has_to_tell
+    return told
+
+
+def kept_beside(known: Sequence[CallRecord | CallInProgress]) -> KeptAnswers:
+    async def find_known(_: str, calls: Sequence[tuple[str, int]]) -> Sequence[CallRecord | CallInProgress]:
+        return [each for each in known if (each.call_id, each.admitted_at_ms) in calls]
+
+    return KeptAnswers(lambda _: 0, lambda: T0, find_known)
+
+
+async def test_an_admission_is_told_with_the_revision_of_a_record_that_was_taken_back_elsewhere() -> None:
+    """Else its next record would be of the same revision, and SQL would keep the older one for ever (R15)."""
+    _, call = came_back()
+    kept = kept_beside([call])
+    kept.admitted(Start("acme", *ANA, "c", TO), Admitted("c", T0, 600, replayed=False, emergency=False))
+    (told,) = await told_again(kept)
+    assert isinstance(told, Resume)
+    assert isinstance(told.found, CallInProgress)
+    assert (told.found.revision, told.vouched) == (1, False)
+
+
+async def test_a_settlement_that_was_taken_back_elsewhere_is_not_told_again() -> None:
+    record, call = came_back()
+    kept = kept_beside([call])
+    kept.settled("acme", "c", pack_record(record))
+    assert await told_again(kept) == []
+
+
+async def test_a_settlement_is_told_again_saved_or_not() -> None:
+    record, _ = came_back()
+    for known, expected in (
+        ([], Retell(record, False)),
+        ([record], Retell(record, True, record.billed_seconds)),
+    ):
+        kept = kept_beside(known)
+        kept.settled("acme", "c", pack_record(record))
+        assert await told_again(kept) == [expected]

@@ -1,0 +1,112 @@
+"""Engines that lose what they answered, SQL that forgets: no call is lost or has two records, sums agree.
+
+SEED=… plays one history. The long run takes SECONDS or HISTORIES from the environment.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing
+from itertools import count
+from random import SystemRandom
+from time import monotonic
+
+import pytest
+import structlog
+
+from tests.simulation.engine import InconsistentError, SimulatedEngine
+from tests.simulation.losses import FAR_BACK, LOSSES, LossyHistory
+from tests.simulation.scripts import scripts_with
+from tests.support.engines import EngineServer
+
+HISTORIES = 25
+SEED = os.environ.get("SEED")
+MOST = 250
+"""So many histories a mistake may take to be found."""
+
+MISTAKES = {
+    "what another run has lost is not noticed": {
+        "return seen_run ~= m.run_before or seen_seq > m.run_seq": "return false",
+    },
+    "what SQL has is billed again when it is told again": {
+        "if counts and not is_saved then rebill(a, billed_before, billed) end\n    write_resettled": (
+            "if counts then rebill(a, 0, billed) end\n    write_resettled"
+        ),
+    },
+    "a call that SQL knows to have ended goes on": {
+        "if c and c.admitted_at_ms == decode_call(value).admitted_at_ms": "if false",
+    },
+    "a pool made anew begins with nothing used": {
+        "p.cycle_start_ms == settled_cycle_start_ms and settled_seconds or 0": "0",
+    },
+    "what a gateway tells of is never looked after": {
+        "c.reap_at_ms, c.alive_ms = real_now_ms + lease_ms + grace_ms, c.admitted_at_ms": (
+            "c.reap_at_ms, c.alive_ms = real_now_ms + 1e12, c.admitted_at_ms"
+        ),
+    },
+    "a settlement told again is not taken": {
+        "if known >= revision or c.admitted_at_ms": "if true or c.admitted_at_ms",
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def _quiet() -> Iterator[None]:
+    """Losses are what this is about: nobody needs to read of each."""
+    before = structlog.get_config()
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.configure(**before)
+
+
+def play(
+    server: EngineServer,
+    texts: Mapping[str, str],
+    seeds: Iterable[int],
+    losses: tuple[str, ...] = LOSSES,
+    seconds: float = float("inf"),
+) -> Counter[str]:
+    """Play histories for so long; answers what happened."""
+    happened, until = Counter[str](), monotonic() + seconds
+    with closing(SimulatedEngine(server, texts)) as engine:
+        for seed in seeds:
+            try:
+                history = LossyHistory(engine, seed, losses)
+                history.run()
+            except Exception as failure:
+                failure.add_note(f"play it again: SEED={seed} make test ARGS=tests/simulation/test_losses.py")
+                raise
+            happened += Counter(history.happened)
+            happened["histories"] += 1
+            if monotonic() >= until:
+                break
+    return happened
+
+
+@pytest.mark.slow
+def test_nothing_is_lost_with_what_an_engine_or_sql_loses(engine: EngineServer) -> None:
+    """R26, R28."""
+    happened = play(engine, scripts_with({}), [int(SEED)] if SEED else range(1, HISTORIES + 1))
+    rare = [*(f"lost: {each}" for each in LOSSES), "late return", "renewal unknown", "renewal undecided"]
+    assert SEED or not [name for name in rare if not happened[name]], happened
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("losses", [LOSSES, LOSSES + FAR_BACK], ids=["recent", "any"])
+def test_for_as_long_as_is_asked(engine: EngineServer, losses: tuple[str, ...]) -> None:
+    first = int(SEED or SystemRandom().randrange(1 << 40))
+    histories = int(os.environ.get("HISTORIES", 0))
+    seconds = float(os.environ.get("SECONDS", 0 if histories else 60)) or float("inf")
+    seeds = range(first, first + histories) if histories else count(first)
+    happened = play(engine, scripts_with({}), seeds, losses, seconds)
+    print(f"\n{happened['histories']} histories from SEED={first}:", dict(happened))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_found(valkey: EngineServer, mistake: str) -> None:
+    with pytest.raises(InconsistentError):
+        play(valkey, scripts_with(MISTAKES[mistake]), range(1, MOST + 1))
