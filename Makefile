@@ -10,7 +10,7 @@ export UV_SYSTEM_CERTS = 1
 export UV_PYTHON_DOWNLOADS = never
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test lint types format bench soak peers constraints dist clean
+.PHONY: help venv web demo test lint types format bench soak peers constraints dist clean
 
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | while IFS='|' read -r target what; do \
@@ -28,22 +28,30 @@ $(INSTALLED): pyproject.toml constraints.txt
 	@$(BIN)/uv pip install -q -p .venv -c constraints.txt -e . --group dev
 	@touch $@
 
+# Nothing is done where the sources have not changed. npm is the system's, or a Python package's.
+web: venv ## the dashboard and callgate.js, in gateway/web/dist
+	@$(BIN)/python hatch_build.py
+
 demo: venv ## a gateway with simulated softphones; prints the address to look at
+	@$(BIN)/python hatch_build.py || echo "Going on without the dashboard."
 	@$(BIN)/callgate demo $(ARGS)
 
-test: venv ## all tests (ARGS="tests/domain -x" for some)
+test: web ## all tests (ARGS="tests/domain -x" for some)
 	@$(BIN)/python -m pytest --numprocesses $(PROCESSES) --dist loadfile --no-loadscope-reorder $(ARGS)
 
-lint: venv ## the linter, and whether everything is formatted
+lint: venv ## the linters, and whether everything is formatted
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/python hatch_build.py run --silent lint
 
-types: venv ## mypy --strict
+types: venv ## mypy --strict, and TypeScript
 	@$(BIN)/mypy
+	@$(BIN)/python hatch_build.py run --silent check
 
 format: venv ## format, and fix what the linter can fix
 	@$(BIN)/ruff check --fix-only --quiet .
 	@$(BIN)/ruff format .
+	@$(BIN)/python hatch_build.py run --silent format
 
 bench: venv ## the benchmarks, with their figures (ARGS="--help" for parts of it)
 	@$(BIN)/python -m tests.bench $(ARGS)
@@ -56,10 +64,10 @@ peers: ## what some tests need from Debian or Ubuntu (root): without it they are
 
 constraints: venv ## resolve the dependencies anew into constraints.txt
 	@$(BIN)/uv pip compile -q --universal --upgrade --python-version 3.11 --custom-compile-command "make constraints" \
-		--group dev pyproject.toml -o constraints.txt
+		--group dev --group web pyproject.toml -o constraints.txt
 
 dist: venv ## the wheel and the sdist, in dist/
 	@$(BIN)/python -m hatchling build
 
 clean: ## remove what was built
-	@rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	@rm -rf .venv build dist gateway/web/dist gateway/web/client/dist gateway/web/node_modules test-output .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -46,6 +46,14 @@ ANSWERS_DROPPED: Final = Counter(
 ENDS_KEPT: Final = Gauge(
     "callgate_ends_kept", "Ends of calls kept until the engine is back", multiprocess_mode="livesum"
 )
+WEBHOOKS_SENT: Final = Counter("callgate_webhooks_sent", "Events that the webhook's receiver took", ("type",))
+WEBHOOKS_FAILED: Final = Counter(
+    "callgate_webhooks_failed", "Attempts to send an event that failed", ("why",)
+)
+WEBHOOKS_GIVEN_UP: Final = Counter("callgate_webhooks_given_up", "Events that are not tried any more")
+WEBHOOKS_WAITING: Final = Gauge(
+    "callgate_webhooks_waiting", "Events that wait to be sent", multiprocess_mode="livemax"
+)
 TASK_LAST_TURN: Final = Gauge(
     "callgate_task_last_turn_timestamp_seconds",
     "When a background task last finished a turn, in seconds since 1970",

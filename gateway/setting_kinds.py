@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
+from gateway.domain.webhooks import EVENT_TYPES, SECRET_BYTES, SECRET_PREFIX, secret_key
+
 SHORTEST_TOKEN_SECRET_BYTES = 32
 
 
@@ -265,6 +267,31 @@ class Secrets:
         return ",".join(value)
 
 
+@dataclass(frozen=True, slots=True)
+class WebhookSecrets:
+    """Secrets of webhooks, separated by commas, as the Standard Webhooks specification writes them."""
+
+    placeholder: str = "whsec_…,…"
+    empty_is_a_value: ClassVar[bool] = False
+
+    def read(self, value: object) -> tuple[str, ...]:
+        """Take text or a list of text; an error tells what is wrong with one, not what it is."""
+        secrets = tuple(_items(value))
+        for number, secret in enumerate(secrets, start=1):
+            try:
+                secret_key(secret)
+            except ValueError as error:
+                which = f"secret number {number}" if len(secrets) > 1 else "the secret"
+                least, most = SECRET_BYTES
+                wanted = f"{SECRET_PREFIX} and base64 of {least} to {most} bytes"
+                raise ValueError(f"{which} must be {wanted}, but {error}") from None
+        return secrets
+
+    def write(self, value: tuple[str, ...]) -> str:
+        """Write them in their order."""
+        return ",".join(value)
+
+
 def _items(value: object) -> list[str]:
     if isinstance(value, str):
         return [item.strip() for item in value.split(",") if item.strip()]
@@ -319,3 +346,10 @@ def origin(text: str) -> str:
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
     standard = {"http": 80, "https": 443}[parts.scheme]
     return f"{parts.scheme}://{host}" + (f":{port}" if port not in {None, standard} else "")
+
+
+def webhook_event(text: str) -> str:
+    """Accept the type of an event."""
+    if text not in EVENT_TYPES:
+        raise ValueError(f"each must be one of {', '.join(EVENT_TYPES)}, not {text!r}")
+    return text

@@ -23,6 +23,7 @@ import platformdirs
 
 from gateway.domain.errors import SettingsError
 from gateway.domain.policy import CountFrom, Policy
+from gateway.domain.webhooks import USUAL_EVENTS
 from gateway.setting_kinds import (
     Choice,
     CommaList,
@@ -34,12 +35,14 @@ from gateway.setting_kinds import (
     Setting,
     Text,
     Url,
+    WebhookSecrets,
     YesNo,
     emergency_number,
     host_name,
     origin,
     printable,
     sip_domain,
+    webhook_event,
 )
 
 ENVIRONMENT_PREFIX: Final = "CALLGATE_"
@@ -128,7 +131,18 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     webhook_url: Annotated[
         str | None, Setting(Url(("https", "http")), "Where webhooks are sent.", secret=True)
     ] = None
-    webhook_secret: Annotated[str | None, Setting(Text(printable), "Signs webhooks.", secret=True)] = None
+    webhook_secrets: Annotated[
+        tuple[str, ...],
+        Setting(
+            WebhookSecrets(),
+            "Signs webhooks: `whsec_` and base64 of 24 to 64 bytes; several for rotation, all sign.",
+            secret=True,
+            name="webhook_secret",
+        ),
+    ] = ()
+    webhook_events: Annotated[
+        frozenset[str], Setting(CommaList(webhook_event), "Which events webhooks tell.")
+    ] = USUAL_EVENTS
     workers: Annotated[int, Setting(Integer(1, 64), "Processes that share the port.")] = 1
     simulate: Annotated[bool, Setting(YesNo(), "Give billing a clock of its own, for tests and demos.")] = (
         False
@@ -285,7 +299,7 @@ def _check_together(settings: Settings) -> None:
             f"late_resume_hours ({settings.late_resume_hours}) must be at most call_id_memory_hours "
             f"({settings.call_id_memory_hours}): a call cannot come back under an id that is forgotten."
         )
-    if settings.webhook_url is not None and settings.webhook_secret is None:
+    if settings.webhook_url is not None and not settings.webhook_secrets:
         raise SettingsError("webhook_secret must be set with webhook_url: unsigned webhooks are not sent.")
 
 

@@ -1,18 +1,18 @@
 -- Makes an account's pool, or brings it in line with what SQL says of the account: status, plan and pending plan,
 -- limits, members, the boundaries of its coming cycles. Told twice, or late, it changes nothing.
 --
--- KEYS   of the account's shard: meta, calls, ended, overtaken, leases, alarms, records;
+-- KEYS   of the account's shard: meta, calls, ended, overtaken, leases, alarms, records, notices;
 --        of the account: pool, order, phase, members
 -- ARGV   account, revision, status (0 active, 1 suspended); has a plan (0, 1), plan, allocated seconds, most concurrent
 --        calls (-1: no limit), seats limit, channels limit; the same five of the pending plan, and the instant from
 --        which it holds (ms; 0 none pending); seats used, channels used; seconds settled in the cycle that holds now,
---        and that cycle's start (ms), for a pool made anew; index of the first boundary, number of boundaries, the
+--        that cycle's start (ms), and when 50, 80 and 100 % were passed in it (ms; 0 not), for a pool made anew; index of the first boundary, number of boundaries, the
 --        boundaries (ms, ascending); 1 if the calls in progress were looked up in SQL, number of those that have ended
 --        there, and these ("<account>/<call id>", the ended call's value); then the members ("s/<staff>", "c/<channel>")
 -- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING or SHARD_MOVED; or CYCLES_MISSING and the index of the cycle
 --        from which on the boundaries are needed; or CALLS_UNCHECKED: the pool is to be made anew, and has calls in progress
 --        that must be looked up first. Behind these two: run of the engine, epoch and seq of the shard
--- Rules  R18, R19, R21-R25, R28
+-- Rules  R18, R19, R21-R25, R28, R29
 -- @flags allow-oom
 -- @include shard
 -- @include call
@@ -21,6 +21,8 @@
 -- @include order
 -- @include live_use
 -- @include keys
+-- @include thresholds
+-- @include alarm
 -- @include codes
 -- @include open_pool
 
@@ -38,6 +40,7 @@ local account, revision, status, has_plan = take(), take_number(), take_number()
 local plan, pending = take_plan(), take_plan()
 local pending_from_ms, seats_used, channels_used = take_number(), take_number(), take_number()
 local settled_seconds, settled_cycle_start_ms = take_number(), take_number()
+local passed_50_ms, passed_80_ms, passed_100_ms = take_number(), take_number(), take_number()
 local first_index, boundaries = take_number(), {}
 for i = 1, take_number() do boundaries[i] = take_number() end
 
@@ -80,7 +83,10 @@ local function new_pool(m)
   local p = new_pool_table()
   p.made, p.epoch, p.version = true, m.epoch, m.now_ms
   p.cycle_index, p.cycle_start_ms, p.cycle_end_ms = index, boundary(index), boundary(index + 1)
-  p.settled_seconds = p.cycle_start_ms == settled_cycle_start_ms and settled_seconds or 0
+  if p.cycle_start_ms == settled_cycle_start_ms then
+    p.settled_seconds = settled_seconds
+    p.passed_50_ms, p.passed_80_ms, p.passed_100_ms = passed_50_ms, passed_80_ms, passed_100_ms
+  end
   p.folded_to_ms = p.cycle_start_ms
   p.free_seconds, p.increment_seconds, p.count_from = m.free_seconds, m.increment_seconds, m.count_from
   end_calls(m)
@@ -118,49 +124,59 @@ local function replace_members()
 end
 
 -- Cycles that are over turn by the boundaries that the pool remembers: whatever the time zone has become since, a cycle
--- that had begun keeps its end. The pool remembers three; where more cycles are over, SQL says the others.
-local function turn_all_cycles(p, m, items)
-  while not turn_cycles(account, p, m.now_ms, items) do
-    set_coming_boundaries(p)
-    if p.next_1_ms == 0 then return false end
+-- that had begun keeps its end. The pool remembers three; where more cycles are over, SQL says the others. Are they all known?
+local function can_turn_all(p, now_ms)
+  local index, end_ms, remembered = p.cycle_index + 1, p.cycle_end_ms, { p.next_1_ms, p.next_2_ms, p.next_3_ms }
+  while end_ms <= now_ms do
+    index = index + 1
+    end_ms = remembered[index - p.cycle_index - 1] or 0
+    if end_ms == 0 then end_ms = boundary(index) end
+    if end_ms == 0 then return false end
   end
-  if revision >= p.revision then set_coming_boundaries(p) end
   return true
 end
 
 local m, absent = open_shard(shard_keys[META_KEY])
-local items = new_items()
+local items, notices = new_items(), new_items()
 if not m then return { absent, 0, run, 0, 0 } end
 
 local packed = call('GET', keys[POOL_KEY])
 local p, missing_index = packed and decode_pool(packed), nil
 local version_before = p and p.version or 0
 if p and p.epoch == m.epoch then
-  if not turn_all_cycles(p, m, items) then
-    return { CYCLES_MISSING, decode_pool(packed).cycle_index, run, m.epoch, m.seq }
-  end
+  if not can_turn_all(p, m.now_ms) then return { CYCLES_MISSING, p.cycle_index, run, m.epoch, m.seq } end
+  bring_up_pool(m, account, p, shard_keys, keys, items, notices, set_coming_boundaries)
+  if revision >= p.revision then set_coming_boundaries(p) end
 else
   if not is_checked and call('EXISTS', keys[ORDER_KEY]) == 1 then return { CALLS_UNCHECKED, 0, run, m.epoch, m.seq } end
   p, missing_index = new_pool(m)
   if not p then return { CYCLES_MISSING, missing_index, run, m.epoch, m.seq } end
   p.version = max(p.version, version_before)
   set_coming_boundaries(p)
+  bring_up(m, p, keys[ORDER_KEY], keys[PHASE_KEY])
 end
 
-local is_newer = p.made or revision > p.revision
+local used, is_newer = p.settled_seconds + p.live_billed, p.made or revision > p.revision
 if is_newer then
   local plan_before, allocated_before = p.plan, p.allocated_seconds
   configure(p)
   replace_members()
-  p.version, p.changed = p.version + 1, true
+  p.version, p.changed, p.jumped = p.version + 1, true, true
   if p.made or p.plan ~= plan_before or p.allocated_seconds ~= allocated_before then
     add_item(items, cycle_item(account, p))
   end
+  if p.made then
+    find_next_threshold(p)
+  else
+    if p.plan ~= plan_before then add_notice(notices, account, p, NOTICE_PLAN_CHANGED, 0, m.now_ms, used) end
+    if p.allocated_seconds ~= allocated_before then
+      rearm_thresholds(account, p, used, allocated_before > 0 and used >= allocated_before, m.now_ms, notices)
+    end
+  end
+  pass_reached(account, p, used, m.now_ms, notices)
 end
 p.dirty = true
-bring_up(m, p, keys[ORDER_KEY], keys[PHASE_KEY], shard_keys[CALLS_KEY])
-call('ZADD', shard_keys[ALARMS_KEY], text(p.cycle_end_ms), account)
-close_pool(m, p, keys)
-append_items(m, shard_keys[RECORDS_KEY], items)
+close_pool(m, account, p, shard_keys, keys, used)
+append_items(m, shard_keys[RECORDS_KEY], items, notices)
 save_shard(m)
 return { is_newer and APPLIED or UNCHANGED, p.version, run, m.epoch, m.seq }

@@ -1,7 +1,7 @@
 -- Decides a batch of what is said of calls: starts, answers, ends, returns, of any number of accounts, in the order sent
 -- for each account, all at one instant of the shard's clock.
 --
--- KEYS   for each section: the shard's meta, calls, ended, overtaken, leases, alarms, records;
+-- KEYS   for each section: the shard's meta, calls, ended, overtaken, leases, alarms, records, notices;
 --        then for each of its accounts: pool, order, phase, members
 -- ARGV   number of sections, call id memory (ms), lease (ms), grace (ms), late return (ms), until when to decide (real
 --        ms; 0 whenever); for each section: its number of accounts, its number of calls, and the calls ("<account>/<call id>") that its operations name, in their order;
@@ -31,7 +31,7 @@
 --        SHARD_MISSING, SHARD_MOVED, TOO_LATE, POOL_MISSING and CYCLES_MISSING answer all operations of an account alike:
 --        nothing was decided, and the gateway has to supply what is missing. Behind them, which run of an engine this is, and for
 --        each section its epoch and seq.
--- Rules  R1-R10, R12-R17, R19, R20, R26, R28, R30
+-- Rules  R1-R10, R12-R17, R19, R20, R26, R28-R30
 -- @include shard
 -- @include billing
 -- @include call
@@ -40,13 +40,15 @@
 -- @include order
 -- @include live_use
 -- @include keys
+-- @include thresholds
+-- @include alarm
 -- @include codes
 -- @include open_pool
 -- @include reply
 -- @include decide_settings
 -- @include leases
--- @include account
 -- @include writes
+-- @include account
 -- @include start
 -- @include settle
 -- @include resume
@@ -134,17 +136,17 @@ local function run_account(m, shard_keys, missing)
   local members_named, i = tonumber(ARGV[argument_at + 2]), argument_at + 3
   local operations_at = i + members_named
   local p
-  if m then p, missing = open_pool(m, account, shard_keys, keys, items) end
+  if m then p, missing = open_pool(m, account, shard_keys, keys, items, notices) end
   if not p and (missing ~= POOL_MISSING or find(letters, '[SCDEAXYRPT]')) then
     argument_at = answer_undecided(letters, operations_at, missing)
     return
   end
-  local a = open_account(m, p, keys, look_up_members(keys[MEMBERS_KEY], i, members_named))
+  local a = open_account(m, account, p, keys, look_up_members(keys[MEMBERS_KEY], i, members_named))
   i = operations_at
   for k = 1, #letters do i = carry_out(a, byte(letters, k), i) end
   argument_at = i
   write_account(keys)
-  if p then close_pool(m, p, keys) end
+  if p then close_pool(m, account, p, shard_keys, keys, p.allocated_seconds - a.left) end
 end
 
 local function run_section()

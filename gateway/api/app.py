@@ -18,9 +18,11 @@ from gateway.api.auth import Authenticator
 from gateway.api.context import Api
 from gateway.api.device_endpoint import DeviceEndpoint
 from gateway.api.dispatch import Address
+from gateway.api.live_endpoint import LiveEndpoint
 from gateway.api.openapi import openapi_document
 from gateway.api.operations import AnyOperation
 from gateway.api.origins import OriginMiddleware, Origins
+from gateway.api.pages import page_routes
 from gateway.api.problems import (
     UpgradeRequired,
     answer_broken_off,
@@ -45,7 +47,7 @@ def create_app(
     """Return the application in front of `service`. Starting and stopping the service is the lifespan's.
 
     `settings` must hold the admin key and at least one token secret. Tokens that the service hears are
-    revoked close their devices' connections from now on.
+    revoked close the connections that go by them from now on.
     """
     api = Api(
         service=service,
@@ -57,6 +59,7 @@ def create_app(
         lease_seconds=settings.lease_seconds,
     )
     service.revocations.on_revoked(service.devices.close_revoked)
+    service.revocations.on_revoked(service.readers.close_revoked)
     app = Starlette(
         routes=_routes(api),
         middleware=[Middleware(OriginMiddleware, origins=api.origins)],
@@ -84,8 +87,11 @@ def _routes(api: Api) -> list[BaseRoute]:
     return [
         WebSocketRoute("/v1/device", DeviceEndpoint(api)),
         Route("/v1/device", _upgrade_required),
+        WebSocketRoute("/v1/live", LiveEndpoint(api)),
+        Route("/v1/live", _upgrade_required),
         *(Route(path, Address(api, operations)) for path, operations in by_path.items()),
         Route("/openapi.json", openapi),
+        *page_routes(),
         WebSocketRoute("/{path:path}", _no_such_websocket),
     ]
 

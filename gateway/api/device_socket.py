@@ -37,6 +37,7 @@ from gateway.domain.asks import Answered, Ask, End, Resume, Start
 from gateway.domain.calls import Caller
 from gateway.domain.errors import CallgateError, CallIdConflict, CallIdUsed, CallUnknown, Forbidden
 from gateway.sessions.close_codes import CloseCode
+from gateway.sessions.devices import MinutesNotice
 from gateway.sessions.heard import Heard
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -52,6 +53,17 @@ _RESTARTING: Final = (CloseCode.RESTARTING, "the gateway is shutting down")
 _REPLACED: Final = (CloseCode.REPLACED, "the same device has connected again")
 _OVERTAKEN: Final = "The device has connected again, and this call belongs to its newer connection."
 _NOT_OURS: Final = (CallUnknown, CallIdUsed, CallIdConflict)
+_MINUTES: Final[dict[MinutesNotice, str]] = {
+    "minutes_exhausted": frames.encode_text(
+        frames.Notice(
+            "minutes_exhausted",
+            "All minutes of this cycle are used. Calls in progress go on; no new ones until there are more.",
+        )
+    ),
+    "minutes_restored": frames.encode_text(
+        frames.Notice("minutes_restored", "There are minutes again: calls can be placed.")
+    ),
+}
 _GOING_AWAY: Final = frames.Notice("going_away", "This gateway is shutting down; connect again.")
 
 
@@ -67,6 +79,7 @@ class DeviceSocket:
         "_api",
         "_closing",
         "_draining",
+        "_early",
         "_expiry",
         "_gone",
         "_greeted",
@@ -113,6 +126,7 @@ class DeviceSocket:
         self._greeted = asyncio.Event()
         self._closing: tuple[CloseCode, str] | None = None
         self._draining = False
+        self._early: list[MinutesNotice] = []
         self._newest = 0
         self._expiry: asyncio.TimerHandle | None = None
         self._overdue: asyncio.TimerHandle | None = None
@@ -150,6 +164,13 @@ class DeviceSocket:
             for timer in (self._expiry, self._overdue):
                 if timer is not None:
                     timer.cancel()
+
+    def notify(self, kind: MinutesNotice) -> None:
+        """Tell the device that minutes ran out, or are there again; after the welcome, which comes first."""
+        if self._greeted.is_set():
+            self._say(_MINUTES[kind])
+        else:
+            self._early.append(kind)
 
     def close(self, code: CloseCode, reason: str) -> None:
         """Send what waits, then close.
@@ -399,6 +420,8 @@ class DeviceSocket:
             calls=calls,
         )
         self._say(frames.encode_text(welcome))
+        for kind in self._early:
+            self._say(_MINUTES[kind])
 
     # The writer.
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
-from starlette.datastructures import Headers
+from starlette.datastructures import Headers, QueryParams
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -20,6 +20,8 @@ from gateway.api.problems import MethodNotAllowed, problem_response
 from gateway.api.wire.decoding import convert, decode
 from gateway.api.wire.requests import Nothing
 from gateway.domain.errors import BadJson, CallgateError, FieldError, InvalidField, TooLarge
+
+Q = TypeVar("Q", bound=msgspec.Struct)
 
 _NO_BODY: Final[msgspec.Struct] = Nothing()
 _HEADERS: Final = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -53,7 +55,7 @@ class Address:
         identity, refusal = self._authorize(operation, request)
         path = dict(request.path_params)
         convert(path, _path_shape(tuple(path)))
-        query = _read_query(operation, request)
+        query = read_query(request.query_params, operation.query)
         raw, body = b"", _NO_BODY
         if operation.body is not None:
             raw = await read_body(request, operation.max_bytes)
@@ -105,17 +107,17 @@ def _path_shape(names: tuple[str, ...]) -> type[msgspec.Struct]:
     return msgspec.defstruct("Path", [(name, PATH_KINDS[name]) for name in names])
 
 
-def _read_query(operation: AnyOperation, request: Request) -> msgspec.Struct:
+def read_query(params: QueryParams, shape: type[Q]) -> Q:
+    """Read the query of an address. Raises InvalidField."""
     given: dict[str, str] = {}
     twice = []
-    for name, value in request.query_params.multi_items():
+    for name, value in params.multi_items():
         if name in given:
             twice.append(FieldError(name[:128], "is given twice"))
         given[name] = value
     if twice:
         raise InvalidField(errors=twice)
-    query: msgspec.Struct = convert(given, operation.query)
-    return query
+    return convert(given, shape)
 
 
 def _read_body(operation: AnyOperation, raw: bytes) -> msgspec.Struct:

@@ -18,14 +18,22 @@ from gateway.cli.kinds import DURATION, ID
 from gateway.cli.output import console, minutes, say_json
 from gateway.cli.remote import Remote, is_terminal, remote_options
 from gateway.cli.stopping import signals_to
-from gateway.cli.watching import PoolWatch
-from gateway.client import AdminClient, Call, CallRefused, Settlement, Softphone
+from gateway.client import (
+    AdminClient,
+    Call,
+    CallRefused,
+    Dashboard,
+    LiveUse,
+    PhoneEnded,
+    Settlement,
+    Softphone,
+)
 from gateway.client.elapsed import elapsed_ms
 from gateway.client.frames import Notice
 from gateway.domain.errors import CallgateError, Forbidden
 
 _FRAME_SECONDS = 0.25
-_POOL_SECONDS = 2.0
+_AGAIN_SECONDS = 2.0
 _EXAMPLES = """\b
 Examples:
   callgate call +14155550100 --account acme --staff ana --device desk
@@ -191,58 +199,73 @@ async def _go_by_the_wish(call: Call, wish: _Wish, hang_up: anyio.Event, tell: _
 
 async def _show(remote: Remote, phone: Softphone, call: Call, tell: _Teller) -> None:
     """Show the minutes falling: the whole pool's where the token may watch it, else what it was at first."""
-    assert phone.welcome is not None
-    account = phone.welcome.account
-    async with AdminClient(remote.url, await phone.token()) as client, anyio.create_task_group() as tasks:
-        pool = PoolWatch(client, account, _POOL_SECONDS)
-        try:
-            await pool.read()
-        except Forbidden:
-            tell.line("(The token lacks the scope `watch`: the minutes are shown as they were at first.)")
-        except CallgateError as error:
-            pool.trouble = error.message
-            tasks.start_soon(_keep_reading, pool)
-        else:
-            tasks.start_soon(_keep_reading, pool)
-        began_ms = elapsed_ms()
+    seen = _Seen()
+    began_ms = elapsed_ms()
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(_watch, remote, phone, seen, tell)
         with Live(console=tell.console, auto_refresh=False, transient=True) as screen:
             tell.screen = screen
             while True:
-                screen.update(_line(phone, call, pool, tell, elapsed_ms() - began_ms), refresh=True)
+                screen.update(_line(phone, call, seen, tell, elapsed_ms() - began_ms), refresh=True)
                 await anyio.sleep(_FRAME_SECONDS)
 
 
-async def _keep_reading(pool: PoolWatch) -> None:
-    try:
-        await pool.run()
-    except CallgateError as error:
-        pool.trouble = error.message  # what cannot be shown is no reason to end the call
+@dataclass(slots=True)
+class _Seen:
+    """The pool, as far as it is shown; `trouble` is why not, for people."""
+
+    dashboard: Dashboard | None = None
+    trouble: str = ""
+
+    @property
+    def live(self) -> LiveUse | None:
+        return None if self.dashboard is None else self.dashboard.live
 
 
-def _line(phone: Softphone, call: Call, pool: PoolWatch, tell: _Teller, passed_ms: int) -> Text:
+async def _watch(remote: Remote, phone: Softphone, seen: _Seen, tell: _Teller) -> None:
+    """Watch the pool beside the call. What cannot be shown is no reason to end the call."""
+    while True:
+        try:
+            async with Dashboard(remote.url, phone.token) as dashboard:
+                seen.dashboard, seen.trouble = dashboard, ""
+                while dashboard.ended_by is None:
+                    await dashboard.changed()
+                raise dashboard.ended_by
+        except Forbidden:
+            tell.line("(The token lacks the scope `watch`: the minutes are shown as they were at first.)")
+            return
+        except PhoneEnded as error:
+            seen.trouble = error.message
+            return
+        except CallgateError as error:
+            seen.trouble = error.message
+            await anyio.sleep(_AGAIN_SECONDS)
+
+
+def _line(phone: Softphone, call: Call, seen: _Seen, tell: _Teller, passed_ms: int) -> Text:
     line = Text("● talking " if tell.answered else "○ ringing ", "green" if tell.answered else "yellow")
-    if pool.live is None:
+    if seen.dashboard is None or seen.live is None:
         line.append(minutes(passed_ms // 1000))
         if call.remaining_seconds is not None:
             line.append(f"   {minutes(call.remaining_seconds)} remaining when it began", "dim")
     else:
-        at_ms = pool.now_ms()
+        live, at_ms = seen.live, seen.dashboard.now_ms()
         admitted_ms = call.admitted_at_ms if call.admitted_at_ms is not None else at_ms
-        own = next((each for each in pool.live.pool.calls if each.call_id == call.call_id), None)
+        own = next((each for each in live.pool.calls if each.call_id == call.call_id), None)
         line.append(minutes(max(0, at_ms - admitted_ms) // 1000))
         if own is not None and own.counts:
-            billed = pool.live.billed_seconds(own, at_ms)
+            billed = live.billed_seconds(own, at_ms)
             line.append(f"   billed {minutes(billed)}" if billed else "   free so far", "dim")
-        line.append("   remaining ").append(minutes(pool.live.remaining_seconds(at_ms)), "bold")
-        others = pool.live.pool.calls_in_progress - 1
+        line.append("   remaining ").append(minutes(live.remaining_seconds(at_ms)), "bold")
+        others = live.pool.calls_in_progress - 1
         if others > 0:
             line.append(f"   shared with {others} other call{'s' if others > 1 else ''}", "dim")
-        if not pool.live.remaining_seconds(at_ms) and pool.live.pool.allocated_seconds:
+        if not live.remaining_seconds(at_ms) and live.pool.allocated_seconds:
             line.append("   all used: this call goes on as long as you like", "yellow")
     if not phone.connected:
         line.append("   (connecting again; the call goes on)", "yellow")
-    elif pool.trouble:
-        line.append(f"   ({pool.trouble})", "yellow")
+    elif seen.trouble:
+        line.append(f"   ({seen.trouble})", "yellow")
     return line
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import anyio
 import click
 import msgspec
+from rich.console import Group
 from rich.live import Live
+from rich.text import Text
 
 from gateway.cli.kinds import ID
 from gateway.cli.output import console, say_json
 from gateway.cli.pool_screen import pool_line, pool_screen
 from gateway.cli.remote import Remote, is_terminal, remote_options
 from gateway.cli.stopping import signals_to
-from gateway.cli.watching import PoolWatch
-from gateway.client import AdminClient
+from gateway.client import Dashboard, LiveUse, PoolNotice
 
 _FRAME_SECONDS = 0.25
+_MOST_NOTICES = 3
 _EXAMPLES = """\b
 Examples:
   callgate watch acme
@@ -24,7 +26,7 @@ Examples:
   callgate watch acme --token "$(callgate token acme --scope watch)"
       without the admin key; the numbers called are masked
   callgate watch acme --json | jq .remaining_seconds
-      the pool as the API has it, a line each time it is read
+      the pool as the API has it, a line each time it changed
 """
 
 
@@ -36,77 +38,71 @@ Examples:
     help="A token with the scope `watch`, in place of the admin key.  [CALLGATE_TOKEN]",
 )
 @click.option("--once", is_flag=True, help="Show it once, and end.")
-@click.option(
-    "--interval",
-    type=click.FloatRange(0.1, 3600),
-    default=1.0,
-    show_default=True,
-    help="Seconds between two readings; in between it is counted on.",
-)
 @remote_options
-def watch(remote: Remote, account: str, token: str | None, once: bool, interval: float) -> None:
+def watch(remote: Remote, account: str, token: str | None, once: bool) -> None:
     """Watch an account's pool of minutes: what is used, what is left, and the calls in progress.
 
-    Ends with Ctrl-C. Without a terminal it writes a line whenever something changed.
+    The gateway tells of every change, and in between it is counted on. Ends with Ctrl-C. Without a terminal
+    it writes a line whenever something changed.
     """
     credential = token or remote.admin_key()
-    remote.run(_watch(remote, account, credential, once, interval))
+    remote.run(_watch(remote, account, credential, once))
 
 
-async def _watch(remote: Remote, account: str, credential: str, once: bool, interval: float) -> None:
-    async with AdminClient(remote.url, credential) as client:
-        pool = PoolWatch(client, account, interval)
-        await pool.read()  # what is wrong at the first look is said, and ends it
+async def _watch(remote: Remote, account: str, credential: str, once: bool) -> None:
+    notices: list[PoolNotice] = []
+    async with Dashboard(remote.url, credential, account=account, on_notice=notices.append) as dashboard:
         if once:
-            _say_once(remote, pool)
+            _say_once(remote, dashboard)
             return
         with anyio.CancelScope() as scope, signals_to(lambda _: scope.cancel()):
             if remote.as_json:
-                await pool.run(lambda: _say_json_line(pool))
+                async for pool in dashboard:
+                    click.echo(msgspec.json.encode(pool).decode())
             elif is_terminal():
-                await _show(pool)
+                await _show(dashboard, notices)
             else:
-                await _write_lines(pool)
+                await _write_lines(dashboard)
 
 
-def _say_once(remote: Remote, pool: PoolWatch) -> None:
-    assert pool.live is not None
+def _live(dashboard: Dashboard) -> LiveUse:
+    assert dashboard.live is not None
+    return dashboard.live
+
+
+def _say_once(remote: Remote, dashboard: Dashboard) -> None:
     if remote.as_json:
-        say_json(pool.live.pool)
+        say_json(dashboard.pool)
     else:
-        console().print(pool_screen(pool.live, pool.now_ms()))
+        console().print(pool_screen(_live(dashboard), dashboard.now_ms()))
 
 
-def _say_json_line(pool: PoolWatch) -> None:
-    if pool.live is not None and not pool.trouble:
-        click.echo(msgspec.json.encode(pool.live.pool).decode())
+def _stale(dashboard: Dashboard) -> str:
+    """Say that what is shown may not be what is any more; empty while it is."""
+    seconds = dashboard.stale_seconds
+    if seconds is None:
+        return ""
+    return f"Not live for {seconds:.0f} s, connecting again. {dashboard.trouble}"
 
 
-async def _show(pool: PoolWatch) -> None:
-    async with anyio.create_task_group() as tasks:
-        tasks.start_soon(pool.run)
-        with Live(console=console(), auto_refresh=False) as screen:
-            while True:
-                if pool.live is not None:
-                    screen.update(pool_screen(pool.live, pool.now_ms(), pool.trouble), refresh=True)
-                await anyio.sleep(_FRAME_SECONDS)
+async def _show(dashboard: Dashboard, notices: list[PoolNotice]) -> None:
+    with Live(console=console(), auto_refresh=False) as screen:
+        while dashboard.ended_by is None:
+            del notices[:-_MOST_NOTICES]
+            shown = pool_screen(_live(dashboard), dashboard.now_ms(), _stale(dashboard))
+            told = (Text(f"! {notice.message}", "cyan") for notice in notices)
+            screen.update(Group(shown, *told), refresh=True)
+            await anyio.sleep(_FRAME_SECONDS)
+    raise dashboard.ended_by
 
 
-async def _write_lines(pool: PoolWatch) -> None:
+async def _write_lines(dashboard: Dashboard) -> None:
     said: object = None
-
-    def changed() -> None:
-        nonlocal said
-        if pool.trouble:
-            news: object = pool.trouble
-            line = pool.trouble
-        else:
-            assert pool.live is not None
-            read = pool.live.pool
-            news = (read.used_seconds, read.allocated_seconds, read.calls_in_progress, read.cycle.start)
-            line = pool_line(pool.live, read.at_ms)
+    while dashboard.ended_by is None:
+        pool, is_live = dashboard.pool, dashboard.connected
+        news = (pool.used_seconds, pool.allocated_seconds, pool.calls_in_progress, pool.cycle.start, is_live)
         if news != said:
             said = news
-            click.echo(line)
-
-    await pool.run(changed)
+            click.echo(pool_line(_live(dashboard), pool.at_ms) if is_live else _stale(dashboard))
+        await dashboard.changed()
+    raise dashboard.ended_by

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ipaddress
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlencode, urlsplit, urlunsplit
 
 _SECURE: Final = {"http": False, "ws": False, "https": True, "wss": True}
 
@@ -27,8 +27,15 @@ class Address:
     @property
     def device(self) -> str:
         """The device WebSocket."""
+        return self._websocket("device", "")
+
+    def live(self, account: str | None) -> str:
+        """The dashboard WebSocket; the account is named where the credential does not say it."""
+        return self._websocket("live", "" if account is None else urlencode({"account": account}))
+
+    def _websocket(self, name: str, query: str) -> str:
         scheme = "wss" if self.secure else "ws"
-        return urlunsplit((scheme, self.netloc, f"{self.path}/v1/device", "", ""))
+        return urlunsplit((scheme, self.netloc, f"{self.path}/v1/{name}", query, ""))
 
     @property
     def loopback(self) -> bool:
@@ -55,5 +62,5 @@ def parse_address(url: str) -> Address:
         raise ValueError(f"{url!r} is not the URL of a gateway, such as http://127.0.0.1:8080")
     if parts.username is not None or parts.query or parts.fragment:
         raise ValueError(f"The URL of a gateway has no user name, query or fragment: {parts.hostname}")
-    path = parts.path.rstrip("/").removesuffix("/v1/device").removesuffix("/v1")
+    path = parts.path.rstrip("/").removesuffix("/v1/device").removesuffix("/v1/live").removesuffix("/v1")
     return Address(_SECURE[parts.scheme], parts.netloc, parts.hostname.lower(), path)

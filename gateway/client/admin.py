@@ -11,6 +11,7 @@ from msgspec import UNSET, UnsetType
 from gateway.client import resources
 from gateway.client.http import HttpClient, path_of
 from gateway.domain.policy import CountFrom
+from gateway.domain.usage import Step
 
 Scope = Literal["call", "watch", "numbers"]
 
@@ -194,6 +195,13 @@ class AdminClient(HttpClient):
     async def get_statement_csv(self, account: str, cycle_start: str) -> bytes:
         """Read the calls of one cycle as CSV."""
         return await self.fetch("GET", path_of("accounts", account, "statements", f"{cycle_start}.csv"))
+
+    async def usage(
+        self, account: str, *, cycle: str | UnsetType = UNSET, step: Step | UnsetType = UNSET
+    ) -> resources.Usage:
+        """Read how a cycle's minutes (by its start; else the running one's) were used up, by day or hour."""
+        path = path_of("accounts", account, "usage")
+        return await self.request("GET", path, resources.Usage, query={"cycle": cycle, "step": step})
 
     # The deployment
 

@@ -1,4 +1,4 @@
-"""One WebSocket connection of a device: the handshake, reading, writing, and noticing that it is dead."""
+"""One WebSocket connection to a gateway: the handshake, reading, writing, and noticing that it is dead."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from ssl import SSLContext
-from typing import Any, Final
+from typing import Any, Final, Generic, TypeVar
 
 import msgspec
 from websockets.asyncio.client import ClientConnection, connect
@@ -22,11 +22,16 @@ from gateway.client.problems import problem_error
 from gateway.client.timing import Timing
 from gateway.domain.errors import CallgateError
 
+F = TypeVar("F")
+"""What is heard on it."""
+Decode = Callable[[str | bytes], F]
+"""Reads a frame. Raises msgspec.DecodeError for what is none, or of a type not known here."""
+
 log: Final = logging.getLogger("gateway.client")
 
 SUBPROTOCOL: Final = Subprotocol("callgate.v1")
 _LARGEST_HEARD_BYTES: Final = 4 * 1024 * 1024
-"""A welcome lists all of a device's calls, and so may be larger than what a device sends."""
+"""A welcome lists all of a device's calls, a pool a hundred: they may be larger than what is sent."""
 _ABNORMAL: Final = 1006
 
 
@@ -64,12 +69,13 @@ class _Heard(ClientConnection):
         super().data_received(data)
 
 
-class Connection:
+class Connection(Generic[F]):
     """An open connection. `run` reads it until it ends; `send` never waits."""
 
-    def __init__(self, socket: _Heard, timing: Timing) -> None:
+    def __init__(self, socket: _Heard, timing: Timing, decode: Decode[F]) -> None:
         self._socket = socket
         self._timing = timing
+        self._decode = decode
         self._unsent: deque[str] = deque()
         self._wake = asyncio.Event()
 
@@ -78,7 +84,7 @@ class Connection:
         self._unsent.append(frames.encode(frame))
         self._wake.set()
 
-    async def run(self, take: Callable[[frames.Heard], None], on_heard: Callable[[], None]) -> Closed:
+    async def run(self, take: Callable[[F], None], on_heard: Callable[[], None]) -> Closed:
         """Give each frame heard to `take`, until the connection ends by either side; say how it ended.
 
         `on_heard` is called whenever anything at all is heard.
@@ -100,14 +106,14 @@ class Connection:
         """End the connection without a word."""
         self._socket.transport.abort()
 
-    async def _read(self, take: Callable[[frames.Heard], None]) -> None:
+    async def _read(self, take: Callable[[F], None]) -> None:
         while True:
             try:
                 message = await self._socket.recv()
             except ConnectionClosed:
                 return
             try:
-                heard = frames.decode(message)
+                heard = self._decode(message)
             except msgspec.DecodeError as error:
                 log.debug("passed over a frame: %s", error)
             else:
@@ -147,9 +153,9 @@ class Connection:
 
 
 async def open_connection(
-    address: Address, token: str, timing: Timing, tls: SSLContext | None = None
-) -> Connection:
-    """Connect a device.
+    address: Address, url: str, token: str, timing: Timing, tls: SSLContext | None, decode: Decode[F]
+) -> Connection[F]:
+    """Connect to one of the gateway's WebSockets, by its URL.
 
     Raises HandshakeRefused (the gateway said no), GatewayUnreachable, UnexpectedAnswer (something else
     answered).
@@ -161,7 +167,7 @@ async def open_connection(
         options["proxy"] = None
     try:
         socket = await connect(
-            address.device,
+            url,
             subprotocols=[SUBPROTOCOL],
             additional_headers={"Authorization": f"Bearer {token}"},
             compression=None,
@@ -189,4 +195,4 @@ async def open_connection(
     if socket.subprotocol != SUBPROTOCOL:
         socket.transport.abort()
         raise UnexpectedAnswer(f"{address.http} does not speak {SUBPROTOCOL}.")
-    return Connection(socket, timing)
+    return Connection(socket, timing, decode)

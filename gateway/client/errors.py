@@ -11,7 +11,7 @@
         ├── EndsUndelivered          ends_undelivered     .call_ids: no gateway has heard that these ended
         ├── JournalInUse             journal_in_use       another phone keeps its calls in this file
         ├── JournalOfAnother         journal_of_another   this file is kept for another device
-        └── PhoneEnded               phone_ended          this phone does not connect again by itself
+        └── PhoneEnded               phone_ended          this phone (or dashboard) connects no more by itself
             ├── PhoneClosed          phone_closed         its `async with` block was left
             ├── TokenRefused         token_refused        wrong, expired or revoked (401, 4401)
             ├── StaffRemoved         staff_removed        4403
@@ -98,17 +98,17 @@ class JournalOfAnother(ClientError):
 
 
 class PhoneEnded(ClientError):
-    """This phone is of no more use: it does not connect again by itself."""
+    """This phone, or dashboard, is of no more use: it does not connect again by itself."""
 
     code = "phone_ended"
-    summary = "This phone no longer connects."
+    summary = "This client no longer connects."
 
 
 class PhoneClosed(PhoneEnded):
     """The phone's `async with` block was left."""
 
     code = "phone_closed"
-    summary = "This phone was closed."
+    summary = "This client was closed."
 
 
 class TokenRefused(PhoneEnded):
@@ -122,7 +122,7 @@ class StaffRemoved(PhoneEnded):
     """The staff member was removed (4403)."""
 
     code = "staff_removed"
-    summary = "The staff member of this phone was removed from the account."
+    summary = "The staff member was removed from the account."
 
 
 class Replaced(PhoneEnded):

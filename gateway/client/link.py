@@ -1,4 +1,4 @@
-"""Keeping a device connected: connecting, connecting again, and knowing when not to."""
+"""Keeping connected: connecting, connecting again, and knowing when not to."""
 
 from __future__ import annotations
 
@@ -6,18 +6,20 @@ import asyncio
 import logging
 from collections.abc import Callable
 from ssl import SSLContext
-from typing import Final
+from typing import Final, Generic, TypeVar
 
 import anyio
 
 from gateway.client import errors, frames
 from gateway.client.addresses import Address
 from gateway.client.backoff import Backoff
-from gateway.client.connection import Closed, Connection, HandshakeRefused, open_connection
+from gateway.client.connection import Closed, Connection, Decode, HandshakeRefused, open_connection
 from gateway.client.requests import Requests
 from gateway.client.timing import Timing
 from gateway.client.tokens import Tokens
 from gateway.domain.errors import CallgateError, Forbidden
+
+F = TypeVar("F")
 
 log: Final = logging.getLogger("gateway.client")
 
@@ -27,41 +29,60 @@ _REPLACED: Final = 4409
 _TRY_LATER: Final = frozenset({408, 425, 429})
 
 
-class Link:
-    """One device's connections, one after the other. `requests` go over whichever there is.
-
-    `take` is given every frame that is no answer, `heard` is called whenever anything at all is heard, `lost`
-    when a connection is gone, and `changed` when `welcomed` has changed.
-    """
+class Link(Generic[F]):
+    """One client's connections to one of the gateway's WebSockets, one after the other."""
 
     def __init__(
         self,
         address: Address,
+        url: str,
         tokens: Tokens,
         timing: Timing,
         tls: SSLContext | None,
-        requests: Requests,
-        take: Callable[[frames.Heard], None],
-        heard: Callable[[], None],
-        lost: Callable[[], None],
-        changed: Callable[[], None],
+        decode: Decode[F],
     ) -> None:
         self.welcomed = False
-        """Whether there is a connection, and the gateway has welcomed the device on it."""
+        """Whether there is a connection, and the gateway has begun to speak on it."""
+        self.trouble = ""
+        """Why there is no connection, for people; empty while there is one."""
         self._address = address
+        self._url = url
         self._tokens = tokens
         self._timing = timing
         self._tls = tls
-        self._requests = requests
-        self._take = take
-        self._heard = heard
-        self._lost = lost
-        self._changed = changed
-        self._connection: Connection | None = None
+        self._decode = decode
+        self._connection: Connection[F] | None = None
         self._was_welcomed = False
         self._is_closing = False
         self._given_up: CallgateError | None = None
         self._hurry = asyncio.Event()
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection, whether anything was heard on it or not."""
+        return self._connection is not None
+
+    # What is done with a connection
+
+    def attach(self, connection: Connection[F]) -> None:
+        """There is a connection; nothing has been heard on it."""
+
+    def take(self, heard: F) -> None:
+        """Hear a frame."""
+        raise NotImplementedError
+
+    def heard_something(self) -> None:
+        """Hear anything at all, a byte of a frame or of a pong."""
+
+    def lost(self) -> None:
+        """The connection is gone."""
+
+    def welcome(self) -> None:
+        """Note that the gateway has begun to speak."""
+        self.welcomed = self._was_welcomed = True
+        self.trouble = ""
+
+    # Keeping it
 
     async def run(self) -> CallgateError:
         """Keep connected until that makes no more sense, and return why.
@@ -107,39 +128,33 @@ class Link:
         """Connect, and serve the connection to its end; the error if there is to be no other."""
         try:
             token = await self._tokens.current()
-            connection = await open_connection(self._address, token, self._timing, self._tls)
+            connection = await open_connection(
+                self._address, self._url, token, self._timing, self._tls, self._decode
+            )
         except HandshakeRefused as refused:
+            self.trouble = refused.error.message
             return self._after_refusal(refused)
         except errors.TokenRefused as error:
             return error
         except (CallgateError, OSError) as error:
             log.info("no connection: %s", error)
+            self.trouble = str(error)
             if self._was_welcomed:
                 return None
             return error if isinstance(error, CallgateError) else errors.GatewayUnreachable(str(error))
         return self._after_closing(await self._serve(connection))
 
-    async def _serve(self, connection: Connection) -> Closed:
+    async def _serve(self, connection: Connection[F]) -> Closed:
         self._connection = connection
-        self._requests.attach(connection)
+        self.attach(connection)
         try:
-            return await connection.run(self._hear, self._heard)
+            return await connection.run(self.take, self.heard_something)
         finally:
             connection.abort()
             self._connection = None
-            self._requests.detach()
             self.welcomed = False
-            self._lost()
-            self._changed()
-
-    def _hear(self, heard: frames.Heard) -> None:
-        if isinstance(heard, frames.Welcome):
-            self.welcomed = self._was_welcomed = True
-        self._take(heard)
-        if isinstance(heard, frames.Welcome):
-            self._changed()
-        elif not isinstance(heard, frames.Notice):
-            self._requests.take(heard)
+            self.trouble = "The connection was lost."
+            self.lost()
 
     def _after_refusal(self, refused: HandshakeRefused) -> CallgateError | None:
         log.info("the gateway refused the connection: %s", refused.error)
@@ -164,3 +179,54 @@ class Link:
     def _after_token_refusal(self, why: str | None) -> CallgateError | None:
         self._tokens.refuse(why)
         return errors.TokenRefused(why) if self._tokens.exhausted else None
+
+
+class DeviceLink(Link[frames.Heard]):
+    """A device's connections. `requests` go over whichever there is.
+
+    `take` is given every frame that is no answer, `heard` is called whenever anything at all is heard, `lost`
+    when a connection is gone, and `changed` when `welcomed` has changed.
+    """
+
+    def __init__(
+        self,
+        address: Address,
+        tokens: Tokens,
+        timing: Timing,
+        tls: SSLContext | None,
+        requests: Requests,
+        take: Callable[[frames.Heard], None],
+        heard: Callable[[], None],
+        lost: Callable[[], None],
+        changed: Callable[[], None],
+    ) -> None:
+        super().__init__(address, address.device, tokens, timing, tls, frames.decode)
+        self._requests = requests
+        self._take = take
+        self._heard = heard
+        self._lost = lost
+        self._changed = changed
+
+    def attach(self, connection: Connection[frames.Heard]) -> None:
+        """Send what waits, and what is asked from now on."""
+        self._requests.attach(connection)
+
+    def take(self, heard: frames.Heard) -> None:
+        """Hear a frame."""
+        if isinstance(heard, frames.Welcome):
+            self.welcome()
+        self._take(heard)
+        if isinstance(heard, frames.Welcome):
+            self._changed()
+        elif not isinstance(heard, frames.Notice):
+            self._requests.take(heard)
+
+    def heard_something(self) -> None:
+        """Hear anything at all."""
+        self._heard()
+
+    def lost(self) -> None:
+        """The connection is gone."""
+        self._requests.detach()
+        self._lost()
+        self._changed()

@@ -79,7 +79,7 @@ class Requests:
     def __init__(self, timing: Timing) -> None:
         self._timing = timing
         self._numbers = itertools.count(1)
-        self._connection: Connection | None = None
+        self._connection: Connection[frames.Heard] | None = None
         self._released: dict[int, Request] = {}
         self._held: set[object] = set()
         self._kept: set[Request] = set()
@@ -131,7 +131,7 @@ class Requests:
         self._cancel_retry(request.id)
         request.answer.cancel()
 
-    def attach(self, connection: Connection) -> None:
+    def attach(self, connection: Connection[frames.Heard]) -> None:
         """Send what has no answer, in the order it was asked, over this connection from now on."""
         self._connection = connection
         for request in list(self._released.values()):

@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from gateway.domain.calls import EndedBy
 from gateway.domain.policy import CountFrom
+from gateway.domain.usage import Step
 
 
 class Price(Struct, frozen=True):
@@ -190,6 +191,25 @@ class Statement(Struct, frozen=True):
     as_of_ms: int | None = None
 
 
+class UsagePoint(Struct, frozen=True):
+    """What the calls of a cycle that had ended by `at_ms` billed, all together."""
+
+    at_ms: int
+    used_seconds: int
+
+
+class Usage(Struct, frozen=True):
+    """How a cycle's minutes were used up: a running total at each step, which may lag by the recorder."""
+
+    account: str
+    name: str
+    time_zone: str
+    cycle: CycleSpan
+    step: Step
+    points: list[UsagePoint]
+    as_of_ms: int
+
+
 class Token(Struct, frozen=True):
     """A signed token, and when it stops being good (real time)."""
 
@@ -218,6 +238,7 @@ class GatewayStatus(Struct, frozen=True):
     gateway: str
     connections: int
     calls_in_progress: int
+    dashboards: int = 0
 
 
 class RecorderLag(Struct, frozen=True):
@@ -225,6 +246,13 @@ class RecorderLag(Struct, frozen=True):
 
     entries: int
     seconds: int
+
+
+class WebhooksStatus(Struct, frozen=True):
+    """Events that wait to be sent, and since when (real time) the receiver fails, null if it does not."""
+
+    waiting: int
+    failing_since_ms: int | None
 
 
 class TaskTurn(Struct, frozen=True):
@@ -243,3 +271,4 @@ class Status(Struct, frozen=True):
     recorder: RecorderLag | None
     tasks: list[TaskTurn]
     warnings: list[str]
+    webhooks: WebhooksStatus | None = None

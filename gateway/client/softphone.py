@@ -19,7 +19,7 @@ from gateway.client.addresses import parse_address
 from gateway.client.call import Admission, Call, Surroundings
 from gateway.client.elapsed import Clock
 from gateway.client.journal import Journal, Whose, open_journal
-from gateway.client.link import Link
+from gateway.client.link import DeviceLink
 from gateway.client.presence import Presence
 from gateway.client.requests import Request, Requests, answer_within
 from gateway.client.resources import PoolCall
@@ -91,7 +91,7 @@ class Softphone:
         self._requests = Requests(self._timing)
         self._presence = Presence(self._clock)
         self._resuming = Resuming(self._requests, self._clock, still_up)
-        self._link = Link(
+        self._link = DeviceLink(
             self._address,
             self._tokens,
             self._timing,

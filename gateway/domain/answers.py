@@ -7,12 +7,14 @@ from typing import Final
 
 from gateway.domain.admission import RefusalReason
 from gateway.domain.asks import AccountStatus
-from gateway.domain.calls import CallInProgress, CallRecord, EndedBy
+from gateway.domain.calls import CallInProgress, CallRecord, EndedBy, Threshold
 from gateway.domain.cycles import Cycle
 from gateway.domain.policy import Policy
 
 MAX_CALLS_SHOWN: Final = 100
 """How many of its calls in progress, the newest, a pool shows."""
+
+ALL_PERCENT: Final = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,22 +112,14 @@ def settled_before(record: CallRecord, remaining_seconds: int) -> Settled:
 
 
 @dataclass(frozen=True, slots=True)
-class Threshold:
-    """A percentage of the allocation that live use passed in this cycle, and when (R29)."""
-
-    percent: int
-    at_ms: int
-
-
-@dataclass(frozen=True, slots=True)
 class PoolView:
     """A pool as it is at `at_ms` (R4, R5).
 
     `held_seconds` is what calls in progress hold beyond what they used (R7). `calls_in_progress` counts all
-    of them, also those of an older cycle and emergencies; `calls` are the newest `MAX_CALLS_SHOWN`, newest
-    first. `empty_at_ms` is the first instant at which live use reaches the allocation if just these calls go
-    on: None if it doesn't in this cycle, in the past if it did. `version` grows with every change of the
-    pool.
+    of them, also those of an older cycle and emergencies; `calls_counting` is how many use this cycle's
+    minutes. `calls` are the newest `MAX_CALLS_SHOWN`, newest first. `empty_at_ms` is the first instant at
+    which live use reaches the allocation if just these calls go on: None if it doesn't in this cycle, in the
+    past if it did. `version` grows with every change of the pool.
     """
 
     account: str
@@ -143,6 +137,7 @@ class PoolView:
     overrun_seconds: int
     held_seconds: int
     calls_in_progress: int
+    calls_counting: int
     calls: tuple[CallInProgress, ...]
     thresholds: tuple[Threshold, ...]
     empty_at_ms: int | None
@@ -151,3 +146,9 @@ class PoolView:
     channels_used: int
     channels_limit: int
     status: AccountStatus
+
+    @property
+    def is_exhausted(self) -> bool:
+        """Whether all minutes of this cycle were used (R29); use that falls again does not undo it."""
+        passed_all = any(passed.percent == ALL_PERCENT for passed in self.thresholds)
+        return self.allocated_seconds > 0 and (passed_all or self.used_seconds >= self.allocated_seconds)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import Literal
 
-from gateway.domain.calls import CallInProgress, CallRecord
+from gateway.domain.calls import CallInProgress, CallRecord, Threshold
 from gateway.domain.cycles import Cycle
 from gateway.domain.plans import Plan
 
@@ -126,7 +126,8 @@ class AccountConfig:
 
     `revision` rises with every change, so that an older one changes nothing. `running_cycle` is the one that
     SQL last knew to run, with the bounds that it has whatever the time zone is now (R18); None before the
-    first. `settled_seconds` is what its records sum up to; it is used only when the pool is made anew (R28).
+    first. `settled_seconds` is what its records sum up to, and `thresholds` are those passed in it; they are
+    used only when the pool is made anew (R28).
     """
 
     account: str
@@ -141,3 +142,4 @@ class AccountConfig:
     channels: frozenset[str] = frozenset()
     running_cycle: Cycle | None = None
     settled_seconds: int = 0
+    thresholds: tuple[Threshold, ...] = ()

@@ -14,6 +14,9 @@ EndedBy = Literal["hangup", "connection_lost", "lease_expired"]
 """Why a call ended: its client said so, or it was settled in its absence (R13, R14)."""
 
 
+NoticeKind = Literal["threshold", "minutes_exhausted", "minutes_restored", "plan_changed"]
+"""What is told of a pool as it happens (R29, R22, R23)."""
+
 OVERTAKEN_MS: Final = 60_000
 """How long a start is refused whose end came before it (R17)."""
 
@@ -170,3 +173,39 @@ class CycleOpened:
     cycle_index: int
     plan: str | None
     allocated_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """A percentage of the allocation that live use passed in this cycle, and when (R29)."""
+
+    percent: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class ThresholdsPassed:
+    """All thresholds that live use has passed in a cycle so far: what was told of it before is over."""
+
+    account: str
+    cycle_start_ms: int
+    thresholds: tuple[Threshold, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PoolNotice:
+    """Something happened to a pool at `at_ms` that its account's webhook tells of, once.
+
+    `percent` is that of a threshold, or of exhaustion (100); else None. `used_seconds` is live use at that
+    instant.
+    """
+
+    account: str
+    cycle_start_ms: int
+    cycle_end_ms: int
+    kind: NoticeKind
+    percent: int | None
+    at_ms: int
+    allocated_seconds: int
+    used_seconds: int
+    plan: str | None

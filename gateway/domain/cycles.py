@@ -37,16 +37,24 @@ def boundary_ms(billing_date: date, time_zone: str, k: int) -> int:
 
     Raises ValueError for an unknown time zone, or a boundary outside the years 1 to 9999.
     """
-    day = Date(billing_date).add(months=k)
-    midnight = PlainDateTime(day.year, day.month, day.day)
-    instant = midnight.assume_tz(time_zone, disambiguation="earlier")
-    if instant.to_plain() != midnight:
-        # In a gap "earlier" is as far before it as midnight is past its beginning: the next transition is
-        # the gap.
-        transition = instant.next_transition()
-        assert transition is not None
-        instant = transition
-    return instant.timestamp(unit="millisecond")
+    return _midnight_ms(Date(billing_date).add(months=k), time_zone)
+
+
+def days_between(time_zone: str, start_ms: int, end_ms: int) -> list[int]:
+    """Return the local midnights after `start_ms` and before `end_ms`, found as `boundary_ms` finds them.
+
+    Raises ValueError as `boundary_ms` does.
+    """
+    day = Date(today_in(time_zone, start_ms))
+    midnights: list[int] = []
+    while True:
+        day = day.add(days=1)
+        midnight_ms = _midnight_ms(day, time_zone)
+        if midnight_ms >= end_ms:
+            return midnights
+        # Where a zone left out a day, two days begin at one instant.
+        if midnight_ms > max([start_ms, *midnights[-1:]]):
+            midnights.append(midnight_ms)
 
 
 def index_at(billing_date: date, time_zone: str, now_ms: int) -> int:
@@ -88,6 +96,18 @@ def _time_zones() -> frozenset[str]:
 def valid_time_zone(name: str) -> bool:
     """Tell whether `name` is an IANA time zone, spelt as the tz database spells it."""
     return name in _time_zones()
+
+
+def _midnight_ms(day: Date, time_zone: str) -> int:
+    midnight = PlainDateTime(day.year, day.month, day.day)
+    instant = midnight.assume_tz(time_zone, disambiguation="earlier")
+    if instant.to_plain() != midnight:
+        # In a gap "earlier" is as far before it as midnight is past its beginning: the next transition is
+        # the gap.
+        transition = instant.next_transition()
+        assert transition is not None
+        instant = transition
+    return instant.timestamp(unit="millisecond")
 
 
 def today_in(time_zone: str, now_ms: int) -> date:

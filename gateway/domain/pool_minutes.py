@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import date
 from typing import Final
 
-from gateway.domain.answers import MAX_CALLS_SHOWN, PoolView, Threshold
+from gateway.domain.answers import MAX_CALLS_SHOWN, PoolView
 from gateway.domain.asks import AccountStatus
 from gateway.domain.billing import (
     billed_seconds,
@@ -16,7 +16,7 @@ from gateway.domain.billing import (
     overrun_seconds,
     remaining_seconds,
 )
-from gateway.domain.calls import CallInProgress, CallRecord, CallReopened, CycleOpened
+from gateway.domain.calls import CallInProgress, CallRecord, CallReopened, CycleOpened, Threshold
 from gateway.domain.cycles import cycle_after, cycle_at
 from gateway.domain.plans import AppliesFrom, Plan, channels_limit, plan_change, seats_limit
 from gateway.domain.policy import Policy
@@ -149,6 +149,7 @@ class PoolMinutes:
             overrun_seconds=overrun_seconds(self.allocated_seconds, used),
             held_seconds=self._held(now_ms) - (used - self.settled_seconds),
             calls_in_progress=len(self._calls),
+            calls_counting=sum(call.counts for call in self._calls.values()),
             calls=tuple(newest_first[:MAX_CALLS_SHOWN]),
             thresholds=tuple(Threshold(*each) for each in sorted(self._passed_at_ms.items())),
             empty_at_ms=self._empty_at_ms(now_ms),

@@ -52,7 +52,21 @@ class TokensRevoked(msgspec.Struct, frozen=True, tag="tokens_revoked"):
     gateway: str
 
 
-Message = DeviceConnected | TokensRevoked
+class StaffRemoved(msgspec.Struct, frozen=True, tag="staff_removed"):
+    """A staff member was removed; SQL says so, too."""
+
+    gateway: str
+    account: str
+    staff: str
+
+
+class PoolsMoved(msgspec.Struct, frozen=True, tag="pools_moved"):
+    """All pools look otherwise without having changed: the clock was moved, or the policy changed."""
+
+    gateway: str
+
+
+Message = DeviceConnected | TokensRevoked | StaffRemoved | PoolsMoved
 
 _decoder: Final = msgspec.json.Decoder(Message)
 

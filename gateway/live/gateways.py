@@ -22,6 +22,7 @@ class Heartbeat(msgspec.Struct, frozen=True):
     at_ms: int
     connections: int
     calls_in_progress: int
+    dashboards: int = 0  # a gateway of the version before says nothing of them
 
 
 _decoder: Final = msgspec.json.Decoder(Heartbeat)

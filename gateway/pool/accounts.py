@@ -12,6 +12,7 @@ from gateway.domain.calls import CallRecord
 from gateway.domain.cycles import boundary_ms, index_at
 from gateway.domain.errors import EngineUnavailable
 from gateway.domain.plans import Plan, channels_limit, seats_limit
+from gateway.domain.pool_minutes import THRESHOLDS_PERCENT
 from gateway.pool.codes import Code
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
@@ -114,6 +115,7 @@ def account_arguments(
             k: boundaries.get(k) or boundary_ms(config.billing_date, config.time_zone, k)
             for k in range(first, last + 1)
         }
+    passed = {each.percent: each.at_ms for each in config.thresholds}
     members = [*(f"s/{staff}" for staff in config.staff), *(f"c/{channel}" for channel in config.channels)]
     return [
         config.account,
@@ -127,6 +129,7 @@ def account_arguments(
         str(len(config.channels)),
         str(config.settled_seconds),
         str(running.start_ms if running else 0),
+        *(str(passed.get(percent, 0)) for percent in THRESHOLDS_PERCENT),
         str(first),
         str(len(boundaries)),
         *(str(each) for each in boundaries.values()),

@@ -6,7 +6,7 @@ from typing import Final
 from zlib import crc32
 
 DEFAULT_SHARDS: Final = 256
-SHARD_KEYS: Final = ("meta", "calls", "ended", "overtaken", "leases", "alarms", "records")
+SHARD_KEYS: Final = ("meta", "calls", "ended", "overtaken", "leases", "alarms", "records", "notices")
 ACCOUNT_KEYS: Final = ("pool", "order", "phase", "members")
 DEPLOYMENT_KEY: Final = "cg:deployment"
 
@@ -34,6 +34,10 @@ class KeySpace:
         """Some of a shard's keys, by name."""
         keys = self._shard_keys[shard]
         return [keys[SHARD_KEYS.index(name)] for name in names]
+
+    def notices(self, shard: int) -> str:
+        """The channel that tells which of a shard's accounts ran out of minutes, or have them back (R11)."""
+        return self.named(shard, "notices")[0]
 
     def of_account(self, account: str, shard: int) -> tuple[str, ...]:
         """An account's keys, in the order of ACCOUNT_KEYS."""

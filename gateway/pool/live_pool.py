@@ -32,6 +32,7 @@ from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.leases import Leases, Vouching
 from gateway.pool.operations import Done
 from gateway.pool.packed import (
+    PackedPool,
     is_ended,
     is_in_progress,
     unpack_call_in_progress,
@@ -258,6 +259,52 @@ class LivePool:
         """
         return await self._read(list(accounts), 0, must_exist=False)
 
+    async def read_live(self, accounts: Iterable[str]) -> dict[str, PoolView]:
+        """Pools with their calls, as their readers are shown them;
+
+        accounts that SQL does not know are left out. Raises EngineUnavailable, DatabaseUnavailable.
+        """
+        return await self._read(list(accounts), MAX_CALLS_SHOWN, must_exist=False)
+
+    def read_together(self, account: str) -> int:
+        """A number that is the same for accounts whose pools one script call can read."""
+        return 0 if self._engine.spans_shards else self._keys.shard_of(account)
+
+    def channel_of(self, account: str) -> str:
+        """Where it is published that an account's pool changed."""
+        return self._keys.of_account(account, self._keys.shard_of(account))[0]
+
+    async def glance(self, accounts: Sequence[str]) -> dict[str, PackedPool | None]:
+        """Pools as they were last written: nothing is reckoned, turned or made; None where there is none.
+
+        So what is used is right only where no call is in progress and the cycle is not over. Much cheaper
+        than `read_many`. Raises EngineUnavailable.
+        """
+        by_shard: dict[int, list[str]] = {}
+        for account in accounts:
+            by_shard.setdefault(self._keys.shard_of(account), []).append(account)
+        commands = [
+            ("MGET", *(self._keys.of_account(account, shard)[0] for account in members))
+            for shard, members in by_shard.items()
+        ]
+        try:
+            found = await self._engine.run_all(commands)
+        except (RedisError, OSError) as failure:
+            raise EngineUnavailable from failure
+        return {
+            account: None if packed is None else unpack_pool(packed)
+            for members, pools in zip(by_shard.values(), found, strict=True)
+            for account, packed in zip(members, pools, strict=True)
+        }
+
+    def notices_channels(self) -> list[str]:
+        """Where it is published that accounts ran out of minutes, or have them back (R11), shard by shard."""
+        return [self._keys.notices(shard) for shard in range(self._keys.shards)]
+
+    def notices_channel_of(self, account: str) -> str:
+        """Where that is published of this account."""
+        return self._keys.notices(self._keys.shard_of(account))
+
     async def apply(self, config: AccountConfig) -> PoolView:
         """Make an account's pool, or bring it in line with SQL; an older revision changes nothing.
 
@@ -375,14 +422,16 @@ class LivePool:
             raise EngineUnavailable
         return views
 
-    async def _read_raw(self, accounts: list[str], listed: int) -> dict[str, list[Any]]:
+    async def _read_raw(
+        self, accounts: list[str], listed: int, *, for_alarms: bool = False
+    ) -> dict[str, list[Any]]:
         by_shard: dict[int, list[str]] = {}
         for account in accounts:
             by_shard.setdefault(self._keys.shard_of(account), []).append(account)
         found: dict[str, list[Any]] = {}
         for sections in self._engine.split(list(by_shard.items())):
             keys: list[str] = []
-            arguments = [str(len(sections)), str(listed)]
+            arguments = [str(len(sections)), str(listed), "1" if for_alarms else "0"]
             for shard, members in sections:
                 keys.extend(self._keys.of_shard(shard))
                 arguments += [str(len(members)), *members]
@@ -393,12 +442,15 @@ class LivePool:
         return found
 
     async def _turn_cycles(self, accounts: Iterable[str]) -> None:
-        """Reading a pool turns its cycle. One that knows few coming boundaries is given more."""
+        """Reading a pool turns its cycle and passes its thresholds.
+
+        One that knows few coming boundaries is given more.
+        """
         named = list(accounts)
         for first in range(0, len(named), READ_AT_ONCE):
             chunk = named[first : first + READ_AT_ONCE]
             missing = []
-            for account, found in (await self._read_raw(chunk, 0)).items():
+            for account, found in (await self._read_raw(chunk, 0, for_alarms=True)).items():
                 if found[0] in UNDECIDED:
                     missing.append((account, found[0]))
                 elif sum(end > 0 for end in unpack_pool(found[4]).coming_ends_ms) < FEW_COMING_CYCLES:
@@ -517,7 +569,7 @@ def _reaped(account: str, answer: Answer | CallgateError) -> None:
 
 def _view(account: str, found: list[Any]) -> PoolView:
     """A pool from what `pools_read` says of it."""
-    _, now_ms, speed, policy, packed, live_billed, live_held, *calls = found
+    _, now_ms, speed, policy, packed, live_billed, live_held, empty_at_ms, *calls = found
     pool = unpack_pool(packed)
     used = pool.settled_seconds + live_billed
     return PoolView(
@@ -536,12 +588,13 @@ def _view(account: str, found: list[Any]) -> PoolView:
         overrun_seconds=overrun_seconds(pool.allocated_seconds, used),
         held_seconds=live_held - live_billed,
         calls_in_progress=pool.calls + pool.emergencies,
+        calls_counting=pool.counting,
         calls=tuple(
             unpack_call_in_progress(account, call_id.decode(), each, pool.cycle_start_ms)
             for call_id, each in zip(calls[::2], calls[1::2], strict=True)
         ),
-        thresholds=(),
-        empty_at_ms=None,
+        thresholds=pool.thresholds,
+        empty_at_ms=empty_at_ms or None,
         seats_used=pool.seats_used,
         seats_limit=pool.seats_limit,
         channels_used=pool.channels_used,

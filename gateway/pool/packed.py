@@ -5,14 +5,25 @@ Numbers are little-endian; instants and seconds are doubles, exact for integers 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
-from gateway.domain.calls import CallInProgress, CallRecord, CallReopened, CycleOpened, EndedBy
+from gateway.domain.calls import (
+    CallInProgress,
+    CallRecord,
+    CallReopened,
+    CycleOpened,
+    EndedBy,
+    NoticeKind,
+    PoolNotice,
+    Threshold,
+    ThresholdsPassed,
+)
 from gateway.domain.policy import CountFrom, Policy
+from gateway.domain.pool_minutes import THRESHOLDS_PERCENT
 
 IN_PROGRESS: Final = b"L"
 ENDED: Final = b"E"
@@ -24,9 +35,17 @@ _POOL_HEAD: Final = Struct("<BBBdddddddddddddddddIIBdIIIIdddII")
 _REOPENED: Final = Struct("<Hd")
 _LENGTH: Final = Struct("<H")
 _CYCLE_TAIL: Final = Struct("<Bdddd")
+_PASSED_TAIL: Final = Struct("<dddd")
+_NOTICE_TAIL: Final = Struct("<BBdddddB")
 
 COUNT_FROM: Final[tuple[CountFrom, ...]] = ("admission", "answer")
 ENDED_BY: Final[dict[int, EndedBy]] = {1: "hangup", 2: "connection_lost", 3: "lease_expired"}
+NOTICES: Final[dict[int, NoticeKind]] = {
+    1: "threshold",
+    2: "minutes_exhausted",
+    3: "minutes_restored",
+    4: "plan_changed",
+}
 _ENDED_BY_NUMBER: Final = {name: number for number, name in ENDED_BY.items()}
 UNLIMITED: Final = -1
 
@@ -212,6 +231,9 @@ def unpack_record(account: str, call_id: str, packed: bytes, policy: Policy) -> 
 Item = CallRecord | CallReopened | CycleOpened
 """What SQL is told."""
 
+Notice = PoolNotice | ThresholdsPassed
+"""What SQL is told beside, of which nothing is billed."""
+
 
 def unpack_items(packed: bytes, policy: Policy) -> Iterator[Item]:
     """The items of one entry of the records stream, in order."""
@@ -255,6 +277,46 @@ def unpack_items(packed: bytes, policy: Policy) -> Iterator[Item]:
             raise ValueError(f"an item of unknown kind {kind!r} in the records stream")
 
 
+def unpack_notices(packed: bytes) -> Iterator[Notice]:
+    """The notices of one entry of the records stream, in order."""
+    at = 0
+
+    def take() -> str:
+        nonlocal at
+        (length,) = _LENGTH.unpack_from(packed, at)
+        start = at + _LENGTH.size
+        at = start + length
+        return packed[start:at].decode()
+
+    while at < len(packed):
+        kind = packed[at : at + 1]
+        at += 1
+        account = take()
+        if kind == b"T":
+            start_ms, *passed_ms = (int(each) for each in _PASSED_TAIL.unpack_from(packed, at))
+            at += _PASSED_TAIL.size
+            yield ThresholdsPassed(account, start_ms, passed_thresholds(passed_ms))
+        elif kind == b"N":
+            number, percent, start_ms, end_ms, at_ms, allocated, used, has_plan = _NOTICE_TAIL.unpack_from(
+                packed, at
+            )
+            at += _NOTICE_TAIL.size
+            plan = take()
+            yield PoolNotice(
+                account=account,
+                cycle_start_ms=int(start_ms),
+                cycle_end_ms=int(end_ms),
+                kind=NOTICES[number],
+                percent=percent or None,
+                at_ms=int(at_ms),
+                allocated_seconds=int(allocated),
+                used_seconds=int(used),
+                plan=plan if has_plan else None,
+            )
+        else:
+            raise ValueError(f"a notice of unknown kind {kind!r} in the records stream")
+
+
 @dataclass(frozen=True, slots=True)
 class PackedPool:
     """A pool's state as Redis has it; the sums of folded calls are left out."""
@@ -268,6 +330,7 @@ class PackedPool:
     cycle_start_ms: int
     cycle_end_ms: int
     coming_ends_ms: tuple[int, int, int]
+    counting: int
     calls: int
     emergencies: int
     seats_used: int
@@ -276,6 +339,7 @@ class PackedPool:
     channels_limit: int
     plan: str | None
     pending_plan: str | None
+    thresholds: tuple[Threshold, ...]
 
 
 def unpack_pool(packed: bytes) -> PackedPool:
@@ -296,6 +360,7 @@ def unpack_pool(packed: bytes) -> PackedPool:
         next_2,
         next_3,
         *_sums,
+        counting,
         calls,
         emergencies,
         _free,
@@ -312,7 +377,7 @@ def unpack_pool(packed: bytes) -> PackedPool:
         _pending_seats,
         _pending_channels,
     ) = _POOL_HEAD.unpack_from(packed)
-    plan, pending_plan, _ = packed[_POOL_HEAD.size :].decode().split("\0")
+    plan, pending_plan, tail = packed[_POOL_HEAD.size :].decode().split("\0")
     return PackedPool(
         suspended=status == 1,
         version=int(version),
@@ -323,6 +388,7 @@ def unpack_pool(packed: bytes) -> PackedPool:
         cycle_start_ms=int(start_ms),
         cycle_end_ms=int(end_ms),
         coming_ends_ms=(int(next_1), int(next_2), int(next_3)),
+        counting=int(counting),
         calls=int(calls),
         emergencies=int(emergencies),
         seats_used=seats_used,
@@ -331,4 +397,14 @@ def unpack_pool(packed: bytes) -> PackedPool:
         channels_limit=channels_limit,
         plan=plan if has_plan else None,
         pending_plan=pending_plan if pending_from_ms else None,
+        thresholds=passed_thresholds(int(at_ms) for at_ms in tail.split()[: len(THRESHOLDS_PERCENT)]),
+    )
+
+
+def passed_thresholds(passed_ms: Iterable[int]) -> tuple[Threshold, ...]:
+    """The thresholds that were passed, from the instants of all of them, 0 where it was not."""
+    return tuple(
+        Threshold(percent, at_ms)
+        for percent, at_ms in zip(THRESHOLDS_PERCENT, passed_ms, strict=False)
+        if at_ms
     )

@@ -9,14 +9,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
+import structlog
 from redis.exceptions import RedisError
 
 from gateway.domain.errors import EngineUnavailable
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
-from gateway.pool.packed import Item, unpack_items, unpack_policy
+from gateway.pool.packed import Item, Notice, unpack_items, unpack_notices, unpack_policy
 from gateway.pool.scripts import script
 from gateway.pool.shards import Shards
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 START: Final = "0-0"
 DECODED_AT_ONCE: Final = 100
@@ -27,13 +30,14 @@ DECODED_AT_ONCE: Final = 100
 class StreamEntry:
     """Items that one script appended. Those of a shard are numbered without a gap, from `first_number` on.
 
-    Bytes are what could not be read, from there to the entry's end.
+    Bytes are what could not be read, from there to the entry's end. `notices` have no numbers.
     """
 
     shard: int
     entry_id: str
     items: list[Item | bytes]
     first_number: int
+    notices: tuple[Notice, ...] = ()
 
 
 class Saved(Protocol):
@@ -158,7 +162,19 @@ def _entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Stream
         items.extend(unpack_items(fields[b"d"], unpack_policy(fields[b"p"])))
     except (ValueError, KeyError, IndexError, struct.error):
         items.append(b" ".join(name + b"=" + value for name, value in fields.items()))
-    return StreamEntry(shard, entry_id.decode(), items, int(fields.get(b"n", 0)))
+    return StreamEntry(shard, entry_id.decode(), items, int(fields.get(b"n", 0)), _notices(fields))
+
+
+def _notices(fields: Mapping[bytes, bytes]) -> tuple[Notice, ...]:
+    packed = fields.get(b"q")
+    if packed is None:
+        return ()
+    try:
+        return tuple(unpack_notices(packed))
+    except (ValueError, KeyError, struct.error) as failure:
+        # No money is in them.
+        log.error("notices.not_understood", because=str(failure))
+        return ()
 
 
 def _behind(last: StreamEntry, saved: Saved | None) -> int:

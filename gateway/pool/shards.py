@@ -208,7 +208,8 @@ class Shards:
     async def set_policy(self, policy: Policy) -> None:
         """Set the policy of all shards, at once on a single server. Raises RedisError."""
         for group in self._engine.split_shards(range(self._keys.shards)):
-            await script("policy_set").run(self._engine.client, self._metas(group), _policy_arguments(policy))
+            keys = [key for shard in group for key in self._keys.named(shard, "meta", "alarms")]
+            await script("policy_set").run(self._engine.client, keys, _policy_arguments(policy))
         self._policy = policy
 
     async def renew_epochs(self) -> int:

@@ -6,13 +6,15 @@ from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.asks import AccountConfig
+from gateway.domain.calls import Threshold
 from gateway.domain.cycles import Cycle, cycle_after, cycle_at
 from gateway.domain.errors import NotFound
+from gateway.domain.pool_minutes import THRESHOLDS_PERCENT
 from gateway.records.accounts import Account, account_at
 from gateway.records.database import Database
 from gateway.records.plans import plans_by_id
 from gateway.records.statements import billed_seconds_in_all, latest_cycle
-from gateway.records.tables import call_records, channels, staff
+from gateway.records.tables import call_records, channels, staff, statements
 
 
 class AccountConfigs:
@@ -46,7 +48,7 @@ async def _config(
         found = await account_at(connection, account, now_ms)
     except NotFound:
         return None
-    running = await _cycle_of(connection, found, now_ms)
+    running = await running_cycle_of(connection, found, now_ms)
     if cycle_start_ms is None:
         cycle_start_ms = running.start_ms
     plans = await plans_by_id(connection, [found.plan, found.pending_plan])
@@ -65,14 +67,16 @@ async def _config(
         ),
         running_cycle=running,
         settled_seconds=await _settled_seconds(connection, account, cycle_start_ms),
+        thresholds=await _thresholds(connection, account, running.start_ms),
     )
 
 
 async def _running_cycle(connection: AsyncConnection, account: str, now_ms: int) -> Cycle:
-    return await _cycle_of(connection, await account_at(connection, account, now_ms), now_ms)
+    return await running_cycle_of(connection, await account_at(connection, account, now_ms), now_ms)
 
 
-async def _cycle_of(connection: AsyncConnection, account: Account, now_ms: int) -> Cycle:
+async def running_cycle_of(connection: AsyncConnection, account: Account, now_ms: int) -> Cycle:
+    """Return the cycle of an account that holds `now_ms`, as its pool opened it."""
     cycle = await latest_cycle(connection, account.account, now_ms)
     if cycle is None:
         return cycle_at(account.billing_date, account.time_zone, now_ms)
@@ -86,3 +90,14 @@ async def _settled_seconds(connection: AsyncConnection, account: str, cycle_star
     total = await connection.scalar(select(billed_seconds_in_all()).where(of_cycle))
     assert total is not None
     return total
+
+
+async def _thresholds(
+    connection: AsyncConnection, account: str, cycle_start_ms: int
+) -> tuple[Threshold, ...]:
+    """R29: those that live use has passed in the cycle, as far as SQL was told."""
+    columns = [statements.c[f"passed_{percent}_ms"] for percent in THRESHOLDS_PERCENT]
+    of_cycle = (statements.c.account == account) & (statements.c.cycle_start_ms == cycle_start_ms)
+    row = (await connection.execute(select(*columns).where(of_cycle))).first()
+    passed = zip(THRESHOLDS_PERCENT, row or (), strict=False)
+    return tuple(Threshold(percent, at_ms) for percent, at_ms in passed if at_ms is not None)

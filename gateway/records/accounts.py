@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Final, TypedDict
 
-from sqlalchemy import Row, select, update
+from sqlalchemy import Row, Select, false, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.asks import AccountStatus
@@ -82,6 +82,14 @@ class Accounts:
         With `q` only those whose id or name contains it, whatever the case.
         """
         return await self._database.read(_list_accounts, q, after_id(after), limit, now_ms)
+
+    async def list_ids(self, q: str | None, after: str | None, limit: int) -> tuple[list[str], str | None]:
+        """Return a page as `list_accounts` does, of the accounts' ids alone."""
+        return await self._database.read(_list_ids, q, after_id(after), limit)
+
+    async def get_accounts(self, accounts: Collection[str], now_ms: int) -> dict[str, Account]:
+        """Return those of these accounts that exist, as they are at `now_ms`."""
+        return await self._database.read(_get_accounts, accounts, now_ms)
 
     async def unapplied(self, limit: int) -> list[str]:
         """Return up to `limit` accounts with a change that has not reached their live pools."""
@@ -186,13 +194,31 @@ async def _locked(connection: AsyncConnection, account: str, now_ms: int) -> Acc
 async def _list_accounts(
     connection: AsyncConnection, q: str | None, after: str, limit: int, now_ms: int
 ) -> tuple[list[Account], str | None]:
-    query = select(accounts).where(accounts.c.account > after).order_by(accounts.c.account).limit(limit + 1)
-    if q:
-        if unkeepable({"q": q}):
-            return [], None  # no account can contain that
-        query = query.where(accounts.c.search_text.contains(q.casefold(), autoescape=True))
-    rows = [_account(row, now_ms) for row in await connection.execute(query)]
-    return page_of(rows, limit, lambda account: (account.account,))
+    rows = await connection.execute(_page(select(accounts), q, after, limit))
+    return page_of([_account(row, now_ms) for row in rows], limit, lambda account: (account.account,))
+
+
+async def _list_ids(
+    connection: AsyncConnection, q: str | None, after: str, limit: int
+) -> tuple[list[str], str | None]:
+    found = await connection.scalars(_page(select(accounts.c.account), q, after, limit))
+    return page_of(list(found), limit, lambda account: (account,))
+
+
+def _page(query: Select[Any], q: str | None, after: str, limit: int) -> Select[Any]:
+    page = query.where(accounts.c.account > after).order_by(accounts.c.account).limit(limit + 1)
+    if not q:
+        return page
+    if unkeepable({"q": q}):
+        return page.where(false())  # no account can contain that
+    return page.where(accounts.c.search_text.contains(q.casefold(), autoescape=True))
+
+
+async def _get_accounts(
+    connection: AsyncConnection, named: Collection[str], now_ms: int
+) -> dict[str, Account]:
+    query = select(accounts).where(accounts.c.account.in_(named))
+    return {row.account: _account(row, now_ms) for row in await connection.execute(query)}
 
 
 async def _unapplied(connection: AsyncConnection, limit: int) -> list[str]:

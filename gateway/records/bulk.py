@@ -13,9 +13,10 @@ from sqlalchemy import Column, Table
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-TOGETHER: Final = (250, 25, 1)
+TOGETHER: Final = (1000, 100, 10, 1)
 """How many rows one statement takes in SQLite, which lets go of the interpreter while it runs one and then
-has to wait for it: with a row in each, a busy gateway would hardly get to record at all."""
+has to wait for it: with a row in each, a busy gateway would hardly get to record at all. SQLite takes 32,766
+values at most."""
 
 COPY_FROM: Final = 100
 """From how many rows on PostgreSQL gets them by COPY, which costs this process less than half."""

@@ -6,6 +6,7 @@ Nor did one come back that has not ended again (R15): its record is in progress.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Final
 
@@ -13,6 +14,7 @@ from sqlalchemy import Row, bindparam, case, exists, func, literal_column, selec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.records.database import Database
+from gateway.records.outbox import save_closed
 from gateway.records.statements import Statement, closed_statement, sums
 from gateway.records.tables import call_records, statements
 
@@ -98,8 +100,10 @@ async def _close(
     connection: AsyncConnection, ended: Sequence[Row[Any]], now_ms: int, late_resume_ms: int
 ) -> list[Statement]:
     # One by one: asked for several at once, either database would now and then rather read all its records.
-    closed = [await _close_one(connection, row, now_ms, late_resume_ms) for row in ended]
-    return [statement for statement in closed if statement is not None]
+    found = [await _close_one(connection, row, now_ms, late_resume_ms) for row in ended]
+    closed = [statement for statement in found if statement is not None]
+    await save_closed(connection, closed, time.time_ns() // 1_000_000)
+    return closed
 
 
 async def _close_one(

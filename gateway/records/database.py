@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any, Concatenate, Final, Literal, ParamSpec, TypeVar
@@ -60,6 +61,10 @@ _SQLITE_SESSION: Final = (
     "PRAGMA cache_size = -65536",  # 64 MiB for each connection
     "PRAGMA wal_autocheckpoint = 16000",  # pages: by default the recorder would mostly be checkpointing
 )
+SWITCH_SECONDS: Final = 0.001
+"""How long SQLite's thread waits for the interpreter at most, where Python lets a busy thread keep it for
+five times as long: behind a gateway at full speed the recorder would fall further and further back."""
+
 _WRITES: Final = "callgate_writes"
 _POOL: Final[Mapping[str, Any]] = {
     "pool_size": POOL_SIZE,
@@ -111,6 +116,7 @@ class Database:
         """
         try:
             if self._path is not None:
+                sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
                 self._path.parent.mkdir(parents=True, exist_ok=True)
                 self._path.touch(mode=0o600)
             await self.ping()

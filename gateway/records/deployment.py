@@ -26,7 +26,7 @@ class Deployment:
 
     async def settle(self, key: str, value: str) -> str:
         """Write a key unless it is there, and return what stands then: the same for all gateways."""
-        return await self._database.write(_settle, key, value)
+        return await self._database.write(settle_value, key, value)
 
 
 async def value_of(connection: AsyncConnection, key: str) -> str | None:
@@ -44,7 +44,8 @@ async def put_value(connection: AsyncConnection, key: str, value: str) -> None:
     )
 
 
-async def _settle(connection: AsyncConnection, key: str, value: str) -> str:
+async def settle_value(connection: AsyncConnection, key: str, value: str) -> str:
+    """Write a key unless it is there, and return what stands then."""
     await connection.execute(
         insert(connection, deployment).values(key=key, value=value).on_conflict_do_nothing()
     )

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from operator import attrgetter
@@ -22,9 +23,11 @@ from typing import Any, Final, NamedTuple, Protocol
 from sqlalchemy import Row, bindparam, func, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
+from gateway.domain.calls import CallRecord, CallReopened, CycleOpened, PoolNotice, ThresholdsPassed
+from gateway.domain.pool_minutes import THRESHOLDS_PERCENT
 from gateway.records.bulk import BulkInsert, Rows, replacing
 from gateway.records.failures import refused
+from gateway.records.outbox import SAVE_EVENTS, Wanted, wanted_events
 from gateway.records.tables import call_records, dead_letters, recorder_positions, statements
 from gateway.records.upserts import insert
 
@@ -41,6 +44,10 @@ Item = CallRecord | CallReopened | CycleOpened | bytes
 """What the stream holds. Bytes are an item that could not be read: a dead letter."""
 
 
+Notice = PoolNotice | ThresholdsPassed
+"""What it says beside, of which nothing is billed."""
+
+
 class StreamEntry(Protocol):
     """Items that one script appended to the records stream of a shard."""
 
@@ -55,6 +62,10 @@ class StreamEntry(Protocol):
     @property
     def items(self) -> Sequence[Item]:
         """What it holds, in order."""
+
+    @property
+    def notices(self) -> Sequence[Notice]:
+        """What it says beside, in order."""
 
     @property
     def first_number(self) -> int:
@@ -112,7 +123,10 @@ class _Batch:
     records: dict[_Key, _Item] = field(default_factory=dict)
     reopened: dict[_Key, _Item] = field(default_factory=dict)
     cycles: dict[tuple[str, int], _Item] = field(default_factory=dict)
+    passed: dict[tuple[str, int], ThresholdsPassed] = field(default_factory=dict)
+    events: dict[str, _Item] = field(default_factory=dict)
     rejected: list[_Rejected] = field(default_factory=list)
+    wanted: Wanted | None = None
 
     def add(self, entry: StreamEntry) -> None:
         """Take in the items of an entry, which is younger than those before it."""
@@ -131,6 +145,11 @@ class _Batch:
                     self.reopened[key] = _Item((*key, item.revision), entry, index)
             else:
                 self.rejected.append(_Rejected(entry, index, "it could not be read"))
+        for place, notice in enumerate(entry.notices, len(entry.items)):
+            if isinstance(notice, ThresholdsPassed):
+                self.passed[notice.account, notice.cycle_start_ms] = notice
+            elif self.wanted is not None and (row := self.wanted.of_notice(notice)) is not None:
+                self.events[row[0]] = _Item(row, entry, place)
 
     def reopen(self) -> None:
         """Settle which of the calls that came back are so by a record of this batch, now that all are in."""
@@ -163,6 +182,13 @@ _REOPEN: Final = (
         call_records.c.revision <= bindparam("up_to"),
     )
     .values(reopened=True, revision=bindparam("up_to"))
+)
+
+_PASSED: Final = {percent: statements.c[f"passed_{percent}_ms"] for percent in THRESHOLDS_PERCENT}
+_PASS: Final = (
+    update(statements)
+    .where(statements.c.account == bindparam("of"), statements.c.cycle_start_ms == bindparam("began_ms"))
+    .values({column: bindparam(f"at_{percent}") for percent, column in _PASSED.items()})
 )
 
 _LAST_COLUMNS: Final = ("admitted_offline", "reopened")
@@ -230,7 +256,7 @@ async def save_entries(
         if epoch < known.epoch or _order(saved[shard].entry_id) < _order(read_from.get(shard, START)):
             refused.add(shard)
     moved = {shard for shard in shards if saved[shard].entry_id != read_from.get(shard, START)}
-    batch = _Batch()
+    batch = _Batch(wanted=await wanted_events(connection, time.time_ns() // 1_000_000))
     missing: dict[int, int] = {}
     for nth, entry in enumerate(entries):
         if nth % BREATHE == 0:
@@ -250,10 +276,15 @@ async def save_entries(
     records = [batch.records[key] for key in sorted(batch.records)]
     reopened = [batch.reopened[key] for key in sorted(batch.reopened)]
     cycles = [batch.cycles[key] for key in sorted(batch.cycles)]
+    events = [batch.events[key] for key in sorted(batch.events)]
     refused_records = await _save(connection, _SAVE_RECORDS, records)
     refused_reopenings = await _save(connection, _SAVE_REOPENED, reopened)
     refused_cycles = await _save(connection, _SAVE_CYCLES, cycles)
-    rejected = [*batch.rejected, *refused_records, *refused_reopenings, *refused_cycles]
+    await _save_passed(connection, [batch.passed[key] for key in sorted(batch.passed)])
+    refused_events = await _save(connection, SAVE_EVENTS, events)
+    rejected = [*batch.rejected, *refused_records, *refused_reopenings, *refused_cycles, *refused_events]
+    if batch.wanted is not None and "call_recorded" in batch.wanted.types:
+        await _save_events_of(connection, batch.wanted, records, refused_records)
     await _SAVE_DEAD_LETTERS.run(connection, [_dead_letter(each, now_ms) for each in rejected])
     # Refused ones too: a newer epoch is taken all the same.
     await _SAVE_POSITIONS.run(connection, [(shard, *saved[shard]) for shard in shards])
@@ -310,6 +341,32 @@ async def _save(
     return []
 
 
+async def _save_passed(connection: AsyncConnection, passed: Sequence[ThresholdsPassed]) -> None:
+    rows = []
+    for each in passed:
+        at_ms = {threshold.percent: threshold.at_ms for threshold in each.thresholds}
+        instants = {f"at_{percent}": at_ms.get(percent) for percent in _PASSED}
+        rows.append({"of": each.account, "began_ms": each.cycle_start_ms, **instants})
+    if rows:
+        await connection.execute(_PASS, rows)
+
+
+async def _save_events_of(
+    connection: AsyncConnection, wanted: Wanted, records: Sequence[_Item], refused: Sequence[_Rejected]
+) -> None:
+    """Write the events of records that were saved."""
+    unsaved = {(each.entry.shard, each.entry.entry_id, each.index) for each in refused}
+    rows = []
+    for nth, item in enumerate(records):
+        if nth % BREATHE == 0:
+            await asyncio.sleep(0)
+        record = item.entry.items[item.place]
+        if (item.entry.shard, item.entry.entry_id, item.place) not in unsaved:
+            assert isinstance(record, CallRecord)
+            rows.append(wanted.of_record(record))
+    await SAVE_EVENTS.run(connection, sorted(rows))
+
+
 def _record_row(record: CallRecord, entry: StreamEntry, index: int) -> tuple[Any, ...]:
     number = entry.first_number + index
     return (
@@ -327,7 +384,7 @@ def _cycle_row(cycle: CycleOpened) -> tuple[Any, ...]:
 
 
 def _dead_letter(rejected: _Rejected, now_ms: int) -> tuple[Any, ...]:
-    entry, item = rejected.entry, rejected.entry.items[rejected.index]
+    entry, item = rejected.entry, [*rejected.entry.items, *rejected.entry.notices][rejected.index]
     body = {"bytes": item.hex()} if isinstance(item, bytes) else asdict(item)
     # JSON in ASCII, and an error without NUL: the dead letters themselves are never refused.
     error = rejected.error.encode("ascii", "backslashreplace").decode().replace("\0", "\\0")

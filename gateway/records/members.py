@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Generic, TypedDict, TypeVar
+from typing import Any, Final, Generic, TypedDict, TypeVar
 
 from sqlalchemy import (
     Column,
@@ -16,6 +16,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    tuple_,
     update,
 )
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -28,6 +29,9 @@ from gateway.records.fields import check, unkeepable
 from gateway.records.paging import after_id, page_of
 from gateway.records.plans import plans_by_id
 from gateway.records.tables import channels, staff
+
+ASKED_AT_ONCE: Final = 500
+"""How many members are asked about in one query."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,14 @@ class Members:
     async def get_staff(self, account: str, staff: str) -> StaffMember:
         """Return a staff member. Raises NotFound."""
         return await self._database.read(_get, _STAFF, account, staff)
+
+    async def removed(self, members: Iterable[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Return which of these staff members (account and id) there are not, or not any more."""
+        left = set(members)
+        named = sorted(left)
+        for first in range(0, len(named), ASKED_AT_ONCE):
+            left -= await self._database.read(_present, named[first : first + ASKED_AT_ONCE])
+        return left
 
     async def list_staff(
         self, account: str, after: str | None, limit: int
@@ -194,6 +206,11 @@ async def _get(connection: AsyncConnection, kind: _Kind[M], account: str, member
     if found is None:
         raise _no_such_member(kind, account, member)
     return found
+
+
+async def _present(connection: AsyncConnection, members: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+    query = select(staff.c.account, staff.c.staff).where(tuple_(staff.c.account, staff.c.staff).in_(members))
+    return {(row.account, row.staff) for row in await connection.execute(query)}
 
 
 async def _list(

@@ -99,6 +99,15 @@ async def latest_cycle(connection: AsyncConnection, account: str, now_ms: int) -
     return None if row is None else _cycle(row)
 
 
+async def recorded_cycle(connection: AsyncConnection, account: str, cycle_start_ms: int) -> Cycle | None:
+    """Return the cycle that begins then, as its pool opened it; None if none was recorded."""
+    query = select(statements).where(
+        statements.c.account == account, statements.c.cycle_start_ms == cycle_start_ms
+    )
+    row = (await connection.execute(query)).one_or_none()
+    return None if row is None else _cycle(row)
+
+
 def billed_seconds_in_all() -> ColumnElement[int]:
     """Return the sum of what records billed; PostgreSQL's own type for it would be a decimal."""
     billed = func.sum(call_records.c.billed_seconds).filter(~call_records.c.reopened)

@@ -11,10 +11,12 @@ from gateway.records.closing import Closing
 from gateway.records.database import Database
 from gateway.records.deployment import Deployment
 from gateway.records.members import Members
+from gateway.records.outbox import Outbox
 from gateway.records.plan_changes import PlanChanges
 from gateway.records.plans import Plans
 from gateway.records.revocations import SavedRevocations
 from gateway.records.statements import Statements
+from gateway.records.usage import Usage
 
 
 class Records:
@@ -30,7 +32,9 @@ class Records:
         self.configs = AccountConfigs(self.database)
         self.calls = Calls(self.database)
         self.statements = Statements(self.database)
+        self.usage = Usage(self.database)
         self.closing = Closing(self.database)
+        self.outbox = Outbox(self.database)
         self.revocations = SavedRevocations(self.database)
         self.deployment = Deployment(self.database)
 

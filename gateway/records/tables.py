@@ -225,6 +225,10 @@ statements = Table(
     Column("used_seconds", INT),
     Column("calls_counted", INT),
     Column("calls_free", INT),
+    # When live use passed each threshold (R29); null: it has not.
+    Column("passed_50_ms", INT),
+    Column("passed_80_ms", INT),
+    Column("passed_100_ms", INT),
     CheckConstraint(
         "(closed_at_ms IS NULL) = (used_seconds IS NULL) "
         "AND (closed_at_ms IS NULL) = (calls_counted IS NULL) "
@@ -265,6 +269,37 @@ dead_letters = Table(
     Column("at_ms", INT, nullable=False),
     sqlite_strict=True,
 )
+
+# Events for webhooks. Its times are real ones, of sending; when an event happened is in its body.
+webhook_events = Table(
+    "webhook_events",
+    metadata,
+    Column("event_id", ID, primary_key=True),
+    Column("type", Text, nullable=False),
+    Column("account", ID, nullable=False),
+    Column("body", Text, nullable=False),
+    # The cycle whose figures are still to be filled into the body.
+    Column("figures_of_ms", INT),
+    Column("created_at_ms", INT, nullable=False),
+    Column("first_tried_at_ms", INT),
+    Column("failures", INT, nullable=False),
+    # Null once it was sent, or given up.
+    Column("next_at_ms", INT),
+    Column("done_at_ms", INT),
+    Column("sent", Flag, nullable=False),
+    Column("last_error", Text),
+    CheckConstraint("(next_at_ms IS NULL) = (done_at_ms IS NOT NULL)", name="done"),
+    sqlite_strict=True,
+)
+_waits = text("next_at_ms IS NOT NULL")
+Index(
+    "webhook_events_waiting",
+    webhook_events.c.next_at_ms,
+    webhook_events.c.event_id,
+    postgresql_where=_waits,
+    sqlite_where=_waits,
+)
+Index("webhook_events_by_creation", webhook_events.c.created_at_ms)
 
 revocations = Table(
     "revocations",

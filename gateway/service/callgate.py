@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
@@ -15,18 +16,23 @@ from gateway import turns
 from gateway.domain.answers import Answer, PoolView
 from gateway.domain.asks import AccountStatus, Ask, Asker
 from gateway.domain.calls import Caller, CallInProgress, CallRecord
+from gateway.domain.cycles import rfc3339
 from gateway.domain.errors import (
     DatabaseUnavailable,
     EngineUnavailable,
     FieldError,
+    Forbidden,
     InvalidField,
     NotFound,
 )
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
+from gateway.domain.usage import Step
 from gateway.live import control
-from gateway.live.control import Control, TokensRevoked
+from gateway.live.control import Control, PoolsMoved, StaffRemoved, TokensRevoked
+from gateway.live.feeds import Feeds
 from gateway.live.gateways import Gateways
+from gateway.live.subscriptions import Subscriptions
 from gateway.pool.live_pool import FoundCall, LivePool
 from gateway.pool.operations import Done
 from gateway.pool.shards import Clock
@@ -40,12 +46,15 @@ from gateway.records.statements import Statement
 from gateway.records.store import Records
 from gateway.service.administration import Administration
 from gateway.service.calls import Calls
+from gateway.service.device_notices import DeviceNotices
 from gateway.service.health import Health, Monitor, PartHealth
 from gateway.service.journal import Journal
 from gateway.service.ranking import Ranking
 from gateway.service.rebuilding import Rebuilder
+from gateway.service.usage import UsageOfCycle, UsageReader
 from gateway.sessions.devices import DeviceConnections
 from gateway.sessions.keeper import Keeper
+from gateway.sessions.readers import ReaderConnections
 from gateway.sessions.revocations import Revocation, Revocations
 from gateway.settings import Settings
 
@@ -96,12 +105,13 @@ class AccountListItem:
 class GatewayStatus:
     """A gateway that is alive:
 
-    its connections, and the calls of which it has taken the start and not the end.
+    its connected devices, the calls of which it has taken the start and not the end, and its dashboards.
     """
 
     gateway: str
     connections: int
     calls_in_progress: int
+    dashboards: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +120,14 @@ class RecorderLag:
 
     entries: int
     seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class WebhooksStatus:
+    """Events that wait to be sent, and since when (real time) their receiver fails, None if it does not."""
+
+    waiting: int
+    failing_since_ms: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +146,7 @@ class Status:
     engine: PartHealth
     database: PartHealth
     recorder_lag: RecorderLag | None
+    webhooks: WebhooksStatus | None
     tasks: list[TaskTurn]
     warnings: list[str]
 
@@ -145,21 +164,27 @@ class Callgate:
         records: Records,
         recorder: Recorder,
         control: Control,
+        subscriptions: Subscriptions,
         gateways: Gateways,
         administration: Administration,
         monitor: Monitor,
     ) -> None:
         self.settings = settings
         self.devices = DeviceConnections()
+        self.readers = ReaderConnections()
+        self.feeds = Feeds(pool, subscriptions)
         self.revocations = Revocations()
         self._pool = pool
         self._records = records
         self._recorder = recorder
         self._control = control
+        self._subscriptions = subscriptions
+        self._notices = DeviceNotices(pool, subscriptions, self.devices)
         self._gateways = gateways
         self._administration = administration
         self._monitor = monitor
         self._ranking = Ranking(records, pool)
+        self._usage = UsageReader(records, recorder.as_of_ms)
         self.rebuilder = Rebuilder(records, pool)
         self._calls = Calls(
             pool,
@@ -228,7 +253,10 @@ class Callgate:
             )
         except (RedisError, OSError) as failure:
             raise EngineUnavailable from failure
+        before = self.devices.before_looking(caller.account)
         views = await self._pool.read_many([caller.account])
+        for account, view in views.items():
+            self.devices.minutes_seen(account, exhausted=view.is_exhausted, before=before)
         calls = await self._pool.calls_of_device(caller.account, caller.staff, caller.device)
         remaining = views[caller.account].remaining_seconds if caller.account in views else 0
         return DeviceConnected(self.server_time_ms(), remaining, calls, number)
@@ -265,7 +293,8 @@ class Callgate:
         now_ms = (await self._pool.clock()).now_ms
         if by_use:
             ranked, following = await self._ranking.page(q, after, limit)
-            accounts = [await self._records.accounts.get_account(account, now_ms) for account in ranked]
+            found = await self._records.accounts.get_accounts(ranked, now_ms)
+            accounts = [found[account] for account in ranked]  # none is ever deleted
         else:
             accounts, following = await self._records.accounts.list_accounts(q, after, limit, now_ms)
         views = await self._pool.read_many([account.account for account in accounts])
@@ -298,8 +327,10 @@ class Callgate:
         return await self._administration.put_staff(account, staff, cast(StaffFields, fields))
 
     async def delete_staff(self, account: str, staff: str) -> None:
-        """R25. Raises NotFound."""
+        """R25. Raises NotFound. Their dashboards close, on all gateways as soon as they hear."""
         await self._administration.delete_staff(account, staff)
+        self.readers.close_removed([(account, staff)])
+        await self._tell_others(StaffRemoved(self._control.gateway, account, staff))
 
     async def list_staff(
         self, account: str, after: str | None, limit: int
@@ -373,6 +404,28 @@ class Callgate:
         """All records of a cycle, oldest admitted first, but for those whose call came back (R15)."""
         return self._records.calls.calls_of_cycle(account, cycle_start_ms)
 
+    # Dashboards
+
+    async def require_watchable(self, account: str, staff: str | None) -> None:
+        """Raises NotFound unless there is the account, Forbidden if the staff member was removed."""
+        await self.get_account(account)
+        if staff is not None and await self._records.members.removed([(account, staff)]):
+            raise Forbidden("The staff member of this token was removed from the account.")
+
+    async def close_removed_readers(self) -> None:
+        """Close the dashboards of staff members who were removed, as SQL says. Raises DatabaseUnavailable."""
+        members = self.readers.staff()
+        if members:
+            self.readers.close_removed(await self._records.members.removed(members))
+
+    async def usage(self, account: str, cycle_start_ms: int | None, step: Step) -> UsageOfCycle:
+        """The running total of what a cycle's calls billed, by default the running cycle's.
+
+        Raises NotFound.
+        """
+        now_ms = (await self._pool.clock()).now_ms
+        return await self._usage.read(account, cycle_start_ms, step, now_ms)
+
     # Tokens
 
     async def revoke_tokens(self, account: str, staff: str | None, device: str | None) -> None:
@@ -382,11 +435,7 @@ class Callgate:
         """
         saved = await self._records.revocations.revoke(account, staff, device, time.time_ns() // 1_000_000)
         self.revocations.add(Revocation(saved.account, saved.staff, saved.device, saved.until_ms))
-        try:
-            await self._control.send(TokensRevoked(self._control.gateway))
-        except (RedisError, OSError) as failure:
-            # The others look into SQL by themselves, a little later.
-            log.warning("tokens.revoked_quietly", error=type(failure).__name__)
+        await self._tell_others(TokensRevoked(self._control.gateway))
 
     # The deployment
 
@@ -410,7 +459,10 @@ class Callgate:
             raise InvalidField(errors=[FieldError("advance_ms", "leads beyond the year 9999")])
         is_back = at_ms is not None and at_ms < now_ms
         anywhere = is_back and not (await self._records.accounts.list_accounts(None, None, 1, 0))[0]
-        clock = await self._pool.move_clock(at_ms, speed, by_ms=advance_ms or 0, anywhere=anywhere)
+        try:
+            clock = await self._pool.move_clock(at_ms, speed, by_ms=advance_ms or 0, anywhere=anywhere)
+        finally:  # it may have moved part of the way
+            await self._show_all_pools()
         await self.close_statements()
         return clock
 
@@ -422,6 +474,7 @@ class Callgate:
         """Bill by another policy from now on, for all gateways at once, calls in progress included."""
         await self._records.deployment.put("policy_next", packed_policy(policy))
         await self._pool.set_policy(policy)
+        await self._show_all_pools()
         await self._records.deployment.put("policy", packed_policy(policy))
         await self._records.deployment.put("policy_next", "")
 
@@ -450,7 +503,7 @@ class Callgate:
         gateways: list[GatewayStatus] = []
         try:
             gateways = [
-                GatewayStatus(beat.gateway, beat.connections, beat.calls_in_progress)
+                GatewayStatus(beat.gateway, beat.connections, beat.calls_in_progress, beat.dashboards)
                 for beat in await self._gateways.alive(time.time_ns() // 1_000_000)
             ]
         except (RedisError, OSError):
@@ -466,6 +519,7 @@ class Callgate:
             refused = await self._records.database.read(count_dead_letters)
             if refused:
                 warnings.append(f"The database refused {refused} records: see its table dead_letters.")
+        webhooks = await self._webhooks(warnings)
         tasks = [TaskTurn(task, age_ms) for task, age_ms in turns.ages_ms().items()]
         if health.status == "ok":  # else it is no wonder
             warnings += [
@@ -479,6 +533,7 @@ class Callgate:
             engine=health.engine,
             database=health.database,
             recorder_lag=RecorderLag(recorder.waiting_entries, recorder.lag_ms // 1000),
+            webhooks=webhooks,
             tasks=tasks,
             warnings=warnings,
         )
@@ -486,25 +541,70 @@ class Callgate:
     @property
     def background(self) -> tuple[Callable[[], Coroutine[Any, Any, NoReturn]], ...]:
         """What has to run as long as the gateway does: each until it is cancelled."""
-        return self.keeper.run, self._calls.journal.run, self._calls.kept_ends.run, self.rebuilder.run
+        return (
+            self.keeper.run,
+            self._calls.journal.run,
+            self._calls.kept_ends.run,
+            self.rebuilder.run,
+            self._subscriptions.run,
+            self.feeds.run,
+            self._notices.run,
+        )
 
     async def adopt_journals(self) -> None:
         """Go on from the journals of processes of this data directory that are gone."""
         await self._calls.journal.adopt()
 
     async def drain(self) -> None:
-        """Take leave of all devices, each once its requests are answered. Their calls go on (R11).
+        """Take leave of all dashboards, and of all devices, each once its requests are answered.
 
-        The grace of their calls starts now, and they connect elsewhere within it (R13).
+        The devices' calls go on (R11). The grace of their calls starts now, and they connect elsewhere within
+        it (R13).
         """
-        await self.devices.drain(self.settings.drain_seconds / 2)
+        patience_seconds = self.settings.drain_seconds / 2
+        await asyncio.gather(self.devices.drain(patience_seconds), self.readers.drain(patience_seconds))
         try:
             await self.keeper.tell_lost()
         except EngineUnavailable:
             # Nobody vouches for them any more, so their leases run out, and the grace behind them.
             log.warning("drain.grace_not_told")
 
+    @property
+    def dashboards(self) -> int:
+        """How many dashboards are connected to this process."""
+        return len(self.readers)
+
     # Inside
+
+    async def _tell_others(self, message: control.Message) -> None:
+        try:
+            await self._control.send(message)
+        except (RedisError, OSError) as failure:
+            # The others look into SQL by themselves, a little later.
+            log.warning("control.not_told", message=type(message).__name__, error=type(failure).__name__)
+
+    async def _show_all_pools(self) -> None:
+        self.feeds.moved()
+        await self._tell_others(PoolsMoved(self._control.gateway))
+
+    async def _webhooks(self, warnings: list[str]) -> WebhooksStatus | None:
+        """How sending goes, with what an operator should look at; None if nothing is sent or known."""
+        if self.settings.webhook_url is None:
+            return None
+        try:
+            state = await self._records.outbox.state()
+        except DatabaseUnavailable:
+            return None
+        if state.gone:
+            warnings.append(
+                "The webhook receiver answered 410 Gone: it is sent nothing until a gateway is restarted."
+            )
+        elif state.failing_since_ms is not None:
+            since = rfc3339(state.failing_since_ms // 1000 * 1000)
+            warnings.append(
+                f"The webhook receiver fails since {since} ({state.error}): {state.waiting:,} events wait."
+            )
+        return WebhooksStatus(state.waiting, state.failing_since_ms)
 
     async def _as_found(self, calls: Sequence[CallRecord | CallInProgress]) -> list[FoundCall]:
         """Calls as SQL has them, with the instant that each is told of."""

@@ -19,6 +19,7 @@ from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable, StartR
 from gateway.embedded import EmbeddedEngine
 from gateway.live.control import Control
 from gateway.live.gateways import Gateways
+from gateway.live.subscriptions import Subscriptions
 from gateway.pool.engine import Engine, connect
 from gateway.pool.live_pool import LivePool
 from gateway.records.recorder import Recorder
@@ -108,10 +109,18 @@ class _Parts:
             self.records,
             recorder,
             self._control,
+            Subscriptions(engine.client),
             self._gateways,
             self._administration,
             self._monitor,
         )
+        background = self.service.background
+        if settings.webhook_url is not None:
+            # Imported by who sends: an HTTP client is a matter of megabytes.
+            from gateway.service.webhooks import Receiver, WebhookSender
+
+            receiver = Receiver(settings.webhook_url, settings.webhook_secrets)
+            background = (*background, WebhookSender(self.records, receiver).run)
         self._upkeep = Upkeep(
             self.service,
             self._pool,
@@ -121,6 +130,7 @@ class _Parts:
             self._control,
             self._gateways,
             self._monitor,
+            background,
         )
         self.reached = asyncio.Event()
 
@@ -165,6 +175,8 @@ class _Parts:
             way = "with" if kept == "true" else "without"
             raise StartRefused(f"The data was made {way} --simulate and can only be used {way} it.")
         policy = unpacked_policy(await deployment.settle("policy", packed_policy(self._settings.policy)))
+        wanted = () if self._settings.webhook_url is None else self._settings.webhook_events
+        await self.records.outbox.want(wanted)
         coming = await deployment.get("policy_next")
         if coming:
             policy = unpacked_policy(coming)

@@ -12,21 +12,30 @@ from dataclasses import dataclass
 from typing import Final
 
 from gateway.pool.live_pool import LivePool
+from gateway.pool.packed import PackedPool
 from gateway.records.paging import after_instant_and_place, page_of
 from gateway.records.store import Records
 
 FRESH_SECONDS: Final = 5.0
-"""How old an order may be for a reader who begins with it."""
+"""How old an order may be for a reader who begins with it; twice as old as it took, if that is more: else a
+deployment of very many accounts would do nothing but rank them."""
 KEPT_SECONDS: Final = 60.0
 """How long an order is kept for its readers; who comes for a page later goes on in a newer one."""
 READ_AT_ONCE: Final = 1000
+MADE_AT_MOST: Final = 200
+"""How many pools that are not there are made for an order. More are missing only where the engine was lost
+just now: they are being made, and come last until then."""
 _PARTS: Final = 1_000_000
+_UNKNOWN: Final = -1
+_PLACE_BITS: Final = 30
+_MOST: Final = (1 << 32) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class _Order:
     number: int
     taken_at: float
+    fresh_until: float
     accounts: list[str]
 
 
@@ -60,23 +69,52 @@ class Ranking:
             if not self._orders[name]:
                 del self._orders[name]
         for order in reversed(self._orders.get(q, [])):
-            if order.number == number or (number is None and now - order.taken_at < FRESH_SECONDS):
+            if order.number == number or (number is None and now < order.fresh_until):
                 return order
         return None
 
     async def _take(self, q: str | None) -> _Order:
         taken_at, now_ms = time.monotonic(), (await self._pool.clock()).now_ms
-        ranked: list[tuple[int, str]] = []
+        accounts: list[str] = []
+        keys: list[int] = []
         after: str | None = None
+        to_make = MADE_AT_MOST
         while True:
-            accounts, after = await self._records.accounts.list_accounts(q, after, READ_AT_ONCE, now_ms)
-            views = await self._pool.read_many([account.account for account in accounts])
-            for account, view in views.items():
-                used = view.used_seconds * _PARTS // view.allocated_seconds if view.allocated_seconds else -1
-                ranked.append((-used, account))
+            page, after = await self._records.accounts.list_ids(q, after, READ_AT_ONCE)
+            pools = await self._pool.glance(page)
+            # Most pools have no call in progress: what they have used is written in them.
+            moving = [each for each, pool in pools.items() if pool is not None and _moves(pool, now_ms)]
+            missing = [each for each, pool in pools.items() if pool is None][:to_make]
+            to_make -= len(missing)
+            views = await self._pool.read_many([*moving, *missing])
+            for account in page:
+                view, pool = views.get(account), pools[account]
+                if view is not None:
+                    part = _part(view.used_seconds, view.allocated_seconds)
+                else:
+                    part = _UNKNOWN if pool is None else _part(pool.settled_seconds, pool.allocated_seconds)
+                # An integer, the most used first and then by id: a hundred thousand of them sort in no time,
+                # where tuples would hold up the whole gateway.
+                keys.append((-part << _PLACE_BITS) + len(accounts))
+                accounts.append(account)
             if after is None:
                 break
         self._number = max(self._number + 1, time.time_ns() // 1_000_000)
-        order = _Order(self._number, taken_at, [account for _, account in sorted(ranked)])
+        keys.sort()
+        place = (1 << _PLACE_BITS) - 1
+        fresh_until = taken_at + max(FRESH_SECONDS, 2 * (time.monotonic() - taken_at))
+        order = _Order(self._number, taken_at, fresh_until, [accounts[key & place] for key in keys])
         self._orders.setdefault(q, []).append(order)
         return order
+
+
+def _moves(pool: PackedPool, now_ms: int) -> bool:
+    """Whether what a pool has used is not what was last written of it."""
+    return pool.calls > 0 or pool.cycle_end_ms <= now_ms
+
+
+def _part(used_seconds: int, allocated_seconds: int) -> int:
+    """What part of its allocation a pool has used, in millionths; those without one come last."""
+    if not allocated_seconds:
+        return _UNKNOWN
+    return min(used_seconds * _PARTS // allocated_seconds, _MOST)

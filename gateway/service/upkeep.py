@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
-from typing import Final, NoReturn
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import Any, Final, NoReturn
 
 import structlog
 from redis.exceptions import RedisError
@@ -14,7 +14,7 @@ from redis.exceptions import RedisError
 from gateway import metrics, turns
 from gateway.domain.calls import Caller
 from gateway.domain.errors import CallgateError
-from gateway.live.control import Control, DeviceConnected, Message
+from gateway.live.control import Control, DeviceConnected, Message, PoolsMoved, StaffRemoved
 from gateway.live.gateways import BEAT_SECONDS, Gateways, Heartbeat
 from gateway.pool.live_pool import LivePool
 from gateway.records.recorder import Recorder
@@ -29,7 +29,11 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 CATCH_UP_SECONDS: Final = 2.0
 CLOSE_STATEMENTS_SECONDS: Final = 1.0
 REVOCATIONS_SECONDS: Final = 2.0
+READERS_SECONDS: Final = 2.0
+"""How often it is looked for staff members who watch and were removed, in case nobody was heard to say so."""
 COUNT_SECONDS: Final = 5.0
+
+Work = Callable[[], Coroutine[Any, Any, NoReturn]]
 
 
 class Upkeep:
@@ -45,6 +49,7 @@ class Upkeep:
         control: Control,
         gateways: Gateways,
         monitor: Monitor,
+        background: Sequence[Work],
     ) -> None:
         self._service = service
         self._pool = pool
@@ -54,6 +59,7 @@ class Upkeep:
         self._control = control
         self._gateways = gateways
         self._monitor = monitor
+        self._background = background
         self._revocations_seen = 0
         self._look_for_revocations = asyncio.Event()
 
@@ -61,13 +67,14 @@ class Upkeep:
         """Run them all, until cancelled. One that dies ends the gateway, loudly."""
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(self._recorder.run())
-            for work in self._service.background:
+            for work in self._background:
                 tasks.create_task(work())
             tasks.create_task(self._monitor.run())
-            tasks.create_task(self._control.listen(self._hear, self._look_for_revocations.set))
+            tasks.create_task(self._control.listen(self._hear, self._listening))
             tasks.create_task(self._keep_revocations())
             tasks.create_task(self._every("changes", CATCH_UP_SECONDS, self._administration.catch_up))
             tasks.create_task(self._every("statements", CLOSE_STATEMENTS_SECONDS, self._close_statements))
+            tasks.create_task(self._every("readers", READERS_SECONDS, self._service.close_removed_readers))
             tasks.create_task(self._every("presence", BEAT_SECONDS, self._beat))
             tasks.create_task(self._every("counting", COUNT_SECONDS, self._count))
 
@@ -110,10 +117,19 @@ class Upkeep:
             else:
                 turns.finished("revocations")
 
+    def _listening(self) -> None:
+        """What others told before this may have been missed."""
+        self._look_for_revocations.set()
+        self._service.feeds.moved()
+
     def _hear(self, message: Message) -> None:
         if isinstance(message, DeviceConnected):
             caller = Caller(message.account, message.staff, message.device)
             self._service.devices.close_replaced(caller, message.number)
+        elif isinstance(message, StaffRemoved):
+            self._service.readers.close_removed([(message.account, message.staff)])
+        elif isinstance(message, PoolsMoved):
+            self._service.feeds.moved()
         else:
             self._look_for_revocations.set()
 
@@ -124,6 +140,7 @@ class Upkeep:
                 at_ms=time.time_ns() // 1_000_000,
                 connections=len(self._service.devices),
                 calls_in_progress=sum(len(each.calls) for each in self._service.devices),
+                dashboards=self._service.dashboards,
             )
         )
 

@@ -1,4 +1,4 @@
-"""Why a gateway closes a device's WebSocket.
+"""Why a gateway closes a WebSocket.
 
 The number tells the client whether to come back (RFC 6455, 7.4).
 """
@@ -9,7 +9,8 @@ from enum import IntEnum
 
 
 class CloseCode(IntEnum):
-    """The close codes of the contract. Clients don't come back by themselves after `REPLACED`.
+    """The close codes of the contract. Clients don't come back by themselves after `REPLACED` and
+    `STAFF_REMOVED`.
 
     After `TOKEN_ENDED` they come back with another token only.
     """
@@ -22,5 +23,7 @@ class CloseCode(IntEnum):
     """This gateway is shutting down; another one, or this one in a moment, takes over."""
     TOKEN_ENDED = 4401
     """The token expired or was revoked."""
+    STAFF_REMOVED = 4403
+    """The staff member was removed, and may not watch any more."""
     REPLACED = 4409
     """The same device connected again; the newer connection stays."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Protocol
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 import anyio
 
 from gateway.domain.calls import Caller
 from gateway.sessions.close_codes import CloseCode
 from gateway.sessions.revocations import Revocation
+
+MinutesNotice = Literal["minutes_exhausted", "minutes_restored"]
 
 
 class Connection(Protocol):
@@ -37,6 +40,9 @@ class Connection(Protocol):
     def give_up(self, call_id: str) -> None:
         """Vouch for this call no more: it has ended, or belongs to a newer connection."""
 
+    def notify(self, kind: MinutesNotice) -> None:
+        """Tell the device that minutes ran out, or are there again."""
+
     def close(self, code: CloseCode, reason: str) -> None:
         """Send what is waiting, then close. Closing again changes nothing."""
 
@@ -47,6 +53,17 @@ class Connection(Protocol):
         """Say that the gateway is going away, and close once every request taken has its answer."""
 
 
+@dataclass(slots=True)
+class _Account:
+    """The devices of one account, and what they know of its minutes."""
+
+    connections: dict[Caller, Connection] = field(default_factory=dict)
+    is_exhausted: bool | None = None
+    """Whether all minutes are used, as far as was heard and told; None as long as nothing was heard."""
+    heard: int = 0
+    """How often anything was heard."""
+
+
 class DeviceConnections:
     """Every device's connection to this process.
 
@@ -55,7 +72,7 @@ class DeviceConnections:
     """
 
     def __init__(self) -> None:
-        self._accounts: dict[str, dict[Caller, Connection]] = {}
+        self._accounts: dict[str, _Account] = {}
         self._count = 0
         self._gone: anyio.Event | None = None
         self.draining = False
@@ -65,12 +82,17 @@ class DeviceConnections:
         return self._count
 
     def __iter__(self) -> Iterator[Connection]:
-        for connections in list(self._accounts.values()):
-            yield from list(connections.values())
+        for account in list(self._accounts.values()):
+            yield from list(account.connections.values())
+
+    @property
+    def accounts(self) -> Collection[str]:
+        """The accounts whose devices are connected."""
+        return self._accounts.keys()
 
     def add(self, connection: Connection) -> None:
         """Take a connection in, in place of the device's older one, which is closed."""
-        connections = self._accounts.setdefault(connection.caller.account, {})
+        connections = self._accounts.setdefault(connection.caller.account, _Account()).connections
         older = connections.get(connection.caller)
         connections[connection.caller] = connection
         if older is None:
@@ -81,7 +103,7 @@ class DeviceConnections:
     def remove(self, connection: Connection) -> None:
         """Forget a connection that is gone. One that was replaced has been forgotten already."""
         account = connection.caller.account
-        connections = self._accounts.get(account, {})
+        connections = self._of(account)
         if connections.get(connection.caller) is not connection:
             return
         del connections[connection.caller]
@@ -96,16 +118,58 @@ class DeviceConnections:
 
         The deployment numbers its connections; a later one has a greater number.
         """
-        connection = self._accounts.get(caller.account, {}).get(caller)
+        connection = self._of(caller.account).get(caller)
         if connection is not None:
             connection.supersede(number)
 
     def close_revoked(self, revocation: Revocation) -> None:
         """Close every connection whose token this revocation refuses (4401). Their calls go on."""
-        for connection in list(self._accounts.get(revocation.account, {}).values()):
+        for connection in list(self._of(revocation.account).values()):
             caller = connection.caller
             if revocation.covers(caller.account, caller.staff, caller.device, connection.token_issued_at_ms):
                 connection.close(CloseCode.TOKEN_ENDED, "the token was revoked")
+
+    # Minutes that ran out, or are there again (R11)
+
+    def minutes_changed(self, account: str, *, exhausted: bool) -> None:
+        """Hear that an account's minutes just ran out, or are there again, and tell whom it concerns.
+
+        Told once: what was seen by looking already is no news.
+        """
+        found = self._accounts.get(account)
+        if found is None:
+            return
+        found.heard += 1
+        if found.is_exhausted is not exhausted:
+            self._tell_minutes(found, exhausted=exhausted)
+
+    def before_looking(self, account: str) -> int:
+        """Return what `minutes_seen` is to be given, from before the pool is looked at."""
+        found = self._accounts.get(account)
+        return 0 if found is None else found.heard
+
+    def minutes_seen(self, account: str, *, exhausted: bool, before: int) -> None:
+        """See, in the pool, whether an account's minutes are used. What devices have missed they are told.
+
+        `before` is `before_looking`'s: what was heard while one looked may be newer than what one saw.
+        """
+        found = self._accounts.get(account)
+        if found is None or found.heard != before:
+            return
+        if found.is_exhausted is None:
+            found.is_exhausted = exhausted
+        elif found.is_exhausted is not exhausted:
+            self._tell_minutes(found, exhausted=exhausted)
+
+    def _tell_minutes(self, account: _Account, *, exhausted: bool) -> None:
+        account.is_exhausted = exhausted
+        for connection in list(account.connections.values()):
+            if not exhausted:
+                connection.notify("minutes_restored")
+            elif connection.calls:
+                connection.notify("minutes_exhausted")
+
+    # The end
 
     async def drain(self, patience_seconds: float) -> None:
         """Send every device away (1012): each when its requests are answered, all after `patience_seconds`.
@@ -120,6 +184,10 @@ class DeviceConnections:
         for connection in self:
             connection.close(CloseCode.RESTARTING, "the gateway is shutting down")
         await self._wait_until_gone(patience_seconds)
+
+    def _of(self, account: str) -> dict[Caller, Connection]:
+        found = self._accounts.get(account)
+        return {} if found is None else found.connections
 
     async def _wait_until_gone(self, seconds: float) -> None:
         if self._count:

@@ -4,12 +4,12 @@
 --   left         allocated less used, below zero where it is overrun
 --   held_before  what the calls that were there before the batch hold beyond what they bill; false: not counted yet
 --   unheld       what is left that no one holds, when `held_before` is taken from it
-local function open_account(m, p, keys, members)
-  local live_billed = p and live_billed_seconds(m, p, keys[PHASE_KEY]) or 0
+local function open_account(m, account, p, keys, members)
+  local live_billed = p and p.live_billed or 0
   local left = p and p.allocated_seconds - p.settled_seconds - live_billed or 0
   return {
-    m = m, p = p, keys = keys, members = members, now_ms = m.now_ms, cycle_start_ms = p and p.cycle_start_ms or 0,
-    live_billed = live_billed, left = left, unheld = left, held_before = false, fresh_head = false, fresh_connection = false,
+    m = m, account = account, p = p, keys = keys, members = members, now_ms = m.now_ms,
+    cycle_start_ms = p and p.cycle_start_ms or 0, live_billed = live_billed, left = left, unheld = left, held_before = false, fresh_head = false, fresh_connection = false,
     fresh_score = false,
     -- The sums as the sorted sets have them: those are written only after the operations.
     counting_before = p and p.counting, folded_before = p and p.folded,
@@ -32,9 +32,13 @@ local function is_held_up(a)
   return a.unheld - a.held_before <= 0
 end
 
+-- What is used stands in `a` by then: it may have become so much that a threshold is passed (R29).
 local function pool_changed(a)
   local p = a.p
-  if p then p.version, p.changed = p.version + 1, true end
+  if not p then return end
+  p.version, p.changed = p.version + 1, true
+  local used = p.allocated_seconds - a.left
+  if used >= p.next_used then pass_reached(a.account, p, used, a.now_ms, notices) end
 end
 
 -- R9, R17: a call is known while it is in progress; ended, or overtaken by its end, it is remembered for a while.

@@ -1,6 +1,6 @@
 -- Where a shard's and an account's keys stand in KEYS; gateway/pool/keys.py lays them out in the same order.
 
-local SHARD_KEYS = 7
+local SHARD_KEYS = 8
 local META_KEY = 1
 local CALLS_KEY = 2
 local ENDED_KEY = 3
@@ -8,6 +8,7 @@ local OVERTAKEN_KEY = 4
 local LEASES_KEY = 5
 local ALARMS_KEY = 6
 local RECORDS_KEY = 7
+local NOTICES_KEY = 8
 
 local ACCOUNT_KEYS = 4
 local POOL_KEY = 1

@@ -54,17 +54,12 @@ local function refold(m, p, order_key, phase_key, calls_key)
   call('UNLINK', phase_key)
   p.folded, p.folded_ticks, p.folded_to_ms = 0, 0, p.cycle_start_ms
   p.free_seconds, p.increment_seconds, p.count_from = m.free_seconds, m.increment_seconds, m.count_from
-  p.dirty = true
+  p.dirty, p.jumped = true, true
 end
 
--- Brings the sums up to `now`. After this, a call of this cycle is folded if its score is below `folded_to_ms`.
-local function bring_up(m, p, order_key, phase_key, calls_key)
-  if p.turned then call('UNLINK', phase_key) end
-  if p.free_seconds ~= m.free_seconds or p.increment_seconds ~= m.increment_seconds
-    or p.count_from ~= m.count_from then
-    refold(m, p, order_key, phase_key, calls_key)
-  end
-  fold(m, p, order_key, phase_key)
+-- Were the sums built under the policy that is in force?
+local function is_of_policy(m, p)
+  return p.free_seconds == m.free_seconds and p.increment_seconds == m.increment_seconds and p.count_from == m.count_from
 end
 
 -- Sum of billed(age) over the calls in progress of this cycle, exactly (R4), in seconds.
@@ -73,6 +68,14 @@ local function live_billed_seconds(m, p, phase_key)
   local into_tick = m.now_ms % m.increment_ms
   local later = into_tick > 0 and call('ZCOUNT', phase_key, 0, text(into_tick - 1)) or 0
   return m.increment_seconds * (p.folded * floor(m.now_ms / m.increment_ms) - p.folded_ticks + later)
+end
+
+-- Brings the sums, of the policy in force, up to `now`. After this, a call of this cycle is folded if its score is below
+-- `folded_to_ms`.
+local function bring_up(m, p, order_key, phase_key)
+  if p.turned then call('UNLINK', phase_key) end
+  fold(m, p, order_key, phase_key)
+  p.live_billed = live_billed_seconds(m, p, phase_key)
 end
 
 -- Sum of max(hold, billed) over the same calls, exactly (R7). Folded calls younger than the hold still hold it whole;

@@ -2,12 +2,19 @@
 
 local POOL = '<BBBdddddddddddddddddI4I4BdI4I4I4I4dddI4I4ss'
 local POOL_LAYOUT = 2
+-- Behind it, as text, what a gateway of the version before does not know, and leaves out when it writes the pool: when
+-- the thresholds were passed (0 not yet), and the alarm that is set. All of it is found again.
+local POOL_TAIL = '^(%d+) (%d+) (%d+) (%d+)$'
 local SUSPENDED = 1
 local UNLIMITED = -1
 
 -- A pool with every field that it will ever have: a table that grows is laid out anew again and again.
 --   turned   its cycle turned in this script        changed  something of it did: a new version, and readers are told
 --   dirty    its sums moved, and nothing else did   made     it was made in this script
+-- and of lib/thresholds.lua:
+--   next_used    how much is used when the next threshold is passed     live_billed   R4, at now, before any operation
+--   jumped       live use may be higher in the next moment than it was to be when the alarm was set
+--   announced    what is told to the devices of the account (R11)       since_ms      since when the policy holds
 local function new_pool_table()
   return {
     status = 0, has_plan = 0, epoch = 0, version = 0, revision = 0, allocated_seconds = 0, settled_seconds = 0,
@@ -17,18 +24,25 @@ local function new_pool_table()
     channels_used = 0, channels_limit = 0, pending_from_ms = 0, pending_allocated_seconds = 0,
     pending_max_concurrent_calls = 0, pending_seats_limit = 0, pending_channels_limit = 0, plan = '',
     pending_plan = '', turned = false, changed = false, dirty = false, made = false,
+    passed_50_ms = 0, passed_80_ms = 0, passed_100_ms = 0, alarm_ms = 0, next_used = math.huge, live_billed = 0,
+    jumped = false, announced = false, since_ms = 0,
   }
 end
 
 local function decode_pool(packed)
-  local p, layout = new_pool_table(), nil
+  local p, layout, tail_at = new_pool_table(), nil, nil
   layout, p.status, p.has_plan, p.epoch, p.version, p.revision, p.allocated_seconds, p.settled_seconds, p.cycle_index,
     p.cycle_start_ms, p.cycle_end_ms, p.next_1_ms, p.next_2_ms, p.next_3_ms, p.folded, p.folded_ticks,
     p.folded_to_ms, p.counting, p.calls, p.emergencies, p.free_seconds, p.increment_seconds, p.count_from,
     p.max_concurrent_calls, p.seats_used, p.seats_limit, p.channels_used, p.channels_limit, p.pending_from_ms,
     p.pending_allocated_seconds, p.pending_max_concurrent_calls, p.pending_seats_limit, p.pending_channels_limit,
-    p.plan, p.pending_plan = unpack_struct(POOL, packed)
+    p.plan, p.pending_plan, tail_at = unpack_struct(POOL, packed)
   assert(layout == POOL_LAYOUT, 'CALLGATE pool has another layout')
+  if tail_at <= #packed then
+    local passed_50, passed_80, passed_100, alarm = string.match(packed, POOL_TAIL, tail_at)
+    p.passed_50_ms, p.passed_80_ms, p.passed_100_ms, p.alarm_ms =
+      tonumber(passed_50), tonumber(passed_80), tonumber(passed_100), tonumber(alarm)
+  end
   return p
 end
 
@@ -39,6 +53,7 @@ local function encode_pool(p)
     p.increment_seconds, p.count_from, p.max_concurrent_calls, p.seats_used, p.seats_limit, p.channels_used,
     p.channels_limit, p.pending_from_ms, p.pending_allocated_seconds, p.pending_max_concurrent_calls,
     p.pending_seats_limit, p.pending_channels_limit, p.plan, p.pending_plan)
+    .. string.format('%.0f %.0f %.0f %.0f', p.passed_50_ms, p.passed_80_ms, p.passed_100_ms, p.alarm_ms)
 end
 
 -- A pending plan that is due takes the plan's place (R23). Tells whether it did.
@@ -58,27 +73,31 @@ local function cycle_item(account, p)
     p.cycle_start_ms, p.cycle_end_ms, p.allocated_seconds)
 end
 
--- R19, R20: turns the cycles that are over, one by one, in the decoded state only. Appends an item for each to
--- `items`. Answers false, with the state useless, where the next boundary is not known: the gateway supplies it.
-local function turn_cycles(account, p, now_ms, items)
-  while now_ms >= p.cycle_end_ms do
-    if p.next_1_ms == 0 then return false end
-    p.cycle_index = p.cycle_index + 1
-    p.cycle_start_ms, p.cycle_end_ms = p.cycle_end_ms, p.next_1_ms
-    p.next_1_ms, p.next_2_ms, p.next_3_ms = p.next_2_ms, p.next_3_ms, 0
-    take_pending_plan(p)
-    p.settled_seconds, p.counting = 0, 0
-    p.folded, p.folded_ticks, p.folded_to_ms = 0, 0, p.cycle_start_ms
-    p.version = p.version + 1
-    p.turned, p.changed = true, true
-    add_item(items, cycle_item(account, p))
+-- Are all boundaries known that lie before `now`? Else the gateway supplies them, before anything is done.
+local function can_turn(p, now_ms)
+  if now_ms < p.cycle_end_ms then return true end
+  for _, end_ms in ipairs({ p.next_1_ms, p.next_2_ms, p.next_3_ms }) do
+    if now_ms < end_ms then return true end
   end
-  return true
+  return false
 end
 
--- Saves a pool. The channel that carries its changes is named as its key, so both live on one shard.
+-- R19, R20: the next cycle begins. Appends its item to `items`.
+local function turn_cycle(account, p, items)
+  p.cycle_index = p.cycle_index + 1
+  p.cycle_start_ms, p.cycle_end_ms = p.cycle_end_ms, p.next_1_ms
+  p.next_1_ms, p.next_2_ms, p.next_3_ms = p.next_2_ms, p.next_3_ms, 0
+  take_pending_plan(p)
+  p.settled_seconds, p.counting = 0, 0
+  p.folded, p.folded_ticks, p.folded_to_ms = 0, 0, p.cycle_start_ms
+  p.version = p.version + 1
+  p.turned, p.changed = true, true
+  add_item(items, cycle_item(account, p))
+end
+
+-- Saves a pool. The channel on which it is told that it changed is named as its key, so both live on one shard; who
+-- wants to know more reads it.
 local function save_pool(key, p)
-  local packed = encode_pool(p)
-  call('SET', key, packed)
-  if p.changed then call('SPUBLISH', key, packed) end
+  call('SET', key, encode_pool(p))
+  if p.changed then call('SPUBLISH', key, text(p.version)) end
 end

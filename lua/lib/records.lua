@@ -20,10 +20,16 @@ local function add_reopened(items, field, c)
   add_item(items, 'B' .. field .. '\0' .. pack('<I2d', c.revision, c.admitted_at_ms))
 end
 
--- `n` is the number of the entry's first item: items of a shard are numbered without a gap.
-local function append_items(m, records_key, items)
-  if items.count == 0 then return end
+-- `n` is the number of the entry's first item: items of a shard are numbered without a gap. Notices, which are not
+-- numbered, stand in a field of their own, which gateways of the version before pass over.
+local function append_items(m, records_key, items, notices)
+  if items.count == 0 and notices.count == 0 then return end
   local policy = m.free_seconds .. '/' .. m.increment_seconds .. '/' .. m.hold_seconds .. '/' .. m.count_from
-  call('XADD', records_key, '*', 'n', text(m.records + 1), 'p', policy, 'd', table.concat(items))
+  local number, told = text(m.records + 1), table.concat(items)
+  if notices.count == 0 then
+    call('XADD', records_key, '*', 'n', number, 'p', policy, 'd', told)
+  else
+    call('XADD', records_key, '*', 'n', number, 'p', policy, 'd', told, 'q', table.concat(notices))
+  end
   m.records = m.records + items.count
 end

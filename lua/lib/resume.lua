@@ -4,13 +4,12 @@
 local function enter_progress(a, field, c, payload, billed_before)
   local m, p = a.m, a.p
   write_start(field, encode_call(c, payload), text(order_score(m, p, c.emergency, c.admitted_at_ms, c.answered_at_ms)))
-  pool_changed(a)
   if c.emergency == 1 then
     if p then p.emergencies = p.emergencies + 1 end
-    return
+    return pool_changed(a)
   end
   p.calls = p.calls + 1
-  if c.admitted_at_ms < a.cycle_start_ms then return end
+  if c.admitted_at_ms < a.cycle_start_ms then return pool_changed(a) end
   local origin_ms = origin_of(m, c.admitted_at_ms, c.answered_at_ms)
   local live = origin_ms and billed_seconds(m, a.now_ms - origin_ms) or 0
   p.counting = p.counting + 1
@@ -21,6 +20,8 @@ local function enter_progress(a, field, c, payload, billed_before)
     p.folded, p.folded_ticks = p.folded + 1, p.folded_ticks + floor(origin_ms / m.increment_ms)
     write_phase(field, text(origin_ms % m.increment_ms))
   end
+  p.jumped = true
+  pool_changed(a)
 end
 
 -- R15: its settlement is taken back, and it goes on from its original start.

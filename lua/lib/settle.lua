@@ -17,8 +17,8 @@ local function note_answer(a, field, blob, device, ago_ms, connection)
   local m, p = a.m, a.p
   c.answered_at_ms = max(c.admitted_at_ms, a.now_ms - ago_ms)
   write_call(field, encode_call(c, payload_of(blob)))
-  pool_changed(a)
   if m.count_from == COUNT_FROM_ANSWER and c.emergency == 0 and c.admitted_at_ms >= a.cycle_start_ms then
+    p.jumped = true
     local billed = billed_seconds(m, a.now_ms - c.answered_at_ms)
     a.left = a.left - billed
     a.unheld = a.unheld - held_seconds(m, billed) + m.hold_seconds
@@ -28,6 +28,7 @@ local function note_answer(a, field, blob, device, ago_ms, connection)
       write_phase(field, text(c.answered_at_ms % m.increment_ms))
     end
   end
+  pool_changed(a)
   return answer_code(NOTED)
 end
 
@@ -49,6 +50,7 @@ end
 local function rebill(a, before, billed)
   a.left, a.unheld = a.left + before - billed, a.unheld + before - billed
   a.p.settled_seconds = a.p.settled_seconds - before + billed
+  a.p.jumped = true
 end
 
 -- What a call bills that ended at that instant, how long it was, and what it is timed from.

@@ -2,13 +2,13 @@
 -- is kept in these locals, and not in tables of tables: they are met several times for every operation.
 
 -- Of a section: arguments of HSET `calls`; calls that were given a lease, that ended, and that an end overtook; items
--- of `records`.
+-- and notices of `records`.
 local values, valued = {}, 0
 local leased, leases_given = {}, 0
 local ended, calls_ended = {}, 0
 local calls_left = 0
 local overtaken, calls_overtaken = {}, 0
-local items = new_items()
+local items, notices = new_items(), new_items()
 
 -- Of an account: arguments of ZADD and ZREM `order` and `phase`.
 local order_in, order_added = {}, 0
@@ -89,8 +89,9 @@ local function write_section(m, keys)
   if calls_overtaken > 0 then
     call('RPUSH', keys[OVERTAKEN_KEY], text(m.now_ms) .. ' ' .. table.concat(overtaken, ' ', 1, calls_overtaken))
   end
-  append_items(m, keys[RECORDS_KEY], items)
+  append_items(m, keys[RECORDS_KEY], items, notices)
   if valued > 0 then m.written = true end
   m.in_progress = m.in_progress + leases_given - calls_left
-  valued, leases_given, calls_ended, calls_left, calls_overtaken, items = 0, 0, 0, 0, 0, new_items()
+  valued, leases_given, calls_ended, calls_left, calls_overtaken = 0, 0, 0, 0, 0
+  items, notices = new_items(), new_items()
 end

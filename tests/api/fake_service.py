@@ -29,6 +29,7 @@ from gateway.domain.calls import Caller, CallInProgress
 from gateway.domain.errors import CallgateError, CallUnknown
 from gateway.service import Callgate, DeviceConnected
 from gateway.sessions.devices import DeviceConnections
+from gateway.sessions.readers import ReaderConnections
 from gateway.sessions.revocations import Revocations
 from gateway.settings import Settings
 from tests.api.conftest import SECRET, Device
@@ -81,6 +82,7 @@ class FakeService:
     """
 
     devices: DeviceConnections = field(default_factory=DeviceConnections)
+    readers: ReaderConnections = field(default_factory=ReaderConnections)
     revocations: Revocations = field(default_factory=Revocations)
     asked: list[Ask] = field(default_factory=list)
     answers: dict[str, Answer | CallgateError] = field(default_factory=dict)

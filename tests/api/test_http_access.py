@@ -141,7 +141,7 @@ def test_head_is_get_without_the_body(admin: httpx.Client) -> None:
 
 
 @pytest.mark.parametrize(
-    "path", ["/", "/v1", "/v1/", "/v1/plans/", "/v1/nothing", "/v1/accounts/a/b/c", "/v2/plans"]
+    "path", ["/nothing", "/v1", "/v1/", "/v1/plans/", "/v1/nothing", "/v1/accounts/a/b/c", "/v2/plans"]
 )
 def test_an_address_that_does_not_exist_is_404(admin: httpx.Client, path: str) -> None:
     answer = admin.get(path)

@@ -6,13 +6,15 @@ import argparse
 from collections.abc import Callable
 from typing import Final
 
-from tests.bench import admissions, engine_cost, recorder, websocket_cost
+from tests.bench import admissions, engine_cost, live, recorder, thresholds, websocket_cost
 
 BENCHMARKS: Final[dict[str, tuple[str, Callable[[], None]]]] = {
     "engine": ("what a start or an end costs the engine, by calls in progress", engine_cost.run),
     "websocket": ("what a device's message costs a gateway, against a bare echo", websocket_cost.run),
+    "live": ("what dashboards cost a gateway, and how soon they have what is newest", live.run),
     "admissions": ("admissions a second of one gateway, against redis-benchmark", admissions.run),
     "recorder": ("whether the recorder keeps up (1,000,000 calls on each database)", recorder.run),
+    "thresholds": ("how late a threshold in mid-call reaches dashboards, a gateway killed", thresholds.run),
 }
 
 

@@ -48,6 +48,8 @@ def test_an_account_is_made_changed_shown_and_listed(callgate: Callgate, busines
     assert [each["account"] for each in listed(callgate, "--search", "HERE & c")] == ["here"]
     assert {"here", business} <= {each["account"] for each in listed(callgate)}
     assert "Here & Co" in callgate("account", "list").output
+    assert len(listed(callgate, "--sort", "used_percent", "--limit", "1")) == 1
+    assert {"here", business} <= {each["account"] for each in listed(callgate, "--by-use")}
 
 
 def listed(callgate: Callgate, *flags: str) -> list[dict[str, object]]:

@@ -10,9 +10,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
 import pytest
 
-from tests.support.gateways import CALLGATE
+from tests.support.gateways import CALLGATE, GatewayProcess
 from tests.support.waiting import wait_until_sync
 
 # It must need, and use, nothing of the user's own deployment.
@@ -75,6 +76,13 @@ def test_minutes_run_out_calls_are_refused_and_an_upgrade_lets_them_in_again(
     with demo("--speed", "60", "--port", "0", temporary=tmp_path) as process:
         said = read_until(process, "admitted", "refused", "settled", "refused", "upgraded", "admitted")
         assert "minutes_exhausted" in said
+        page, token = re.findall(r"^  (http://\S+/)#token=(\S+)$", said, re.MULTILINE)[0]
+        usage = httpx.get(
+            f"{page}v1/accounts/demo/usage", headers={"Authorization": f"Bearer {token}"}, trust_env=False
+        )
+        # A past was made up, too: there is something to see in the chart.
+        assert usage.json()["points"][-1]["used_seconds"] > 0
+        assert f"  {page}operator" in said
         watching = re.search(r"callgate (watch demo --url \S+ --token \S+)", said)
         assert watching
         seen = subprocess.run(
@@ -103,6 +111,16 @@ def test_minutes_run_out_calls_are_refused_and_an_upgrade_lets_them_in_again(
 
 
 @pytest.mark.slow
+def test_it_goes_round_for_whoever_looks_later(tmp_path: Path) -> None:
+    with demo("--speed", "300", "--port", "0", temporary=tmp_path) as process:
+        said = read_until(
+            process, "upgraded", "refused", "upgraded", "refused", "note", "new cycle", "admitted", "upgraded"
+        )
+    assert "failed" not in said
+    assert re.findall(r"^upgraded +to (\w+)", said, re.MULTILINE)[:3] == ["Team", "Business", "Team"]
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the next start ends what was left")
 def test_killed_it_leaves_nothing_running(tmp_path: Path) -> None:
     with demo("--port", "0", temporary=tmp_path) as process:
@@ -126,11 +144,11 @@ def test_it_ends_by_itself_and_its_data_can_be_kept_and_used_again(tmp_path: Pat
 
 def test_why_its_gateway_does_not_start_is_said(tmp_path: Path) -> None:
     data = tmp_path / "kept"
-    with demo("--port", "0", "--for", "1", "--data-dir", str(data), temporary=tmp_path) as process:
-        assert process.wait(60) == 0
     # Made in real time, it cannot be gone on with on a simulated clock.
+    with GatewayProcess(data):
+        pass
     told = subprocess.run(
-        [CALLGATE, "demo", "--speed", "2", "--port", "0", "--data-dir", data], capture_output=True, text=True
+        [CALLGATE, "demo", "--port", "0", "--data-dir", data], capture_output=True, text=True
     )
     assert told.returncode == 1
     assert "--simulate" in told.stderr

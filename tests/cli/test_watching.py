@@ -102,7 +102,7 @@ def test_in_a_terminal_the_minutes_fall_and_ctrl_c_leaves_it_clean(
 ) -> None:
     calling_flags = ("--account", business, "--staff", "ana", "--ring", "0")
     with (
-        Terminal(gateway, "watch", business, "--interval", "0.1") as watching,
+        Terminal(gateway, "watch", business) as watching,
         Terminal(gateway, "call", "+14155550100", *calling_flags) as calling,
     ):
         watching.until("remaining 10:00")
@@ -127,7 +127,7 @@ def test_in_a_pipe_it_writes_what_changed(
     callgate: Callgate, business: str, gateway: GatewayProcess, flags: list[str]
 ) -> None:
     with subprocess.Popen(
-        [CALLGATE, "watch", business, "--interval", "0.1", *flags],
+        [CALLGATE, "watch", business, *flags],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         env=environ(gateway),
@@ -167,7 +167,7 @@ def test_a_gateway_that_goes_away_is_said_and_waited_for(
         plan = {"name": "Ten", "minutes": 10, "connected_channels": 1, "staff_seats": 1}
         client.put("/v1/plans/ten", json=plan).raise_for_status()
         client.put("/v1/accounts/acme", json={"name": "Acme", "plan": "ten"}).raise_for_status()
-    with Terminal(gateway, "watch", "acme", "--interval", "0.1") as watching:
+    with Terminal(gateway, "watch", "acme") as watching:
         watching.until("remaining 10:00")
         port = gateway.url.rpartition(":")[2]
         gateway.stop()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Iterator
-from typing import Final
+from typing import Final, get_args
 
 import click
 import msgspec
@@ -16,9 +16,11 @@ from gateway.api.operations import AnyOperation
 from gateway.api.problems import STATUS
 from gateway.api.routes import ALL_OPERATIONS
 from gateway.api.wire import frames
+from gateway.api.wire.live_frames import PoolNotice
 from gateway.cli import main as callgate
 from gateway.domain.admission import RefusalReason
 from gateway.domain.errors import UnknownType
+from gateway.live.pictures import HappeningKind
 from gateway.pool.keys import ACCOUNT_KEYS, SHARD_KEYS
 from gateway.sessions.close_codes import CloseCode
 from gateway.settings import SETTINGS, environment_name
@@ -31,8 +33,6 @@ OPERATIONS: Final = page("docs/operations.md")
 
 # Variables that are no settings of a gateway.
 OTHER_VARIABLES: Final = {"CALLGATE_CONFIG", "CALLGATE_URL", "CALLGATE_TOKEN", "CALLGATE_REQUIRE_PEERS"}
-# Documented as reserved: nothing closes with it yet.
-RESERVED_CLOSE_CODES: Final = {4403}
 
 
 def _quoted(text: str) -> list[str]:
@@ -124,11 +124,17 @@ def test_every_field_of_a_frame_is_documented(kind: str) -> None:
     assert fields <= code
 
 
+def test_every_field_and_kind_of_a_pool_s_notices_is_documented() -> None:
+    code = set(WEBSOCKET.section("Dashboards").code)
+    assert set(PoolNotice.__struct_fields__) - {"message"} <= code
+    assert set(get_args(HappeningKind)) <= code
+
+
 def test_every_close_code_is_documented() -> None:
     documented = {
         int(cells[0]) for cells in WEBSOCKET.section("How a connection ends").rows if cells[0].isdecimal()
     }
-    assert documented - RESERVED_CLOSE_CODES == {int(code) for code in CloseCode}
+    assert documented == {int(code) for code in CloseCode}
 
 
 # Operations.
@@ -172,7 +178,8 @@ def test_every_documented_event_is_logged() -> None:
 
 def test_every_variable_that_is_named_exists() -> None:
     known = {environment_name(setting) for setting in SETTINGS.values()} | OTHER_VARIABLES
-    for path in (*(one.path for one in ALL), *sorted((ROOT / "deploy").iterdir())):
+    deployed = sorted(path for path in (ROOT / "deploy").rglob("*") if path.is_file())
+    for path in (*(one.path for one in ALL), *deployed):
         for name in re.findall(r"\bCALLGATE_[A-Z_]*[A-Z]\b", path.read_text(encoding="utf-8")):
             assert name in known, f"{path.name} names {name}"
 

@@ -26,6 +26,7 @@ VARYING_IN_TIME: Final = VARYING | {
     "at_ms",
     "created_at_ms",
     "duration_ms",
+    "empty_at_ms",
     "billing_date",
     "cycle",
 }

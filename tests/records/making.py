@@ -11,7 +11,7 @@ from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
 from gateway.domain.errors import EngineUnavailable
 from gateway.domain.policy import Policy
 from gateway.records.database import Database
-from gateway.records.ingest import Item, Progress
+from gateway.records.ingest import Item, Notice, Progress
 from gateway.records.plans import PlanFields
 from gateway.records.store import Records
 
@@ -102,6 +102,7 @@ class Entry:
     entry_id: str
     items: list[Item]
     first_number: int
+    notices: tuple[Notice, ...] = ()
 
 
 class MemoryStream:
@@ -120,12 +121,14 @@ class MemoryStream:
         self._numbers: dict[int, int] = {}
         self._next_id = 0
 
-    def add(self, *items: Item, shard: int = 0) -> Entry:
-        """Append one entry with these items."""
+    def add(self, *told: Item | Notice, shard: int = 0) -> Entry:
+        """Append one entry with these items and notices."""
+        items = [each for each in told if not isinstance(each, Notice)]
+        notices = tuple(each for each in told if isinstance(each, Notice))
         self._next_id += 1
         number = self._numbers.get(shard, 0)
         self._numbers[shard] = number + len(items)
-        entry = Entry(shard, f"{NOW_MS}-{self._next_id}", list(items), number)
+        entry = Entry(shard, f"{NOW_MS}-{self._next_id}", items, number, notices)
         self._shards.setdefault(shard, []).append(entry)
         return entry
 

@@ -5,6 +5,7 @@ from datetime import date
 import pytest
 
 from gateway.domain.asks import AccountConfig
+from gateway.domain.calls import Threshold, ThresholdsPassed
 from gateway.domain.cycles import Cycle, boundary_ms
 from gateway.domain.errors import NotFound
 from gateway.domain.plans import Plan
@@ -109,3 +110,27 @@ async def test_a_changed_time_zone_leaves_the_end_of_the_running_cycle_as_it_is(
     assert await acme.configs.running_cycle("acme", NEXT_CYCLE_MS - 1) == Cycle(9, CYCLE_MS, NEXT_CYCLE_MS)
     assert await acme.configs.running_cycle("acme", NEXT_CYCLE_MS) == Cycle(10, NEXT_CYCLE_MS, after)
     assert (await acme.configs.running_cycle("acme", after)).start_ms == after
+
+
+async def test_it_holds_the_thresholds_last_told_of_the_running_cycle(
+    acme: Records, stream: MemoryStream
+) -> None:
+    """R29."""
+    fifty, eighty = Threshold(50, NOW_MS - 2), Threshold(80, NOW_MS - 1)
+    recorder = Recorder(acme.database, stream, stream.now_ms)
+    told = [
+        ThresholdsPassed("acme", CYCLE_MS, (fifty,)),
+        ThresholdsPassed("acme", CYCLE_MS, (fifty, eighty)),
+        ThresholdsPassed("other", CYCLE_MS, (eighty,)),
+    ]
+    stream.add(a_cycle(), *told)
+    await recorder.drain()
+    config = await acme.configs.config("acme", NOW_MS)
+    assert config is not None
+    assert config.thresholds == (fifty, eighty)
+    # Another allocation: what is told then is all that holds.
+    stream.add(ThresholdsPassed("acme", CYCLE_MS, ()))
+    await recorder.drain()
+    config = await acme.configs.config("acme", NOW_MS)
+    assert config is not None
+    assert config.thresholds == ()

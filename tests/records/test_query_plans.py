@@ -11,6 +11,8 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from gateway.domain.webhooks import EVENT_TYPES
+from gateway.records.outbox import Outcome
 from gateway.records.recorder import Recorder
 from gateway.records.store import Records
 from tests.records.making import (
@@ -25,7 +27,14 @@ from tests.records.making import (
     reopened,
 )
 
-GROWING = "accounts|call_records|statements|staff|channels"
+GROWING = "accounts|call_records|statements|staff|channels|webhook_events"
+
+WANTED = (
+    # That index has only the accounts that lag, so reading all of it is what is wanted.
+    "USING INDEX accounts_unapplied",
+    # Of one cycle's records, into a few thousand groups: an index for it would make every record dearer.
+    "USE TEMP B-TREE FOR GROUP BY: SELECT call_records.ended_at_ms / 900000",
+)
 
 
 @contextmanager
@@ -45,6 +54,7 @@ def every_statement() -> Iterator[list[tuple[str, Any]]]:
 
 async def everything_there_is_to_ask(records: Records, stream: MemoryStream) -> None:
     now_ms = NOW_MS
+    await records.outbox.want(EVENT_TYPES)
     await make_plans(records)
     await records.plans.put_plan("small", SMALL)
     await records.plans.list_plans(None, 10)
@@ -79,6 +89,7 @@ async def everything_there_is_to_ask(records: Records, stream: MemoryStream) -> 
         pass
     await records.statements.get_statement("acme", CYCLE_MS)
     await records.statements.list_statements("acme", None, 10)
+    await records.usage.of_cycle("acme", CYCLE_MS, now_ms)
 
     async def none(_: str) -> None:
         return None
@@ -86,6 +97,13 @@ async def everything_there_is_to_ask(records: Records, stream: MemoryStream) -> 
     await records.closing.close_due(
         NEXT_CYCLE_MS + 1, late_resume_ms=1, oldest_call_in_progress=none, save_all=recorder.drain
     )
+    event, *_ = await records.outbox.due(10**14, 10)
+    await records.outbox.note([Outcome(event.event_id, now_ms)])
+    await records.outbox.hurry(now_ms)
+    await records.outbox.state()
+    await records.outbox.delete_old(now_ms)
+    await records.accounts.list_ids(None, None, 1)
+    await records.accounts.get_accounts(["acme"], now_ms)
     await records.revocations.revoke("acme", None, None, now_ms)
     await records.revocations.since(0)
 
@@ -109,8 +127,7 @@ async def test_no_query_reads_or_sorts_a_growing_table(tmp_path: Path, stream: M
         if re.search(rf"SCAN ({GROWING})\b", step) or "TEMP B-TREE" in step
     ]
     await records.close()
-    # That index has only the accounts that lag, so reading all of it is what is wanted.
-    assert [each for each in slow if "USING INDEX accounts_unapplied" not in each] == []
+    assert [each for each in slow if not any(good in each for good in WANTED)] == []
 
 
 def _asks(statement: str) -> bool:

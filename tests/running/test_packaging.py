@@ -77,11 +77,17 @@ def files_of(directory: Path) -> Iterator[str]:
 def test_the_wheel_holds_the_package_the_scripts_and_the_migrations(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = set(archive.namelist())
-    package = {f"gateway/{name}" for name in files_of(ROOT / "gateway")}
+    sources = ("web/client/", "web/public/", "web/src/", "web/test/")
+    package = {
+        f"gateway/{name}"
+        for name in files_of(ROOT / "gateway")
+        # Of the front end what was built, and nothing that it was built from.
+        if not name.startswith(sources) and (not name.startswith("web/") or name.startswith("web/dist/"))
+    }
     scripts = {f"gateway/_lua/{name}" for name in files_of(ROOT / "lua")}
     assert any(name.endswith(".lua") for name in scripts)
     assert any(name.startswith("gateway/records/migrations/versions/") for name in package)
-    assert "gateway/py.typed" in package
+    assert {"gateway/py.typed", "gateway/web/dist/index.html", "gateway/web/dist/callgate.js"} <= package
     of_the_distribution = {name for name in held if ".dist-info/" in name}
     assert held - of_the_distribution == package | scripts
     assert any(name.endswith("/licenses/LICENSE") for name in of_the_distribution)
@@ -90,9 +96,12 @@ def test_the_wheel_holds_the_package_the_scripts_and_the_migrations(wheel: Path)
 def test_the_sdist_holds_the_sources_the_tests_and_the_pins(sdist: Path) -> None:
     with tarfile.open(sdist) as archive:
         held = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"pyproject.toml", "constraints.txt", "Makefile", "LICENSE", "README.md"} <= held
+    needed = {"pyproject.toml", "hatch_build.py", "constraints.txt", "Makefile", "LICENSE", "README.md"}
+    assert needed <= held
     for directory in ("gateway", "lua", "tests", "docs"):
-        assert {f"{directory}/{name}" for name in files_of(ROOT / directory)} <= held
+        files = {f"{directory}/{name}" for name in files_of(ROOT / directory)}
+        assert {name for name in files if not name.startswith("gateway/web/client/dist/")} <= held
+    assert not any("node_modules" in name for name in held)
 
 
 def test_the_pins_carry_no_address_and_no_path() -> None:
@@ -134,4 +143,6 @@ def test_an_installed_wheel_serves_and_decides(
         asked = {"call_id": "c-1", "to": "+14155550100", "account": "acme", "staff": "ana", "device": "desk"}
         answer = client.post("/v1/calls", json=asked).raise_for_status().json()
         assert answer["type"] == "call.admitted"
+        page = client.get("/")
+        assert (page.status_code, page.headers["content-type"]) == (200, "text/html; charset=utf-8")
         assert gateway.stop() == 0

@@ -127,6 +127,9 @@ def test_an_empty_variable_is_not_set_but_an_empty_list_is_none() -> None:
         ("allowed_origins", "desk.example.com"),
         ("allowed_origins", "https://desk.example.com/path"),
         ("webhook_url", "ftp://hooks.example"),
+        ("webhook_secret", "whsec_hush"),
+        ("webhook_secret", "whsec_aHVzaA=="),
+        ("webhook_events", "threshold,birthday"),
         ("workers", "0"),
         ("simulate", "perhaps"),
         ("drain_seconds", "-1"),
@@ -210,7 +213,7 @@ def test_no_secret_or_password_is_shown_by_printing_settings_or_by_an_error() ->
             "CALLGATE_REDIS_URL": "redis://:hush-redis@cache",
             "CALLGATE_DATABASE_URL": "postgresql://u:hush-sql@db/callgate",
             "CALLGATE_WEBHOOK_URL": "https://u:hush-hook@hooks.example",
-            "CALLGATE_WEBHOOK_SECRET": "whsec_hush",
+            "CALLGATE_WEBHOOK_SECRET": "whsec_hushhushhushhushhushhushhushhush",
         },
     )
     for shown in (repr(settings), str(settings), f"{settings}", rich.pretty.pretty_repr(settings)):

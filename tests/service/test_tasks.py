@@ -24,17 +24,21 @@ TASKS = {
     "changes",
     "control",
     "counting",
+    "feeds",
     "forgetting",
     "health",
     "journal",
     "kept_ends",
     "leases",
+    "notices",
     "presence",
+    "readers",
     "reaper",
     "rebuilder",
     "recorder",
     "revocations",
     "statements",
+    "subscriptions",
 }
 
 

@@ -8,7 +8,7 @@ import anyio
 
 from gateway.domain.calls import Caller
 from gateway.sessions.close_codes import CloseCode
-from gateway.sessions.devices import DeviceConnections
+from gateway.sessions.devices import DeviceConnections, MinutesNotice
 from gateway.sessions.revocations import Revocation
 
 ANA = Caller("acme", "ana", "desk")
@@ -28,12 +28,16 @@ class Device:
     number: int = 1
     calls: set[str] = field(default_factory=set)
     heard_ms_ago: int = 0
+    notices: list[MinutesNotice] = field(default_factory=list)
 
     def heard_ago_ms(self) -> int:
         return self.heard_ms_ago
 
     def give_up(self, call_id: str) -> None:
         self.calls.discard(call_id)
+
+    def notify(self, kind: MinutesNotice) -> None:
+        self.notices.append(kind)
 
     def close(self, code: CloseCode, reason: str) -> None:
         assert reason
@@ -142,3 +146,52 @@ async def test_a_drain_with_nobody_connected_is_done_at_once() -> None:
     await devices.drain(60.0)
 
     assert devices.draining
+
+
+class Calling:
+    """Two devices of acme, of which the first has a call, and one of another account."""
+
+    def __init__(self) -> None:
+        self.devices = DeviceConnections()
+        self._all = [Device(ANA, calls={"c-1"}), Device(BOB), Device(EVE, calls={"c-2"})]
+        for each in self._all:
+            self.devices.add(each)
+
+    @property
+    def told(self) -> list[list[MinutesNotice]]:
+        """What each has been told."""
+        return [each.notices for each in self._all]
+
+    def see(self, *, exhausted: bool) -> None:
+        self.devices.minutes_seen("acme", exhausted=exhausted, before=self.devices.before_looking("acme"))
+
+
+def test_who_calls_is_told_that_minutes_ran_out_and_all_that_they_are_back() -> None:
+    """R11."""
+    calling = Calling()
+    for exhausted in (True, True, False, False, True):
+        calling.devices.minutes_changed("acme", exhausted=exhausted)
+    calling.devices.minutes_changed("nobody's", exhausted=True)
+    ran_out, back = "minutes_exhausted", "minutes_restored"
+    assert calling.told == [[ran_out, back, ran_out], [back], []]
+
+
+def test_what_was_missed_is_told_when_it_is_seen_and_never_twice() -> None:
+    calling = Calling()
+    calling.see(exhausted=False)
+    assert calling.told == [[], [], []]
+    calling.see(exhausted=True)
+    calling.devices.minutes_changed("acme", exhausted=True)
+    calling.see(exhausted=True)
+    assert calling.told == [["minutes_exhausted"], [], []]
+    calling.see(exhausted=False)
+    calling.devices.minutes_changed("acme", exhausted=False)
+    assert calling.told == [["minutes_exhausted", "minutes_restored"], ["minutes_restored"], []]
+
+
+def test_what_was_seen_before_something_was_heard_counts_no_more() -> None:
+    calling = Calling()
+    before = calling.devices.before_looking("acme")
+    calling.devices.minutes_changed("acme", exhausted=True)
+    calling.devices.minutes_seen("acme", exhausted=False, before=before)
+    assert calling.told == [["minutes_exhausted"], [], []]

@@ -10,7 +10,7 @@ from datetime import date
 
 from gateway.domain.answers import Answer, PoolView, Settled, settled_before
 from gateway.domain.asks import AccountConfig, AccountStatus, Ask, Asker, End
-from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
+from gateway.domain.calls import CallRecord, CallReopened, CycleOpened, Threshold, ThresholdsPassed
 from gateway.domain.cycles import Cycle
 from gateway.domain.errors import CallgateError, CallUnknown
 from gateway.domain.leases import Renewed
@@ -20,6 +20,7 @@ from gateway.pool.engine import Engine, connect
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.leases import Vouching
 from gateway.pool.live_pool import MS_AN_HOUR, LivePool
+from gateway.pool.packed import Notice
 from gateway.pool.scripts import script
 from gateway.pool.shards import Shards
 from tests.support.engines import EngineServer
@@ -46,6 +47,7 @@ class LiveAccounts:
         self.configs: dict[str, AccountConfig] = {}
         self.lost_records: list[CallRecord | CallReopened | CycleOpened] = []
         """What SQL has got of what the engine has lost since."""
+        self.lost_notices: list[Notice] = []
         self.loads: list[str] = []
         """The accounts that SQL was asked for, in order."""
         self.database_failure: CallgateError | None = None
@@ -93,7 +95,26 @@ class LiveAccounts:
             for record in _standing(of_account).values()
             if record.cycle_start_ms == cycle.start_ms
         ]
-        return replace(config, running_cycle=cycle, settled_seconds=sum(billed))
+        return replace(
+            config,
+            running_cycle=cycle,
+            settled_seconds=sum(billed),
+            thresholds=await self._passed(account, cycle.start_ms),
+        )
+
+    async def _passed(self, account: str, cycle_start_ms: int) -> tuple[Threshold, ...]:
+        told = [
+            notice.thresholds
+            for notice in await self.noticed()
+            if isinstance(notice, ThresholdsPassed)
+            and (notice.account, notice.cycle_start_ms) == (account, cycle_start_ms)
+        ]
+        return told[-1] if told else ()
+
+    async def noticed(self) -> list[Notice]:
+        """All that was sent to SQL of which nothing is billed, in the order of each shard."""
+        entries = await self.pool.records.read({}, 100_000)
+        return self.lost_notices + [notice for entry in entries for notice in entry.notices]
 
     async def recorded(self) -> list[CallRecord | CallReopened | CycleOpened]:
         """All that was sent to SQL, in the order of each shard."""
@@ -103,7 +124,7 @@ class LiveAccounts:
 
     async def keep_records(self) -> None:
         """Have SQL keep what the engine, which is about to lose it, has told it."""
-        self.lost_records = await self.recorded()
+        self.lost_records, self.lost_notices = await self.recorded(), await self.noticed()
 
     # Time
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Final
 
 from gateway.api.operations import AnyOperation
-from gateway.api.routes import accounts, calls, deployment, health, members, plans, records, tokens
+from gateway.api.routes import accounts, calls, deployment, health, members, plans, profiles, records, tokens
 
 ALL_OPERATIONS: Final[tuple[AnyOperation, ...]] = (
     *plans.OPERATIONS,
     *accounts.OPERATIONS,
+    *profiles.OPERATIONS,
     *members.OPERATIONS,
     *calls.OPERATIONS,
     *records.OPERATIONS,

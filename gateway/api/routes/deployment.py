@@ -63,16 +63,19 @@ async def get_status(exchange: Exchange[Nothing, Nothing]) -> Reply:
     """Read how the deployment is."""
     status = await exchange.api.service.status()
     gateways = [
-        resources.GatewayStatus(each.gateway, each.connections, each.calls_in_progress)
+        resources.GatewayStatus(each.gateway, each.connections, each.calls_in_progress, each.dashboards)
         for each in status.gateways
     ]
-    lag = status.recorder_lag
+    lag, webhooks = status.recorder_lag, status.webhooks
     return Reply(
         resources.Status(
             gateways=gateways,
             engine=status.engine,
             database=status.database,
             recorder=None if lag is None else resources.RecorderLag(lag.entries, int(lag.seconds)),
+            webhooks=None
+            if webhooks is None
+            else resources.WebhooksStatus(webhooks.waiting, webhooks.failing_since_ms),
             tasks=[resources.TaskTurn(each.task, each.last_turn_ms_ago) for each in status.tasks],
             warnings=list(status.warnings),
         )

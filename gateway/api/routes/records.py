@@ -10,7 +10,7 @@ from starlette.responses import Response, StreamingResponse
 from gateway.api.csv_export import csv_lines
 from gateway.api.operations import NO_QUERY, AnyOperation, Exchange, Operation, Plain, Reply
 from gateway.api.wire import rendering, resources
-from gateway.api.wire.requests import CallsPage, Nothing, Page
+from gateway.api.wire.requests import CallsPage, Nothing, Page, UsageOf
 from gateway.domain.cycles import parse_rfc3339
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable, NotFound
 
@@ -89,6 +89,27 @@ async def get_statement_csv(exchange: Exchange[Nothing, Nothing]) -> Response:
     )
 
 
+async def get_usage(exchange: Exchange[UsageOf, Nothing]) -> Reply:
+    """Read how a cycle's minutes were used up over time."""
+    query = exchange.query
+    found = await exchange.api.service.usage(
+        exchange.path["account"],
+        None if isinstance(query.cycle, UnsetType) else parse_rfc3339(query.cycle),
+        query.step,
+    )
+    return Reply(
+        resources.Usage(
+            account=found.account,
+            name=found.name,
+            time_zone=found.time_zone,
+            cycle=rendering.cycle_span(found.cycle),
+            step=query.step,
+            points=[resources.UsagePoint(*each) for each in found.points],
+            as_of_ms=found.as_of_ms,
+        )
+    )
+
+
 OPERATIONS: Final[tuple[AnyOperation, ...]] = (
     Operation(
         method="GET",
@@ -149,5 +170,20 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
         query=NO_QUERY,
         answers={200: resources.Statement},
         errors=(NotFound, DatabaseUnavailable),
+    ),
+    Operation(
+        method="GET",
+        path="/v1/accounts/{account}/usage",
+        handler=get_usage,
+        access="watch",
+        tag="Records",
+        summary="Read how a cycle's minutes were used up",
+        description=(
+            "A running total at the start of the cycle (by default the running one), at each hour or day of "
+            "the account's time zone, and at last as of when it is; a call counts at its end."
+        ),
+        query=UsageOf,
+        answers={200: resources.Usage},
+        errors=(NotFound, EngineUnavailable, DatabaseUnavailable),
     ),
 )

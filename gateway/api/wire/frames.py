@@ -1,4 +1,4 @@
-"""The text frames of the device WebSocket: what a device sends, and what it is answered.
+"""The text frames of the WebSockets: what devices and dashboards send, and what they are answered.
 
 Unknown fields of a frame are passed over, so that a client newer than its gateway still works while a
 deployment is being upgraded; an HTTP body, written by hand or by a program of its own time, is refused for
@@ -68,10 +68,14 @@ class Ping(Struct, frozen=True, gc=False, tag_field="type", tag="ping"):
 
 DeviceFrame = CallStart | CallAnswered | CallEnd | CallResume | AuthRefresh | Ping
 
-_SHAPES: Final[dict[str, type[Struct]]] = {
+ReaderFrame = AuthRefresh | Ping
+"""What a dashboard sends."""
+
+_SHAPES: Final[dict[str, type[DeviceFrame]]] = {
     shape.__struct_config__.tag: shape  # type: ignore[misc]  # every tag here is a string
     for shape in (CallStart, CallAnswered, CallEnd, CallResume, AuthRefresh, Ping)
 }
+_READER_SHAPES: Final[dict[str, type[ReaderFrame]]] = {"auth.refresh": AuthRefresh, "ping": Ping}
 
 decode_frame: Final = msgspec.json.Decoder(DeviceFrame).decode
 """Read a frame; raises msgspec.DecodeError without saying all that is wrong:
@@ -79,10 +83,18 @@ decode_frame: Final = msgspec.json.Decoder(DeviceFrame).decode
 `gateway.api.faulty_frames` does.
 """
 
+decode_reader_frame: Final = msgspec.json.Decoder(ReaderFrame).decode
+"""The same for what a dashboard sends."""
 
-def frame_shape(kind: object) -> type[Struct] | None:
+
+def frame_shape(kind: object) -> type[DeviceFrame] | None:
     """Return the shape of the frames of this `type`, or None if there is no such type."""
     return _SHAPES.get(kind) if isinstance(kind, str) else None
+
+
+def reader_frame_shape(kind: object) -> type[ReaderFrame] | None:
+    """The same for what a dashboard sends."""
+    return _READER_SHAPES.get(kind) if isinstance(kind, str) else None
 
 
 class Welcome(Struct, frozen=True, tag_field="type", tag="welcome"):
@@ -180,7 +192,7 @@ class Error(Struct, frozen=True, tag_field="type", tag="error"):
 
 
 class Notice(Struct, frozen=True, tag_field="type", tag="notice"):
-    """Something the device did not ask for."""
+    """Something nobody asked for."""
 
     kind: str
     message: str

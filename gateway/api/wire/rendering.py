@@ -9,7 +9,7 @@ from msgspec import UNSET, UnsetType
 
 from gateway.api.auth import Identity
 from gateway.api.receipts import Receipts
-from gateway.api.wire import frames, resources
+from gateway.api.wire import frames, live_frames, resources
 from gateway.api.wire.over_http import AdmittedOverHttp
 from gateway.domain.admission import MESSAGES
 from gateway.domain.answers import Admitted, Answer, PoolView, Refused, Resumed, Settled
@@ -20,6 +20,7 @@ from gateway.domain.cycles import Cycle, rfc3339
 from gateway.domain.destinations import mask
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
+from gateway.live.pictures import Happening
 
 CallFrame = (
     frames.CallAdmitted | frames.CallRefused | frames.CallNoted | frames.CallSettled | frames.CallResumed
@@ -152,6 +153,36 @@ def pool(view: PoolView, reader: Identity) -> resources.Pool:
         seats=resources.InUse(view.seats_used, view.seats_limit),
         channels=resources.InUse(view.channels_used, view.channels_limit),
     )
+
+
+def pool_frame(view: PoolView, reader: Identity) -> str:
+    """Return a pool as the frame that dashboards are sent: its fields beside the type."""
+    return '{"type":"pool",' + frames.encode_text(pool(view, reader))[1:]
+
+
+def pool_notice(happening: Happening, view: PoolView) -> str:
+    """Return what happened to a pool as the frame that dashboards are sent."""
+    kind = happening.kind
+    return frames.encode_text(
+        live_frames.PoolNotice(
+            kind=kind,
+            message=_happening_message(happening, view),
+            at_ms=happening.at_ms,
+            percent=UNSET if happening.percent is None else happening.percent,
+            plan=view.plan if kind == "plan_changed" else UNSET,
+            cycle=cycle_span(view.cycle) if kind == "cycle_reset" else UNSET,
+        )
+    )
+
+
+def _happening_message(happening: Happening, view: PoolView) -> str:
+    if happening.kind == "threshold":
+        return f"{happening.percent}% of this cycle's minutes are used."
+    if happening.kind == "minutes_exhausted":
+        return "All minutes of this cycle are used: calls in progress go on, new ones are refused."
+    if happening.kind == "cycle_reset":
+        return "A new billing cycle began: all its minutes are there."
+    return f"The plan is now {view.plan}." if view.plan is not None else "There is no plan now."
 
 
 def call_record(record: CallRecord, reader: Identity) -> resources.Call:

@@ -32,6 +32,7 @@ from gateway.domain.policy import (
     MAX_INCREMENT_SECONDS,
     CountFrom,
 )
+from gateway.domain.usage import Step
 
 EARLIEST_MS = 946_684_800_000
 """2000-01-01T00:00:00Z: no clock is set back further; every cycle then begins at a positive instant."""
@@ -203,6 +204,13 @@ class CallsPage(Struct, forbid_unknown_fields=True, frozen=True):
     staff: Id | UnsetType = UNSET
     limit: Limit = 100
     after: Cursor = ""
+
+
+class UsageOf(Struct, forbid_unknown_fields=True, frozen=True):
+    """Which cycle's use, by default the running one's, and at which steps."""
+
+    cycle: Instant | UnsetType = UNSET
+    step: Step = "day"
 
 
 class OfAccount(Struct, forbid_unknown_fields=True, frozen=True):

@@ -10,6 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from gateway.api.wire.fields import AccountStatus
 from gateway.domain.calls import EndedBy
 from gateway.domain.policy import CountFrom
+from gateway.domain.usage import Step
 
 PartHealth = Literal["ok", "down", "starting"]
 """How the engine or the database is; `starting` until it was reached once."""
@@ -78,6 +79,35 @@ class Account(Struct, frozen=True):
     time_zone: str
     status: AccountStatus
     created_at_ms: int
+
+
+class PlanInShort(Struct, frozen=True):
+    """A plan, as those see it who are on it."""
+
+    plan: str
+    name: str
+    minutes: int
+    connected_channels: int
+    staff_seats: int
+
+
+class Profile(Struct, frozen=True):
+    """An account, as those see it who watch its pool.
+
+    `pending_from` is when the pending plan takes over. `staff` and `channels` are names by id, of those that
+    have one.
+    """
+
+    account: str
+    name: str
+    time_zone: str
+    status: AccountStatus
+    created_at_ms: int
+    plan: PlanInShort | None
+    pending_plan: PlanInShort | None
+    pending_from: str | None
+    staff: dict[str, str]
+    channels: dict[str, str]
 
 
 class AccountItem(Struct, frozen=True):
@@ -274,6 +304,28 @@ class Statements(Struct, frozen=True):
     as_of_ms: int
 
 
+class UsagePoint(Struct, frozen=True):
+    """What the calls of a cycle that had ended by `at_ms` billed, all together."""
+
+    at_ms: int
+    used_seconds: int
+
+
+class Usage(Struct, frozen=True):
+    """How a cycle's minutes were used up: a running total, a call counted at its end.
+
+    It may lag by the recorder. The steps of a day are those of `time_zone`, the account's.
+    """
+
+    account: str
+    name: str
+    time_zone: str
+    cycle: CycleSpan
+    step: Step
+    points: list[UsagePoint]
+    as_of_ms: int
+
+
 class Token(Struct, frozen=True):
     """A signed token (JWT), and when it stops being good (real time)."""
 
@@ -289,11 +341,12 @@ class Clock(Struct, frozen=True):
 
 
 class GatewayStatus(Struct, frozen=True):
-    """A gateway that is alive, with the devices connected to it and their calls in progress."""
+    """A gateway that is alive, with the devices connected to it, their calls in progress, and dashboards."""
 
     gateway: str
     connections: int
     calls_in_progress: int
+    dashboards: int
 
 
 class RecorderLag(Struct, frozen=True):
@@ -301,6 +354,13 @@ class RecorderLag(Struct, frozen=True):
 
     entries: int
     seconds: int
+
+
+class WebhooksStatus(Struct, frozen=True):
+    """Events that wait to be sent, and since when (real time) the receiver fails, null if it does not."""
+
+    waiting: int
+    failing_since_ms: int | None
 
 
 class TaskTurn(Struct, frozen=True):
@@ -313,6 +373,7 @@ class TaskTurn(Struct, frozen=True):
 class Status(Struct, frozen=True):
     """How the deployment is. `recorder` is null while the engine cannot be asked.
 
+    `webhooks` is null where none are sent, and while the database cannot be asked.
     `tasks` are those of the gateway (with workers: of the process) that answers.
     """
 
@@ -320,6 +381,7 @@ class Status(Struct, frozen=True):
     engine: PartHealth
     database: PartHealth
     recorder: RecorderLag | None
+    webhooks: WebhooksStatus | None
     tasks: list[TaskTurn]
     warnings: list[str]
 

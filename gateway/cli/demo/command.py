@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from gateway.cli.demo import company
+from gateway.cli.demo import company, past
 from gateway.cli.demo.director import direct
 from gateway.cli.demo.events import Story
 from gateway.cli.demo.gateway import DemoGateway, demo_gateway
@@ -26,6 +26,7 @@ from gateway.cli.remote import run_command
 from gateway.cli.stopping import signals_to
 from gateway.cli.watching import PoolWatch
 from gateway.client import AdminClient
+from gateway.secrets import ADMIN_KEY_FILE
 from gateway.setting_kinds import Directory
 
 _FRAME_SECONDS: Final = 0.25
@@ -35,9 +36,9 @@ _NEXT_PHONE_SECONDS: Final = 3.0
 _EXAMPLES = """\b
 Examples:
   callgate demo
-      in real time; the minutes begin to fall after half a minute, for shorter calls are free
+      at real pace; the minutes begin to fall after half a minute, for shorter calls are free
   callgate demo --speed 20
-      on a simulated clock, twenty times as fast
+      twenty times as fast
   callgate demo --data-dir ./demo --port 9000
       keep the data, to look at it afterwards
 """
@@ -53,15 +54,16 @@ Examples:
     type=click.IntRange(1, 600),
     default=1,
     show_default=True,
-    help="How fast billing time passes; over 1 the clock is simulated.",
+    help="How fast billing time passes.",
 )
 @click.option("--for", "lasting", type=DURATION, help="Stop by itself after so long, in real time: 90, 5m.")
 def demo(port: int | None, data_dir: str | None, speed: int, lasting: int | None) -> None:
     """Run a gateway with a made-up business, whose people place calls through the real WebSocket API.
 
     You see one pool of minutes fall, run out and refuse new calls while those in progress go on; then the
-    business upgrades, and calls are admitted again. Nothing is kept, and nothing of your own settings is
-    used. Ctrl-C stops it all.
+    business upgrades, and calls are admitted again; after the biggest plan a new cycle begins. It goes on so
+    until Ctrl-C, in the browser and in the terminal. Nothing is kept, and nothing of your own settings is
+    used.
     """
     with _directory(data_dir) as directory:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -81,17 +83,15 @@ def _directory(given: str | None) -> Iterator[Path]:
 
 
 async def _run(directory: Path, port: int | None, speed: int, lasting: int | None) -> None:
-    simulate = speed > 1
     out = console()
     with anyio.CancelScope() as scope, signals_to(lambda _: scope.cancel()):
         out.print("Starting the gateway ...")
         async with (
-            demo_gateway(directory, port, simulate) as gateway,
+            demo_gateway(directory, port) as gateway,
             AdminClient(gateway.url, gateway.admin_key) as admin,
         ):
-            await company.set_up(admin)
-            if simulate:
-                await admin.move_clock(speed=speed)
+            await _set_up(admin)
+            await admin.move_clock(speed=speed)
             await _introduce(out, gateway, admin, directory)
             pool = PoolWatch(admin, company.ACCOUNT, _POOL_SECONDS)
             await pool.read()
@@ -103,11 +103,25 @@ async def _run(directory: Path, port: int | None, speed: int, lasting: int | Non
                 _conclude(out, story)
 
 
+async def _set_up(admin: AdminClient) -> None:
+    await admin.move_clock(speed=0)
+    if not [account async for account in admin.accounts()]:
+        await past.begin_in_the_past(admin)
+    if await company.set_up(admin):
+        await past.live_through(admin)
+
+
 async def _introduce(out: Console, gateway: DemoGateway, admin: AdminClient, directory: Path) -> None:
     watching = await admin.issue_token(company.ACCOUNT, scopes=("watch",))
     calling = await admin.issue_token(company.ACCOUNT, staff=company.YOU, device="terminal")
     said = f"""\
 Callgate runs on {gateway.url}, with the made-up account "{company.ACCOUNT}" ({company.ACCOUNT_NAME}).
+
+Open its dashboard in a browser:
+  {gateway.url}/#token={watching.token}
+
+and the operator's view, with the admin key that is in {directory / ADMIN_KEY_FILE}:
+  {gateway.url}/operator
 
 Watch its pool from another terminal:
   callgate watch {company.ACCOUNT} --url {gateway.url} --token {watching.token}
@@ -131,7 +145,7 @@ async def _play(
         for number, (staff, device) in enumerate(company.PHONES):
             phone = DemoPhone(gateway.url, admin, staff, device, speed, story)
             tasks.start_soon(phone.run, number * _NEXT_PHONE_SECONDS)
-        tasks.start_soon(lambda: direct(admin, pool, story, simulate=speed > 1))
+        tasks.start_soon(lambda: direct(admin, pool, story, speed))
         tasks.start_soon(pool.run)
         await _show(out, pool)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Final
 
 from gateway.client import AdminClient
@@ -26,10 +27,9 @@ class Package:
 PACKAGES: Final = (
     Package("starter", "Starter", minutes=5, channels=2, seats=5),
     Package("team", "Team", minutes=15, channels=4, seats=10),
-    Package("business", "Business", minutes=60, channels=10, seats=25),
-    Package("enterprise", "Enterprise", minutes=600, channels=50, seats=100),
+    Package("business", "Business", minutes=30, channels=10, seats=25),
 )
-"""From the smallest to the biggest; the demo begins with the first, which is used up in a minute or two."""
+"""From the smallest to the biggest. Each is used up within minutes, so that whoever looks sees it happen."""
 
 STAFF: Final = {
     "ana": "Ana Lima",
@@ -57,8 +57,8 @@ PHONES: Final = (
 NUMBERS: Final = tuple(f"+1212555{number:04}" for number in range(110, 190))
 
 
-async def set_up(admin: AdminClient) -> None:
-    """Make the business, unless the data directory has it from an earlier run."""
+async def set_up(admin: AdminClient) -> bool:
+    """Make the business; tells whether it is new, and not there from an earlier run."""
     for package in PACKAGES:
         await admin.put_plan(
             package.plan,
@@ -69,12 +69,16 @@ async def set_up(admin: AdminClient) -> None:
         )
     try:
         await admin.get_account(ACCOUNT)
+        is_new = False
     except NotFound:
-        await admin.put_account(ACCOUNT, name=ACCOUNT_NAME, plan=PACKAGES[0].plan)
+        is_new = True
+        began = datetime.fromtimestamp((await admin.clock()).now_ms / 1000, UTC).date()
+        await admin.put_account(ACCOUNT, name=ACCOUNT_NAME, plan=PACKAGES[0].plan, billing_date=began)
     for staff, name in STAFF.items():
         await admin.put_staff(ACCOUNT, staff, name=name)
     for channel, (label, number) in CHANNELS.items():
         await admin.put_channel(ACCOUNT, channel, label=label, number=number)
+    return is_new
 
 
 def next_package(plan: str | None) -> Package | None:

@@ -1,4 +1,8 @@
-"""What turns the demo into a story: minutes run out, calls are refused, and then somebody upgrades."""
+"""What turns the demo into a story: minutes run out, calls are refused, somebody upgrades; then a new cycle.
+
+It goes round: after the biggest plan the business goes back to the smallest from the next cycle on, and the
+clock is moved to just before that begins.
+"""
 
 from __future__ import annotations
 
@@ -17,17 +21,16 @@ REFUSALS_SEEN: Final = 3
 """So many calls are refused for want of minutes before anything is done about it."""
 _LOOK_SECONDS: Final = 0.25
 _AT_LEAST_SECONDS: Final = 2.0
-"""How long people can see it run dry, however fast the clock goes."""
+"""How long people can see it run dry, however fast the clock goes; and how long the end of the cycle."""
 
 
-async def direct(admin: AdminClient, pool: PoolWatch, story: Story, *, simulate: bool) -> None:
-    """Upgrade whenever the minutes are used up; after the biggest plan begin again with a new cycle."""
+async def direct(admin: AdminClient, pool: PoolWatch, story: Story, speed: int) -> None:
+    """Upgrade whenever the minutes are used up; after the biggest plan have a new cycle begin."""
     while True:
         await _until_refused(story)
         await anyio.sleep(_AT_LEAST_SECONDS)
         try:
-            if not await _more_minutes(admin, pool, story, simulate=simulate):
-                return
+            await _more_minutes(admin, pool, story, speed)
         except CallgateError as error:
             story.failed("", error)
         pool.look_soon()
@@ -38,17 +41,21 @@ async def _until_refused(story: Story) -> None:
         await anyio.sleep(_LOOK_SECONDS)
 
 
-async def _more_minutes(admin: AdminClient, pool: PoolWatch, story: Story, *, simulate: bool) -> bool:
-    """Upgrade, or turn the cycle; tells whether the story goes on."""
-    package = next_package((await pool.read()).pool.plan)
+async def _more_minutes(admin: AdminClient, pool: PoolWatch, story: Story, speed: int) -> None:
+    live = await pool.read()
+    package = next_package(live.pool.plan)
     if package is not None:
         await admin.change_plan(ACCOUNT, package.plan)
         story.plan_changed(package.name, package.minutes)
-        return True
-    if not simulate:
-        story.note("The biggest plan is used up, too: no new call until the next cycle begins.")
-        return False
+        return
     await admin.change_plan(ACCOUNT, PACKAGES[0].plan)
-    await admin.move_clock(at_ms=parse_rfc3339((await pool.read()).pool.cycle.end))
+    story.note(f"From the next cycle on it is {PACKAGES[0].name} again.")
+    # A call in progress would bill all the time that the clock is moved by.
+    while (live := await pool.read()).pool.calls_in_progress:  # noqa: ASYNC110 - a matter of taste
+        await anyio.sleep(_LOOK_SECONDS)
+    end_ms = parse_rfc3339(live.pool.cycle.end)
+    await admin.move_clock(at_ms=end_ms - int(_AT_LEAST_SECONDS * 1000 * speed))
+    story.note("The clock was moved to the end of the cycle.")
+    while (await pool.read()).pool.cycle.end == live.pool.cycle.end:  # noqa: ASYNC110 - a matter of taste
+        await anyio.sleep(_LOOK_SECONDS)
     story.cycle_turned()
-    return True

@@ -58,7 +58,7 @@ class Story:
         self._line("upgraded", "bold magenta", "", "", f"to {name}: {allocated_minutes} minutes a cycle")
 
     def cycle_turned(self) -> None:
-        """The clock was moved into the next cycle."""
+        """The next cycle began."""
         self.refused_for.clear()
         self._line("new cycle", "bold magenta", "", "", "all minutes are there again")
 

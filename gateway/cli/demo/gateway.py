@@ -44,8 +44,8 @@ class DemoGateway:
 
 
 @contextlib.asynccontextmanager
-async def demo_gateway(data_dir: Path, port: int | None, simulate: bool) -> AsyncIterator[DemoGateway]:
-    """Run a gateway on this machine while the block runs, and stop it in order.
+async def demo_gateway(data_dir: Path, port: int | None) -> AsyncIterator[DemoGateway]:
+    """Run a gateway on this machine, on a simulated clock, while the block runs, and stop it in order.
 
     `data_dir` must be there. Without a port it listens on the usual one, or if that is in use on any.
     Raises StartRefused.
@@ -61,9 +61,8 @@ async def demo_gateway(data_dir: Path, port: int | None, simulate: bool) -> Asyn
         str(data_dir),
         "--log-format",
         "json",
+        "--simulate",
     ]
-    if simulate:
-        flags.append("--simulate")
     with log_path.open("ab") as log:
         process = await anyio.open_process(
             # Tied to this process: a demo that is killed leaves nothing running.
