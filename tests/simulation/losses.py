@@ -57,7 +57,7 @@ from tests.simulation.history import (
 )
 from tests.simulation.scripts import SCRIPTS
 from tests.simulation.sql import Entry, Sql
-from tests.support.pool_model import MINUTE, SECOND
+from tests.support.pool_model import HOUR, MINUTE, SECOND
 
 T = TypeVar("T")
 
@@ -180,7 +180,7 @@ class Gateway:
     async def bring_up(self, account: str) -> None:
         """Have the account's pool made, if it is not there."""
         for _ in range(ATTEMPTS):
-            ((code, *_),) = self._history.run_step("pools_read", ALL, ("1", "0", "1", account))
+            ((code, *_),) = self._history.run_step("pools_read", ALL, ("1", "0", "0", "1", account))
             if code not in UNDECIDED:
                 return
             await self.accounts.supply(account, code)
@@ -194,6 +194,9 @@ class Gateway:
 
 class LossyHistory(History):
     """A few minutes of an account with losses, followed by the engine step by step."""
+
+    # What is wrong in a pool is forgotten with its cycle.
+    began_before_end_ms = (3 * MINUTE, 9 * HOUR, 9 * HOUR, 9 * HOUR)
 
     def __init__(self, engine: SimulatedEngine, seed: int, losses: Sequence[str] = LOSSES + FAR_BACK) -> None:
         super().__init__(seed)

@@ -22,9 +22,9 @@ from tests.simulation.losses import FAR_BACK, LOSSES, LossyHistory
 from tests.simulation.scripts import scripts_with
 from tests.support.engines import EngineServer
 
-HISTORIES = 25
+HISTORIES = 15
 SEED = os.environ.get("SEED")
-MOST = 250
+MOST = 100
 """So many histories a mistake may take to be found."""
 
 MISTAKES = {
@@ -40,7 +40,7 @@ MISTAKES = {
         "if c and c.admitted_at_ms == decode_call(value).admitted_at_ms": "if false",
     },
     "a pool made anew begins with nothing used": {
-        "p.cycle_start_ms == settled_cycle_start_ms and settled_seconds or 0": "0",
+        "if p.cycle_start_ms == settled_cycle_start_ms then": "if false then",
     },
     "what a gateway tells of is never looked after": {
         "c.reap_at_ms, c.alive_ms = real_now_ms + lease_ms + grace_ms, c.admitted_at_ms": (
@@ -94,6 +94,17 @@ def test_nothing_is_lost_with_what_an_engine_or_sql_loses(engine: EngineServer) 
     assert SEED or not [name for name in rare if not happened[name]], happened
 
 
+@pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True,
+    raises=InconsistentError,
+    reason="an engine that went back to before a call came back settles it under the revision that SQL has",
+)
+def test_an_engine_goes_back_to_before_a_call_came_back(valkey: EngineServer) -> None:
+    """R15: the call is in progress there, without a record; in SQL it has one, which was taken back."""
+    play(valkey, scripts_with({}), [43], LOSSES + FAR_BACK)
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("losses", [LOSSES, LOSSES + FAR_BACK], ids=["recent", "any"])
 def test_for_as_long_as_is_asked(engine: EngineServer, losses: tuple[str, ...]) -> None:
@@ -108,5 +119,16 @@ def test_for_as_long_as_is_asked(engine: EngineServer, losses: tuple[str, ...]) 
 @pytest.mark.slow
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_found(valkey: EngineServer, mistake: str) -> None:
-    with pytest.raises(InconsistentError):
-        play(valkey, scripts_with(MISTAKES[mistake]), range(1, MOST + 1))
+    right, wrong = scripts_with({}), scripts_with(MISTAKES[mistake])
+    for seed in range(1, MOST + 1):
+        if not _is_consistent(valkey, wrong, seed) and _is_consistent(valkey, right, seed):
+            return
+    pytest.fail(f"not found in {MOST} histories")
+
+
+def _is_consistent(server: EngineServer, texts: Mapping[str, str], seed: int) -> bool:
+    try:
+        play(server, texts, [seed], LOSSES + FAR_BACK)
+    except InconsistentError:
+        return False
+    return True
