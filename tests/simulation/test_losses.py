@@ -102,7 +102,7 @@ def test_nothing_is_lost_with_what_an_engine_or_sql_loses(engine: EngineServer) 
 )
 def test_an_engine_goes_back_to_before_a_call_came_back(valkey: EngineServer) -> None:
     """R15: the call is in progress there, without a record; in SQL it has one, which was taken back."""
-    play(valkey, scripts_with({}), [43], LOSSES + FAR_BACK)
+    play(valkey, scripts_with({}), [207], LOSSES + FAR_BACK)
 
 
 @pytest.mark.soak
