@@ -17,10 +17,13 @@ from time import monotonic
 import pytest
 import structlog
 
-from tests.simulation.engine import InconsistentError, SimulatedEngine
+from gateway.domain.answers import Admitted, Settled
+from gateway.domain.asks import End, Start
+from tests.simulation.engine import ACCOUNT, InconsistentError, SimulatedEngine
 from tests.simulation.losses import FAR_BACK, LOSSES, LossyHistory
 from tests.simulation.scripts import scripts_with
 from tests.support.engines import EngineServer
+from tests.support.pool_model import SECOND, TO
 
 HISTORIES = 15
 SEED = os.environ.get("SEED")
@@ -103,6 +106,29 @@ def test_nothing_is_lost_with_what_an_engine_or_sql_loses(engine: EngineServer) 
 def test_an_engine_goes_back_to_before_a_call_came_back(valkey: EngineServer) -> None:
     """R15: the call is in progress there, without a record; in SQL it has one, which was taken back."""
     play(valkey, scripts_with({}), [207], LOSSES + FAR_BACK)
+
+
+def test_what_a_deposed_primary_still_answered_is_told_again(valkey: EngineServer) -> None:
+    """R26: a gateway may have compared the new primary already when the old one answers it a last time."""
+    with closing(SimulatedEngine(valkey, scripts_with({}))) as engine:
+        history = LossyHistory(engine, 1)
+        gateway, steps = history.gateways[0], history.steps
+        call = ("ana", "d-0")
+        assert isinstance(gateway.ask(Start(ACCOUNT, *call, "c", TO, connection=1)), Admitted)
+        steps.copy("old")
+        steps.run = 2
+        gateway.beat()
+        steps.copy("new")
+        steps.go_back_to("old")
+        steps.run = 1
+        assert isinstance(gateway.ask(End(ACCOUNT, "c", call, connection=1)), Settled)
+        steps.go_back_to("new")
+        steps.run = 2
+        history.saved_before_ms = history.now_ms + SECOND
+        gateway.beat()
+        again = gateway.ask_pool(End(ACCOUNT, "c", call, connection=1))
+        assert isinstance(again, Settled)
+        assert again.replayed
 
 
 @pytest.mark.soak
