@@ -26,7 +26,10 @@ _ABSENT: Final = 0
 """The epoch of a shard that is not there, in what `shards_beat` says."""
 
 NewEpoch = Callable[[Mapping[int, bool]], None]
-"""Hears of shards that have a new epoch: whether it was this gateway that found out, by shard."""
+"""Hears of shards that have a new epoch, or of which another engine answered than the one that counts:
+
+whether it was this gateway that gave them a new epoch, by shard.
+"""
 
 SavedNumbers = Callable[[], Awaitable[Mapping[int, int]]]
 """Asks SQL for the number of each shard's last item that it has. Raises DatabaseUnavailable."""
@@ -90,6 +93,8 @@ class Shards:
         self._comparing = asyncio.Lock()
         self._listeners: list[NewEpoch] = []
         self._suspect: set[int] = set()
+        # Runs that answered while another was the one compared last, by shard.
+        self._strangers: dict[int, set[int]] = {}
         self._real: dict[int, tuple[int, float]] = {}
         self._is_open = False
 
@@ -157,8 +162,10 @@ class Shards:
             if seq > before.seq:
                 self._seen[shard] = Seen(run, seq, epoch)
         elif epoch > 0:
-            # Another gateway has compared it already; what this one saw must be compared as well.
+            # Another gateway has compared it already; what this one saw must be compared as well. Or else it
+            # is a primary that was deposed and does not know it yet: what that answered is lost.
             self._suspect.add(shard)
+            self._strangers.setdefault(shard, set()).add(run)
 
     async def beat(self, lease_ms: int) -> None:
         """Tell all shards that a gateway is there, and see to those that are not as they were.
@@ -358,7 +365,8 @@ class Shards:
             is_new, epoch, seq, run = said[0], said[1], said[2], said[9]
             before = self._seen.get(shard)
             self._seen[shard] = Seen(run, seq, epoch)
-            if is_new or (before is not None and before.epoch != epoch):
+            strangers = self._strangers.pop(shard, set()) - {run}
+            if is_new or strangers or (before is not None and before.epoch != epoch):
                 changed[shard] = bool(is_new)
         if changed:
             log.info("shards.new_epoch", shards=len(changed), found_out=sum(changed.values()))

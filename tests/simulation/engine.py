@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import redis
 from hiredis import pack_command
 
 from gateway.domain.answers import Answer
@@ -185,7 +186,9 @@ class SimulatedEngine:
     """
 
     def __init__(self, server: EngineServer, texts: Mapping[str, str]) -> None:
-        self._connection: Any = server.client.connection_pool.get_connection()
+        # A machine that is busy may take its time.
+        self._client = redis.Redis(unix_socket_path=str(server.socket), protocol=2, socket_timeout=60)
+        self._connection: Any = self._client.connection_pool.get_connection()
         self._sha = str(server.client.script_load(all_in_one(texts)))
 
     def send(self, steps: Steps) -> None:
@@ -209,3 +212,4 @@ class SimulatedEngine:
     def close(self) -> None:
         """Let go of the connection."""
         self._connection.disconnect()
+        self._client.close()

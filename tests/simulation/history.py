@@ -78,10 +78,12 @@ class History:
     Both, playing and following, raise InconsistentError for what must not be.
     """
 
+    began_before_end_ms: tuple[int, ...] = (3 * MINUTE, 90 * SECOND, 9 * HOUR)
+    """How long before the end of a cycle they begin: some reach into another one."""
+
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
-        # Some histories reach into another cycle.
-        self.now_ms = CYCLE_END - self.random.choice([3 * MINUTE, 90 * SECOND, 9 * HOUR])
+        self.now_ms = CYCLE_END - self.random.choice(self.began_before_end_ms)
         self.steps = Steps(self.now_ms)
         self.model = PoolModel(
             ACCOUNT,
