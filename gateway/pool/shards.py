@@ -313,12 +313,18 @@ class Shards:
         return found[0]
 
     async def _keep_number(self) -> None:
-        """Keep how many shards there are with the data. Raises StartRefused if it has another number."""
+        """Keep how many shards there are with the data.
+
+        Raises StartRefused if it has another number, EngineUnavailable if it was emptied or failed over just
+        then.
+        """
         client = self._engine.client
         await client.hsetnx(DEPLOYMENT_KEY, "shards", str(self._keys.shards))
-        kept = int(await client.hget(DEPLOYMENT_KEY, "shards") or 0)
-        if kept != self._keys.shards:
-            raise StartRefused(f"The data is spread over {kept} shards, not {self._keys.shards}.")
+        kept = await client.hget(DEPLOYMENT_KEY, "shards")
+        if kept is None:
+            raise EngineUnavailable
+        if int(kept) != self._keys.shards:
+            raise StartRefused(f"The data is spread over {int(kept)} shards, not {self._keys.shards}.")
 
     async def _compare(self, shards: Iterable[int], *, build: bool) -> dict[int, list[int]]:
         """Answer what `shards_open` says of each of these shards."""

@@ -19,8 +19,9 @@ import structlog
 
 from gateway.domain.answers import Admitted, Settled
 from gateway.domain.asks import End, Start
+from gateway.domain.errors import EngineUnavailable
 from tests.simulation.engine import ACCOUNT, InconsistentError, SimulatedEngine
-from tests.simulation.losses import FAR_BACK, LOSSES, LossyHistory
+from tests.simulation.losses import FAR_BACK, LOSSES, Client, LossyHistory, finish
 from tests.simulation.scripts import scripts_with
 from tests.support.engines import EngineServer
 from tests.support.pool_model import SECOND, TO
@@ -129,6 +130,21 @@ def test_what_a_deposed_primary_still_answered_is_told_again(valkey: EngineServe
         again = gateway.ask_pool(End(ACCOUNT, "c", call, connection=1))
         assert isinstance(again, Settled)
         assert again.replayed
+
+
+def test_what_is_emptied_just_when_it_is_written_is_away_for_a_moment(
+    valkey: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not data of another deployment, which nobody may touch: a phone is to ask again."""
+
+    async def emptied(*_: object) -> None:
+        """It was written, and is not there."""
+
+    with closing(SimulatedEngine(valkey, scripts_with({}))) as engine:
+        gateway = LossyHistory(engine, 1).gateways[0]
+        monkeypatch.setattr(Client, "hget", emptied)
+        with pytest.raises(EngineUnavailable):
+            finish(gateway.shards.confirm([0]))
 
 
 @pytest.mark.soak
