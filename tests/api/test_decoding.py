@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from msgspec import Struct
 
@@ -219,6 +219,7 @@ field_names = st.sampled_from(
 )
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(field_names, json_values))
 def test_every_object_is_read_or_told_what_is_wrong_with_it(body: dict[str, Any]) -> None:
     wrong: set[str] = set()
