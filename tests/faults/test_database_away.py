@@ -108,7 +108,7 @@ async def _restores(fleet: Fleet, devices: int, count: int, copy: Path) -> None:
         await fleet.check(load)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_sql_is_restored_from_an_older_copy(
     make_fleet: MakeFleet, durable: EngineServer, tmp_path: Path
 ) -> None:

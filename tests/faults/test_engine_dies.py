@@ -81,7 +81,7 @@ def _embedded(fleet: Fleet) -> Callable[[Load], Awaitable[None]]:
     return kill
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_the_embedded_engine_is_killed(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(1, list)
     await _befall(fleet, 40, 3, _embedded(fleet))
@@ -121,7 +121,7 @@ def _pauses(engine: EngineServer, seconds: float) -> Callable[[Load], Awaitable[
     return pause
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_an_engine_that_sleeps_reaps_nobody(make_fleet: MakeFleet, durable: EngineServer) -> None:
     await _befall(make_fleet(2, durable), 40, 1, _pauses(durable, SLEEP_SECONDS), Habits(longest_seconds=15))
 
@@ -133,7 +133,11 @@ async def test_an_engine_that_sleeps_many_times(make_fleet: MakeFleet, durable: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("ways", [("to_server", "to_client"), ("to_client",)], ids=["both", "one way"])
+@pytest.mark.parametrize(
+    "ways",
+    [("to_server", "to_client"), pytest.param(("to_client",), marks=pytest.mark.soak)],
+    ids=["both", "one way"],
+)
 async def test_an_engine_out_of_reach_of_one_gateway(
     make_fleet: MakeFleet,
     durable: EngineServer,
@@ -174,7 +178,7 @@ def _append_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("appendonlydir/*.incr.aof"))[-1:]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_the_last_writes_are_cut_off(make_fleet: MakeFleet, durable: EngineServer) -> None:
     await _befall(make_fleet(2, durable), 40, 3, _cuts(durable, random.Random(SEED)))
 

@@ -108,7 +108,7 @@ def _cluster(make_fleet: MakeFleet, setup: Cluster) -> Fleet:
     return make_fleet(2, primaries, redis_url=setup.url)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "planned", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["killed", "planned"]
 )
@@ -127,7 +127,7 @@ async def test_sentinels_fail_over_many_times(
     await _failovers(_sentinels(make_fleet, setup), setup, DEVICES or 100, FAILOVERS)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 @pytest.mark.parametrize(
     "planned", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["killed", "planned"]
 )

@@ -78,7 +78,7 @@ async def _stops(fleet: Fleet, devices: int, stops: int) -> None:
     assert report.reaped == 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_a_gateway_that_sleeps_while_its_devices_go_elsewhere(
     make_fleet: MakeFleet, durable: EngineServer
 ) -> None:
