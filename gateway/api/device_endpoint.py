@@ -15,8 +15,9 @@ from gateway.api.context import Api
 from gateway.api.credentials import SUBPROTOCOL, websocket_credential
 from gateway.api.device_socket import DeviceSocket
 from gateway.api.problems import GoingAway, problem_response
+from gateway.api.sockets import require_subprotocol
 from gateway.domain.calls import Caller
-from gateway.domain.errors import CallgateError, FieldError, Forbidden, InvalidField, Unauthorized
+from gateway.domain.errors import CallgateError, Forbidden, Unauthorized
 from gateway.sessions.close_codes import CloseCode
 from gateway.sessions.heard import Heard
 
@@ -84,9 +85,7 @@ class DeviceEndpoint:
         if identity.admin:
             raise Forbidden("A device connects with a token of its own, not with the admin key.")
         require_call(identity)
-        if SUBPROTOCOL not in offered:
-            wrong = FieldError("Sec-WebSocket-Protocol", f"must offer {SUBPROTOCOL}")
-            raise InvalidField(errors=[wrong])
+        require_subprotocol(offered)
         assert identity.account is not None
         assert identity.staff is not None
         assert identity.device is not None

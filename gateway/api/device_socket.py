@@ -27,9 +27,10 @@ from gateway.api.auth import Identity, require_call
 from gateway.api.call_events import log_answer
 from gateway.api.context import Api
 from gateway.api.faulty_frames import read_again
+from gateway.api.sockets import CLOSE_SECONDS, GOING_AWAY, RESTARTING, TokenEnd, error_frame, is_too_large
 from gateway.api.starts import asks_for_emergency, salvaged_emergency, start_ask
 from gateway.api.wire import frames, rendering
-from gateway.api.wire.decoding import MAX_BYTES, require_shallow
+from gateway.api.wire.decoding import require_shallow
 from gateway.api.wire.fields import clamped_ago_ms
 from gateway.api.wire.resources import PoolCall
 from gateway.domain.answers import Admitted, Answer, Resumed, Settled
@@ -44,12 +45,8 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 MAX_PENDING: Final = 1024
 """How many requests of a device may be without an answer sent."""
-CLOSE_SECONDS: Final = 5.0
-"""How long a device may take to read what waits for it before the closing."""
 NUMBER_SECONDS: Final = 1.0
 """About how often a connection without a number asks for one."""
-_A_DAY_SECONDS: Final = 86_400.0
-_RESTARTING: Final = (CloseCode.RESTARTING, "the gateway is shutting down")
 _REPLACED: Final = (CloseCode.REPLACED, "the same device has connected again")
 _OVERTAKEN: Final = "The device has connected again, and this call belongs to its newer connection."
 _NOT_OURS: Final = (CallUnknown, CallIdUsed, CallIdConflict)
@@ -64,7 +61,6 @@ _MINUTES: Final[dict[MinutesNotice, str]] = {
         frames.Notice("minutes_restored", "There are minutes again: calls can be placed.")
     ),
 }
-_GOING_AWAY: Final = frames.Notice("going_away", "This gateway is shutting down; connect again.")
 
 
 class DeviceSocket:
@@ -80,7 +76,6 @@ class DeviceSocket:
         "_closing",
         "_draining",
         "_early",
-        "_expiry",
         "_gone",
         "_greeted",
         "_heard",
@@ -94,6 +89,7 @@ class DeviceSocket:
         "_receive",
         "_scope",
         "_send",
+        "_token_end",
         "_wake",
         "caller",
         "calls",
@@ -128,7 +124,9 @@ class DeviceSocket:
         self._draining = False
         self._early: list[MinutesNotice] = []
         self._newest = 0
-        self._expiry: asyncio.TimerHandle | None = None
+        self._token_end = TokenEnd(
+            api.authenticator.now_ms, lambda: self.close(CloseCode.TOKEN_ENDED, "the token has expired")
+        )
         self._overdue: asyncio.TimerHandle | None = None
         self._scope = anyio.CancelScope()
 
@@ -151,7 +149,7 @@ class DeviceSocket:
         What is admitted or resumed after that is told to the service as lost; `calls` are its caller's to
         tell of.
         """
-        self._watch_expiry()
+        self._token_end.watch(self._identity.expires_at_ms)
         try:
             async with anyio.create_task_group() as tasks:
                 self._scope = tasks.cancel_scope
@@ -161,9 +159,9 @@ class DeviceSocket:
                 tasks.cancel_scope.cancel()
         finally:
             self._gone = True
-            for timer in (self._expiry, self._overdue):
-                if timer is not None:
-                    timer.cancel()
+            self._token_end.cancel()
+            if self._overdue is not None:
+                self._overdue.cancel()
 
     def notify(self, kind: MinutesNotice) -> None:
         """Tell the device that minutes ran out, or are there again; after the welcome, which comes first."""
@@ -196,9 +194,9 @@ class DeviceSocket:
             return
         self._draining = True
         if self._greeted.is_set():
-            self._say(frames.encode_text(_GOING_AWAY))
+            self._say(GOING_AWAY)
         else:  # nothing may come before the welcome, and nothing was taken
-            self.close(*_RESTARTING)
+            self.close(*RESTARTING)
 
     def _abandon(self) -> None:
         self._scope.cancel()
@@ -216,7 +214,7 @@ class DeviceSocket:
                 if message["type"] == "websocket.disconnect":
                     return
                 self.close(CloseCode.BINARY, "only text frames are taken")
-            elif len(text) > MAX_BYTES or (len(text) * 4 > MAX_BYTES and len(text.encode()) > MAX_BYTES):
+            elif is_too_large(text):
                 self.close(CloseCode.TOO_LARGE, "a frame is at most 64 KiB")
             else:
                 if not self._greeted.is_set():
@@ -308,7 +306,7 @@ class DeviceSocket:
             return
         assert identity.expires_at_ms is not None
         self._identity = identity
-        self._watch_expiry()
+        self._token_end.watch(identity.expires_at_ms)
         self._answer(frames.encode_text(frames.AuthRefreshed(frame.id, identity.expires_at_ms)))
 
     # The answers.
@@ -341,8 +339,7 @@ class DeviceSocket:
         return CallIdConflict(_OVERTAKEN) if conflict else error
 
     def _answer_error(self, re: frames.Re, error: CallgateError) -> None:
-        errors = error.members.get("errors", msgspec.UNSET)
-        self._answer(frames.encode_text(frames.Error(re, error.code, error.message, errors)))
+        self._answer(error_frame(re, error))
 
     def _say(self, text: str) -> None:
         self._pending += 1
@@ -435,7 +432,7 @@ class DeviceSocket:
                     if self._pending < MAX_PENDING:
                         self._readable.set()
                 if self._draining and self._pending == 0:
-                    self.close(*_RESTARTING)
+                    self.close(*RESTARTING)
                 if self._closing is not None:
                     code, reason = self._closing
                     await send({"type": "websocket.close", "code": int(code), "reason": reason})
@@ -446,18 +443,3 @@ class DeviceSocket:
             # The server says so either way when the device is gone (starlette#2766).
             log.debug("device.unreachable", account=self.caller.account, reason=str(error))
         self._scope.cancel()
-
-    # The token's end.
-
-    def _watch_expiry(self) -> None:
-        """Close when the token expires. Looked at once a day at least, as the host's clock may be set."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-        assert self._identity.expires_at_ms is not None
-        left_seconds = (self._identity.expires_at_ms - self._api.authenticator.now_ms()) / 1000
-        if left_seconds <= 0:
-            self.close(CloseCode.TOKEN_ENDED, "the token has expired")
-            return
-        self._expiry = asyncio.get_running_loop().call_later(
-            min(left_seconds, _A_DAY_SECONDS), self._watch_expiry
-        )

@@ -17,6 +17,7 @@ from gateway.api.credentials import SUBPROTOCOL, websocket_credential
 from gateway.api.dispatch import read_query
 from gateway.api.live_socket import LiveSocket
 from gateway.api.problems import GoingAway, problem_response
+from gateway.api.sockets import require_subprotocol
 from gateway.api.wire.requests import OfAccount
 from gateway.domain.errors import (
     CallgateError,
@@ -91,9 +92,7 @@ class LiveEndpoint:
         if account is None:
             raise InvalidField(errors=[FieldError("account", "is missing; the admin key needs ?account=")])
         require_watch(identity, account)
-        if SUBPROTOCOL not in offered:
-            wrong = FieldError("Sec-WebSocket-Protocol", f"must offer {SUBPROTOCOL}")
-            raise InvalidField(errors=[wrong])
+        require_subprotocol(offered)
         return identity, account
 
     async def _require_watchable(self, identity: Identity, account: str) -> None:

@@ -20,8 +20,9 @@ from starlette.types import Receive, Send
 from gateway.api.auth import Identity, require_watch
 from gateway.api.context import Api
 from gateway.api.faulty_frames import read_reader_frame_again
+from gateway.api.sockets import CLOSE_SECONDS, GOING_AWAY, RESTARTING, TokenEnd, error_frame, is_too_large
 from gateway.api.wire import frames, rendering
-from gateway.api.wire.decoding import MAX_BYTES, require_shallow
+from gateway.api.wire.decoding import require_shallow
 from gateway.domain.answers import PoolView
 from gateway.domain.errors import CallgateError, Forbidden
 from gateway.live.pictures import Picture
@@ -33,17 +34,10 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 MAX_PENDING: Final = 64
 """How many requests of a dashboard may be without an answer sent."""
-CLOSE_SECONDS: Final = 5.0
-"""How long a dashboard may take to read what waits for it before the closing."""
 FIRST_SECONDS: Final = 2.0
 """How long answers wait for the first pool, which comes before them unless the engine is away."""
 OLD_SECONDS: Final = 0.5
 """A pool that waited so long to be sent says what was then: another is sent after it."""
-_A_DAY_SECONDS: Final = 86_400.0
-_RESTARTING: Final = (CloseCode.RESTARTING, "the gateway is shutting down")
-_GOING_AWAY: Final = frames.encode_text(
-    frames.Notice("going_away", "This gateway is shutting down; connect again.")
-)
 
 
 class LiveSocket:
@@ -57,7 +51,6 @@ class LiveSocket:
         "_begun",
         "_closing",
         "_direct",
-        "_expiry",
         "_identity",
         "_notices",
         "_outbox",
@@ -69,6 +62,7 @@ class LiveSocket:
         "_scope",
         "_seen",
         "_send",
+        "_token_end",
         "_wake",
         "_writing",
         "account",
@@ -99,7 +93,9 @@ class LiveSocket:
         self._wake = asyncio.Event()
         self._readable = asyncio.Event()
         self._closing: tuple[CloseCode, str] | None = None
-        self._expiry: asyncio.TimerHandle | None = None
+        self._token_end = TokenEnd(
+            api.authenticator.now_ms, lambda: self.close(CloseCode.TOKEN_ENDED, "the token has expired")
+        )
         self._overdue: asyncio.TimerHandle | None = None
         self._scope = anyio.CancelScope()
 
@@ -118,7 +114,7 @@ class LiveSocket:
     async def run(self) -> None:
         """Serve the dashboard until either side closes."""
         feeds = self._api.service.feeds
-        self._watch_expiry()
+        self._token_end.watch(self._identity.expires_at_ms)
         begin = asyncio.get_running_loop().call_later(FIRST_SECONDS, self._begin)
         feeds.watch(self.account, self)
         try:
@@ -129,9 +125,10 @@ class LiveSocket:
                 tasks.cancel_scope.cancel()
         finally:
             feeds.leave(self.account, self)
-            for timer in (self._expiry, self._overdue, begin):
-                if timer is not None:
-                    timer.cancel()
+            self._token_end.cancel()
+            begin.cancel()
+            if self._overdue is not None:
+                self._overdue.cancel()
 
     def show(self, picture: Picture) -> None:
         """Be shown the pool as it is now, in place of what was not sent yet."""
@@ -170,8 +167,8 @@ class LiveSocket:
     def drain(self) -> None:
         """Say `going_away`, and close (1012)."""
         if self._closing is None:
-            self._outbox.append(_GOING_AWAY)
-            self.close(*_RESTARTING)
+            self._outbox.append(GOING_AWAY)
+            self.close(*RESTARTING)
 
     def _kind(self, picture: Picture) -> object:
         """What of the numbers it may see: all those who may see the same are sent the same text."""
@@ -195,7 +192,7 @@ class LiveSocket:
                 if message["type"] == "websocket.disconnect":
                     return
                 self.close(CloseCode.BINARY, "only text frames are taken")
-            elif len(text) > MAX_BYTES or (len(text) * 4 > MAX_BYTES and len(text.encode()) > MAX_BYTES):
+            elif is_too_large(text):
                 self.close(CloseCode.TOO_LARGE, "a frame is at most 64 KiB")
             elif self._closing is None:
                 self._take(text)
@@ -217,12 +214,13 @@ class LiveSocket:
                 frame = found
             re = frame.id
             if isinstance(frame, frames.Ping):
-                self._answer(frames.Pong(re, self._api.service.server_time_ms()))
+                answer = frames.encode_text(frames.Pong(re, self._api.service.server_time_ms()))
             else:
-                self._answer(frames.AuthRefreshed(re, self._refresh(frame.token)))
+                answer = frames.encode_text(frames.AuthRefreshed(re, self._refresh(frame.token)))
         except CallgateError as error:
-            errors = error.members.get("errors", msgspec.UNSET)
-            self._answer(frames.Error(re, error.code, error.message, errors))
+            answer = error_frame(re, error)
+        self._outbox.append(answer)
+        self._wake.set()
 
     def _refresh(self, token: str) -> int:
         """Go on by another token of the same reader; answers when that one expires."""
@@ -233,12 +231,8 @@ class LiveSocket:
             raise Forbidden("This token is for somebody else.")
         assert identity.expires_at_ms is not None
         self._identity = identity
-        self._watch_expiry()
+        self._token_end.watch(identity.expires_at_ms)
         return identity.expires_at_ms
-
-    def _answer(self, frame: frames.Pong | frames.AuthRefreshed | frames.Error) -> None:
-        self._outbox.append(frames.encode_text(frame))
-        self._wake.set()
 
     # The writer.
 
@@ -280,19 +274,3 @@ class LiveSocket:
         self._writing = True
         await self._send({"type": "websocket.send", "text": text})
         self._writing = False
-
-    # The token's end.
-
-    def _watch_expiry(self) -> None:
-        """Close when the token expires. Looked at once a day at least, as the host's clock may be set."""
-        if self._expiry is not None:
-            self._expiry.cancel()
-        if self._identity.expires_at_ms is None:
-            return
-        left_seconds = (self._identity.expires_at_ms - self._api.authenticator.now_ms()) / 1000
-        if left_seconds <= 0:
-            self.close(CloseCode.TOKEN_ENDED, "the token has expired")
-            return
-        self._expiry = asyncio.get_running_loop().call_later(
-            min(left_seconds, _A_DAY_SECONDS), self._watch_expiry
-        )
