@@ -24,13 +24,11 @@ from gateway.cli.output import console, minutes
 from gateway.cli.pool_screen import pool_line, pool_screen
 from gateway.cli.remote import run_command
 from gateway.cli.stopping import signals_to
-from gateway.cli.watching import PoolWatch
-from gateway.client import AdminClient
+from gateway.client import AdminClient, Dashboard
 from gateway.secrets import ADMIN_KEY_FILE
 from gateway.setting_kinds import Directory
 
 _FRAME_SECONDS: Final = 0.25
-_POOL_SECONDS: Final = 0.5
 _LINE_SECONDS: Final = 5.0
 _NEXT_PHONE_SECONDS: Final = 3.0
 _EXAMPLES = """\b
@@ -93,14 +91,13 @@ async def _run(directory: Path, port: int | None, speed: int, lasting: int | Non
             await _set_up(admin)
             await admin.move_clock(speed=speed)
             await _introduce(out, gateway, admin, directory)
-            pool = PoolWatch(admin, company.ACCOUNT, _POOL_SECONDS)
-            await pool.read()
             story = Story(say=out.print)
-            try:
-                with anyio.move_on_after(lasting):
-                    await _play(gateway, admin, pool, story, out, speed)
-            finally:
-                _conclude(out, story)
+            async with Dashboard(gateway.url, gateway.admin_key, account=company.ACCOUNT) as dashboard:
+                try:
+                    with anyio.move_on_after(lasting):
+                        await _play(gateway, admin, dashboard, story, out, speed)
+                finally:
+                    _conclude(out, story)
 
 
 async def _set_up(admin: AdminClient) -> None:
@@ -138,27 +135,27 @@ The gateway's log is in {directory / "gateway.log"}. Ctrl-C stops it all.
 
 
 async def _play(
-    gateway: DemoGateway, admin: AdminClient, pool: PoolWatch, story: Story, out: Console, speed: int
+    gateway: DemoGateway, admin: AdminClient, dashboard: Dashboard, story: Story, out: Console, speed: int
 ) -> None:
     async with anyio.create_task_group() as tasks:
         tasks.start_soon(gateway.wait_ended)
         for number, (staff, device) in enumerate(company.PHONES):
             phone = DemoPhone(gateway.url, admin, staff, device, speed, story)
             tasks.start_soon(phone.run, number * _NEXT_PHONE_SECONDS)
-        tasks.start_soon(lambda: direct(admin, pool, story, speed))
-        tasks.start_soon(pool.run)
-        await _show(out, pool)
+        tasks.start_soon(lambda: direct(admin, story, speed))
+        await _show(out, dashboard)
 
 
-async def _show(out: Console, pool: PoolWatch) -> None:
-    assert pool.live is not None
+async def _show(out: Console, dashboard: Dashboard) -> None:
     if not out.is_terminal:
         while True:
-            out.print(Text(pool_line(pool.live, pool.now_ms())))
+            assert dashboard.live is not None
+            out.print(Text(pool_line(dashboard.live, dashboard.now_ms())))
             await anyio.sleep(_LINE_SECONDS)
     with Live(console=out, auto_refresh=False, transient=True) as screen:
         while True:
-            screen.update(pool_screen(pool.live, pool.now_ms(), pool.trouble), refresh=True)
+            assert dashboard.live is not None
+            screen.update(pool_screen(dashboard.live, dashboard.now_ms(), dashboard.trouble), refresh=True)
             await anyio.sleep(_FRAME_SECONDS)
 
 

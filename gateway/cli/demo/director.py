@@ -12,7 +12,6 @@ import anyio
 
 from gateway.cli.demo.company import ACCOUNT, PACKAGES, next_package
 from gateway.cli.demo.events import Story
-from gateway.cli.watching import PoolWatch
 from gateway.client import AdminClient
 from gateway.domain.cycles import parse_rfc3339
 from gateway.domain.errors import CallgateError
@@ -24,16 +23,15 @@ _AT_LEAST_SECONDS: Final = 2.0
 """How long people can see it run dry, however fast the clock goes; and how long the end of the cycle."""
 
 
-async def direct(admin: AdminClient, pool: PoolWatch, story: Story, speed: int) -> None:
+async def direct(admin: AdminClient, story: Story, speed: int) -> None:
     """Upgrade whenever the minutes are used up; after the biggest plan have a new cycle begin."""
     while True:
         await _until_refused(story)
         await anyio.sleep(_AT_LEAST_SECONDS)
         try:
-            await _more_minutes(admin, pool, story, speed)
+            await _more_minutes(admin, story, speed)
         except CallgateError as error:
             story.failed("", error)
-        pool.look_soon()
 
 
 async def _until_refused(story: Story) -> None:
@@ -41,9 +39,8 @@ async def _until_refused(story: Story) -> None:
         await anyio.sleep(_LOOK_SECONDS)
 
 
-async def _more_minutes(admin: AdminClient, pool: PoolWatch, story: Story, speed: int) -> None:
-    live = await pool.read()
-    package = next_package(live.pool.plan)
+async def _more_minutes(admin: AdminClient, story: Story, speed: int) -> None:
+    package = next_package((await admin.pool(ACCOUNT)).plan)
     if package is not None:
         await admin.change_plan(ACCOUNT, package.plan)
         story.plan_changed(package.name, package.minutes)
@@ -51,11 +48,11 @@ async def _more_minutes(admin: AdminClient, pool: PoolWatch, story: Story, speed
     await admin.change_plan(ACCOUNT, PACKAGES[0].plan)
     story.note(f"From the next cycle on it is {PACKAGES[0].name} again.")
     # A call in progress would bill all the time that the clock is moved by.
-    while (live := await pool.read()).pool.calls_in_progress:  # noqa: ASYNC110 - a matter of taste
+    while (pool := await admin.pool(ACCOUNT)).calls_in_progress:  # noqa: ASYNC110 - a matter of taste
         await anyio.sleep(_LOOK_SECONDS)
-    end_ms = parse_rfc3339(live.pool.cycle.end)
+    end_ms = parse_rfc3339(pool.cycle.end)
     await admin.move_clock(at_ms=end_ms - int(_AT_LEAST_SECONDS * 1000 * speed))
     story.note("The clock was moved to the end of the cycle.")
-    while (await pool.read()).pool.cycle.end == live.pool.cycle.end:  # noqa: ASYNC110 - a matter of taste
+    while (await admin.pool(ACCOUNT)).cycle.end == pool.cycle.end:  # noqa: ASYNC110 - a matter of taste
         await anyio.sleep(_LOOK_SECONDS)
     story.cycle_turned()
