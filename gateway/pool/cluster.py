@@ -25,6 +25,7 @@ from redis.exceptions import (
 )
 
 from gateway.pool.connections import Address, Server, make_pool
+from gateway.pool.together import first_answers
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -222,38 +223,16 @@ class ClusterClient:
         random.shuffle(asked)
         failures: list[str] = []
         while asked:
-            views = await self._ask([self._node(address) for address in asked[:ASKED_AT_ONCE]], failures)
+            views, failed = await first_answers(
+                (_ask(self._node(address)) for address in asked[:ASKED_AT_ONCE]), OTHERS_SECONDS
+            )
+            failures += failed
             del asked[:ASKED_AT_ONCE]
             if views:
                 self._take(views)
                 return
         log.warning("cluster.out_of_reach", because=failures[:3])
         raise ClusterDownError(f"No node of the Cluster can be reached: {'; '.join(failures)[:300]}")
-
-    async def _ask(self, nodes: Iterable[Server], failures: list[str]) -> list[_View]:
-        views: list[_View] = []
-        pending = {asyncio.create_task(_ask(node)) for node in nodes}
-        limit = None
-        try:
-            while pending:
-                done, pending = await asyncio.wait(
-                    pending, timeout=limit, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not done:
-                    break
-                for task in done:
-                    view = task.result()
-                    if isinstance(view, str):
-                        failures.append(view)
-                    else:
-                        views.append(view)
-                        limit = OTHERS_SECONDS
-        finally:
-            for task in pending:
-                task.cancel()
-            if pending:
-                await asyncio.wait(pending)
-        return views
 
     def _take(self, views: Iterable[_View]) -> None:
         """Of what nodes claim of a slot, that of the highest epoch holds."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Any, Final, Literal, TypeVar
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from redis.asyncio.connection import BlockingConnectionPool, parse_url
-from redis.exceptions import NoScriptError
+from redis.exceptions import NoScriptError, RedisError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
-from gateway.domain.errors import SettingsError
+from gateway.domain.errors import EngineUnavailable, SettingsError
 from gateway.pool.cluster import ClusterClient, send_together
 from gateway.pool.connections import IN_STEP, Address, Server, TcpConnection, make_pool
 from gateway.pool.scripts import Argument, Client, Script
@@ -30,6 +31,15 @@ BARRIER_MS: Final = 1000
 """How long the key lives that is written so that there is something to wait for."""
 COUNTED_SECONDS: Final = 1.0
 """How long a count of replicas is good for."""
+
+
+@contextmanager
+def engine_unavailable() -> Iterator[None]:
+    """Raise EngineUnavailable for whatever a client says of an engine that did not answer."""
+    try:
+        yield
+    except (RedisError, OSError) as failure:
+        raise EngineUnavailable from failure
 
 
 @dataclass(slots=True)

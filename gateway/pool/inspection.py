@@ -7,15 +7,11 @@ instants, all since it began.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from redis.exceptions import RedisError
-
-from gateway.domain.errors import EngineUnavailable
-from gateway.pool.engine import Engine
+from gateway.pool.engine import Engine, engine_unavailable
 from gateway.pool.keys import ACCOUNT_KEYS, DEPLOYMENT_KEY, SHARD_KEYS, KeySpace
 from gateway.pool.packed import is_in_progress
 from gateway.pool.scripts import script
@@ -56,7 +52,7 @@ class Inspection:
     async def keys(self, others: Iterable[str] = ()) -> Keys:
         """All keys of this deployment; `others` are known besides those of the pools."""
         found, known = Keys(), {DEPLOYMENT_KEY, *others}
-        with _engine_unavailable():
+        with engine_unavailable():
             async for raw in self._engine.client.scan_iter(match="cg:*", count=AT_ONCE):
                 key = raw.decode(errors="replace")
                 if key not in known:
@@ -66,7 +62,7 @@ class Inspection:
     async def calls(self, shard: int, accounts: Iterable[str]) -> ShardCalls:
         """A shard's calls in progress; `accounts` are those of the shard that have an `order`."""
         calls_key, leases_key = self._keys.named(shard, "calls", "leases")
-        with _engine_unavailable():
+        with engine_unavailable():
             # In this order: what is in progress now stands in the others when they are read, or has ended.
             in_progress = {
                 call.decode() async for call, value in self._scan("HSCAN", calls_key) if is_in_progress(value)
@@ -86,7 +82,7 @@ class Inspection:
         """Which of these are in progress now."""
         named = list(calls)
         found: set[str] = set()
-        with _engine_unavailable():
+        with engine_unavailable():
             for first in range(0, len(named), AT_ONCE):
                 piece = named[first : first + AT_ONCE]
                 values = await self._engine.client.execute_command(
@@ -104,14 +100,14 @@ class Inspection:
         """
         meta = self._keys.named(shard, "meta")
         orders = [self._order_key(account, shard) for account in accounts]
-        with _engine_unavailable():
+        with engine_unavailable():
             counted = await script("calls_count").run(self._engine.client, [*meta, *orders])
         return (counted[0], counted[1]) if counted else None
 
     async def has_emergencies_only(self, account: str) -> bool:
         """Whether all calls in progress of an account are emergencies, which need no pool (R30)."""
         key = self._order_key(account, self._keys.shard_of(account))
-        with _engine_unavailable():
+        with engine_unavailable():
             others = await self._engine.client.execute_command("ZCOUNT", key, "-inf", f"({_EMERGENCIES_FROM}")
         return int(others) == 0
 
@@ -145,11 +141,3 @@ class Inspection:
                 yield pair
             if int(cursor) == 0:
                 return
-
-
-@contextmanager
-def _engine_unavailable() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as failure:
-        raise EngineUnavailable from failure

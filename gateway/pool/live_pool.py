@@ -26,7 +26,7 @@ from gateway.pool.alarms import Alarms
 from gateway.pool.batcher import Batcher, Lengths
 from gateway.pool.codes import UNDECIDED
 from gateway.pool.device_calls import DeviceCalls
-from gateway.pool.engine import Engine, Replicas
+from gateway.pool.engine import Engine, Replicas, engine_unavailable
 from gateway.pool.kept_answers import FindKnown, KeptAnswers
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.leases import Leases, Vouching
@@ -208,20 +208,16 @@ class LivePool:
 
         Raises EngineUnavailable.
         """
-        try:
+        with engine_unavailable():
             return await self._shards.next_connection(self._keys.shard_of(account))
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
 
     async def renew(self, vouchings: Sequence[Vouching]) -> list[Renewed]:
         """Vouch for calls, or say that their connection is lost (R12, R13).
 
         Answers where each stands. Raises EngineUnavailable.
         """
-        try:
+        with engine_unavailable():
             return await self._leases.renew(vouchings)
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
 
     def known_call(self, account: str, call_id: str) -> CallInProgress | None:
         """What this gateway knows of a call that was in progress when it last heard of it."""
@@ -287,10 +283,8 @@ class LivePool:
             ("MGET", *(self._keys.of_account(account, shard)[0] for account in members))
             for shard, members in by_shard.items()
         ]
-        try:
+        with engine_unavailable():
             found = await self._engine.run_all(commands)
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
         return {
             account: None if packed is None else unpack_pool(packed)
             for members, pools in zip(by_shard.values(), found, strict=True)
@@ -310,20 +304,16 @@ class LivePool:
 
         Raises EngineUnavailable.
         """
-        try:
+        with engine_unavailable():
             await self._accounts.apply(config)
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
         return await self.read(config.account)
 
     # The deployment
 
     async def clock(self) -> Clock:
         """The billing clock. Raises EngineUnavailable."""
-        try:
+        with engine_unavailable():
             return await self._shards.clock()
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
 
     def estimated_now_ms(self) -> int:
         """What the billing clock shows, reckoned from when it was last read."""
@@ -340,34 +330,26 @@ class LivePool:
 
         See `Alarms.move_clock`. Raises InvalidField, EngineUnavailable.
         """
-        try:
+        with engine_unavailable():
             return await self._alarms.move_clock(to_ms, speed, by_ms=by_ms, anywhere=anywhere)
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
 
     async def policy(self) -> Policy:
         """The policy in force. Raises EngineUnavailable."""
-        try:
+        with engine_unavailable():
             return await self._shards.read_policy()
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
 
     async def renew_epochs(self) -> int:
         """Have all pools made anew from SQL as they are met; answers in how many shards.
 
         Raises EngineUnavailable.
         """
-        try:
+        with engine_unavailable():
             return await self._shards.renew_epochs()
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
 
     async def set_policy(self, policy: Policy) -> None:
         """Bill by another policy from now on, calls in progress included. Raises EngineUnavailable."""
-        try:
+        with engine_unavailable():
             await self._shards.set_policy(policy)
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
 
     def shard_of(self, account: str) -> int:
         """The shard that an account's pool lives on."""
@@ -388,10 +370,8 @@ class LivePool:
     # Inside
 
     async def _run(self, name: str, keys: list[str], arguments: list[str]) -> Any:
-        try:
+        with engine_unavailable():
             return await script(name).run(self._engine.client, keys, arguments)
-        except (RedisError, OSError) as failure:
-            raise EngineUnavailable from failure
 
     async def _read(self, accounts: list[str], listed: int, *, must_exist: bool) -> dict[str, PoolView]:
         views: dict[str, PoolView] = {}
@@ -410,10 +390,8 @@ class LivePool:
                 break
             left = {}
             for account, code in missing.items():
-                try:
+                with engine_unavailable():
                     is_known = await self._accounts.supply(account, code)
-                except (RedisError, OSError) as failure:
-                    raise EngineUnavailable from failure
                 if is_known:
                     left[account] = None
                 elif must_exist:

@@ -235,17 +235,16 @@ Notice = PoolNotice | ThresholdsPassed
 """What SQL is told beside, of which nothing is billed."""
 
 
+def _text(packed: bytes, at: int) -> tuple[str, int]:
+    """A text that tells its own length, and where what follows it begins."""
+    (length,) = _LENGTH.unpack_from(packed, at)
+    start = at + _LENGTH.size
+    return packed[start : start + length].decode(), start + length
+
+
 def unpack_items(packed: bytes, policy: Policy) -> Iterator[Item]:
     """The items of one entry of the records stream, in order."""
     at = 0
-
-    def take() -> bytes:
-        nonlocal at
-        (length,) = _LENGTH.unpack_from(packed, at)
-        start = at + _LENGTH.size
-        at = start + length
-        return packed[start:at]
-
     while at < len(packed):
         kind = packed[at : at + 1]
         at += 1
@@ -262,7 +261,8 @@ def unpack_items(packed: bytes, policy: Policy) -> Iterator[Item]:
             at = start + _REOPENED.size
             yield CallReopened(account, call_id, int(admitted_at_ms), revision)
         elif kind == b"C":
-            account, plan = take().decode(), take().decode()
+            account, at = _text(packed, at)
+            plan, at = _text(packed, at)
             has_plan, index, start_ms, end_ms, allocated = _CYCLE_TAIL.unpack_from(packed, at)
             at += _CYCLE_TAIL.size
             yield CycleOpened(
@@ -280,18 +280,10 @@ def unpack_items(packed: bytes, policy: Policy) -> Iterator[Item]:
 def unpack_notices(packed: bytes) -> Iterator[Notice]:
     """The notices of one entry of the records stream, in order."""
     at = 0
-
-    def take() -> str:
-        nonlocal at
-        (length,) = _LENGTH.unpack_from(packed, at)
-        start = at + _LENGTH.size
-        at = start + length
-        return packed[start:at].decode()
-
     while at < len(packed):
         kind = packed[at : at + 1]
         at += 1
-        account = take()
+        account, at = _text(packed, at)
         if kind == b"T":
             start_ms, *passed_ms = (int(each) for each in _PASSED_TAIL.unpack_from(packed, at))
             at += _PASSED_TAIL.size
@@ -301,7 +293,7 @@ def unpack_notices(packed: bytes) -> Iterator[Notice]:
                 packed, at
             )
             at += _NOTICE_TAIL.size
-            plan = take()
+            plan, at = _text(packed, at)
             yield PoolNotice(
                 account=account,
                 cycle_start_ms=int(start_ms),

@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 import structlog
-from redis.exceptions import RedisError
 
-from gateway.domain.errors import EngineUnavailable
-from gateway.pool.engine import Engine
+from gateway.pool.engine import Engine, engine_unavailable
 from gateway.pool.keys import KeySpace
 from gateway.pool.packed import Item, Notice, unpack_items, unpack_notices, unpack_policy
 from gateway.pool.scripts import script
@@ -52,14 +49,6 @@ class Saved(Protocol):
         """The highest number."""
 
 
-@contextmanager
-def _engine_unavailable() -> Iterator[None]:
-    try:
-        yield
-    except (RedisError, OSError) as failure:
-        raise EngineUnavailable from failure
-
-
 class RecordStream:
     """The records streams of all shards."""
 
@@ -76,7 +65,7 @@ class RecordStream:
 
         Others get their turn on the event loop after each `at_once` items. Raises EngineUnavailable.
         """
-        with _engine_unavailable():
+        with engine_unavailable():
             return await self._read(positions, limit, at_once)
 
     async def _read(self, positions: Mapping[int, str], limit: int, at_once: int) -> list[StreamEntry]:
@@ -104,7 +93,7 @@ class RecordStream:
         Raises EngineUnavailable.
         """
         shards = [shard for shard, entry_id in entries.items() if entry_id != START]
-        with _engine_unavailable():
+        with engine_unavailable():
             found = await self._engine.run_all(
                 [
                     ("XRANGE", self._keys.named(shard, "records")[0], entries[shard], entries[shard])
@@ -119,7 +108,7 @@ class RecordStream:
 
         Only what SQL has committed. Raises EngineUnavailable.
         """
-        with _engine_unavailable():
+        with engine_unavailable():
             until = await self.engine_ms() - kept_ms if kept_ms else None
             await self._engine.run_all(
                 [
@@ -131,7 +120,7 @@ class RecordStream:
 
     async def epochs(self) -> dict[int, int]:
         """The epoch of each shard that is there. Raises EngineUnavailable."""
-        with _engine_unavailable():
+        with engine_unavailable():
             return await self._shards.epochs()
 
     async def engine_ms(self) -> int:
@@ -142,7 +131,7 @@ class RecordStream:
     async def backlog(self, saved: Mapping[int, Saved]) -> int:
         """Items of all shards behind what is saved of each. Raises EngineUnavailable."""
         shards = range(self._keys.shards)
-        with _engine_unavailable():
+        with engine_unavailable():
             last = await self._engine.run_all(
                 [
                     ("XREVRANGE", self._keys.named(shard, "records")[0], "+", "-", "COUNT", 1)

@@ -21,6 +21,7 @@ from gateway.pool.connections import (
     connection_options,
     make_pool,
 )
+from gateway.pool.together import first_answers
 
 SENTINEL_TIMEOUT_SECONDS: Final = 0.5
 """A Sentinel that is silent for so long is left out."""
@@ -75,29 +76,7 @@ class Sentinels:
 
     async def _ask_all(self) -> Address:
         """The primary of the highest configuration epoch; of one epoch, the one most often named."""
-        tasks = {asyncio.create_task(self._ask(client)) for client in self.clients}
-        said: list[tuple[int, Address]] = []
-        failures: list[str] = []
-        pending, limit = tasks, None
-        try:
-            while pending:
-                done, pending = await asyncio.wait(
-                    pending, timeout=limit, return_when=asyncio.FIRST_COMPLETED
-                )
-                if not done:
-                    break
-                for task in done:
-                    answer = task.result()
-                    if isinstance(answer, str):
-                        failures.append(answer)
-                    else:
-                        said.append(answer)
-                        limit = OTHERS_SECONDS
-        finally:
-            for task in pending:
-                task.cancel()
-            if pending:
-                await asyncio.wait(pending)
+        said, failures = await first_answers((self._ask(client) for client in self.clients), OTHERS_SECONDS)
         if not said:
             raise RedisConnectionError(
                 f"No Sentinel names a primary of {self._service!r}: {'; '.join(failures)}"

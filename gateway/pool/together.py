@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
-from typing import Any
+from collections.abc import Coroutine, Iterable
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 async def run_together(*work: Coroutine[Any, Any, None]) -> None:
@@ -21,3 +23,34 @@ async def run_together(*work: Coroutine[Any, Any, None]) -> None:
         await asyncio.wait(tasks)
     for task in done:
         task.result()
+
+
+async def first_answers(
+    asking: Iterable[Coroutine[Any, Any, T | str]], others_seconds: float
+) -> tuple[list[T], list[str]]:
+    """Ask several servers the same at once; answer what they say, and of those that failed why.
+
+    Whoever has not answered `others_seconds` after the latest answer is waited for no more.
+    """
+    answers: list[T] = []
+    failures: list[str] = []
+    pending = {asyncio.create_task(each) for each in asking}
+    limit: float | None = None
+    try:
+        while pending:
+            done, pending = await asyncio.wait(pending, timeout=limit, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            for task in done:
+                answer = task.result()
+                if isinstance(answer, str):
+                    failures.append(answer)
+                else:
+                    answers.append(answer)
+                    limit = others_seconds
+    finally:
+        for task in pending:
+            task.cancel()
+        if pending:
+            await asyncio.wait(pending)
+    return answers, failures

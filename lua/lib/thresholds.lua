@@ -103,9 +103,10 @@ end
 
 -- R29: another allocation. Those that live use is below again may be passed again; what they were told is over.
 local function rearm_thresholds(account, p, used, was_exhausted, now_ms, notices)
-  if p.allocated_seconds == 0 or used < used_at_percent(p, 50) then p.passed_50_ms = NOT_PASSED end
-  if p.allocated_seconds == 0 or used < used_at_percent(p, 80) then p.passed_80_ms = NOT_PASSED end
-  if p.allocated_seconds == 0 or used < p.allocated_seconds then p.passed_100_ms = NOT_PASSED end
+  local function is_below(percent) return p.allocated_seconds == 0 or used < used_at_percent(p, percent) end
+  if is_below(50) then p.passed_50_ms = NOT_PASSED end
+  if is_below(80) then p.passed_80_ms = NOT_PASSED end
+  if is_below(100) then p.passed_100_ms = NOT_PASSED end
   add_passed(notices, account, p)
   find_next_threshold(p)
   if was_exhausted and used < p.allocated_seconds then
