@@ -13,6 +13,7 @@ import httpx
 import pytest
 from websockets import Subprotocol
 from websockets.asyncio.client import ClientConnection, connect
+from websockets.exceptions import InvalidStatus
 
 from gateway.api.auth import Authenticator
 from gateway.sessions.revocations import Revocations
@@ -157,3 +158,15 @@ def start(call_id: str = "c-1", to: str = NUMBER, **more: Any) -> dict[str, Any]
 def end(call_id: str = "c-1", **more: Any) -> dict[str, Any]:
     """A frame that ends a call."""
     return {"type": "call.end", "id": 2, "call_id": call_id} | more
+
+
+async def refusal(handshake: connect) -> dict[str, Any]:
+    """The problem that a handshake is refused with."""
+    with pytest.raises(InvalidStatus) as refused:
+        async with handshake:
+            pass
+    response = refused.value.response
+    assert response.headers["Content-Type"] == "application/problem+json"
+    problem: dict[str, Any] = json.loads(response.body)
+    assert problem["status"] == response.status_code
+    return problem

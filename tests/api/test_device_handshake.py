@@ -3,27 +3,13 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
 import httpx
 import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
 
-from tests.api.conftest import ALLOWED_ORIGIN, SECRET, Acme, end, start
+from tests.api.conftest import ALLOWED_ORIGIN, SECRET, Acme, end, refusal, start
 from tests.support.gateways import GatewayProcess
-
-
-async def refusal(handshake: connect) -> dict[str, Any]:
-    """The problem that a handshake is refused with."""
-    with pytest.raises(InvalidStatus) as refused:
-        async with handshake:
-            pass
-    response = refused.value.response
-    assert response.headers["Content-Type"] == "application/problem+json"
-    problem: dict[str, Any] = json.loads(response.body)
-    assert problem["status"] == response.status_code
-    return problem
 
 
 def bearer(token: str) -> dict[str, str]:

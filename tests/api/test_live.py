@@ -7,11 +7,9 @@ import json
 from typing import Any
 
 import httpx
-import pytest
 from websockets.asyncio.client import connect
-from websockets.exceptions import InvalidStatus
 
-from tests.api.conftest import ALLOWED_ORIGIN, MASKED, NUMBER, SECRET, Acme, end, start
+from tests.api.conftest import ALLOWED_ORIGIN, MASKED, NUMBER, SECRET, Acme, end, refusal, start
 from tests.support.dashboards import handshake, watching
 from tests.support.gateways import GatewayProcess
 
@@ -24,18 +22,6 @@ def watch(acme: Acme, token: str | None = None, **more: Any) -> Any:
 
 def knock(acme: Acme, token: str | None = None, **more: Any) -> connect:
     return handshake(acme.gateway.websocket_url, token, **more)
-
-
-async def refusal(attempt: connect) -> dict[str, Any]:
-    """The problem that a handshake is refused with."""
-    with pytest.raises(InvalidStatus) as refused:
-        async with attempt:
-            pass
-    response = refused.value.response
-    assert response.headers["Content-Type"] == "application/problem+json"
-    problem: dict[str, Any] = json.loads(response.body)
-    assert problem["status"] == response.status_code
-    return problem
 
 
 async def advance(acme: Acme, seconds: int) -> None:

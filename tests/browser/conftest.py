@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import socket
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -102,3 +103,16 @@ def output() -> Path:
     folder = Path(__file__).parents[2] / "test-output" / "browser"
     folder.mkdir(parents=True, exist_ok=True)
     return folder
+
+
+@pytest.fixture
+def killed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
+    """A gateway to be killed, which comes back at the same address."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    gateway = GatewayProcess(tmp_path_factory.mktemp("killed"), "--port", port)
+    try:
+        yield gateway.start()
+    finally:
+        gateway.end()

@@ -9,7 +9,6 @@ import pytest_asyncio
 
 from tests.browser.looking import Look, OpenLook
 from tests.browser.people import business
-from tests.browser.test_connection import free_port
 from tests.support.gateways import GatewayProcess
 from tests.support.operators import Operator, operating
 from tests.support.waiting import wait_until
@@ -261,67 +260,55 @@ async def test_only_one_page_keeps_its_calls_under_a_name(
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_ends_that_no_gateway_heard_are_told_after_a_reload_with_their_moment(
-    look: OpenLook, tmp_path_factory: pytest.TempPathFactory
+    look: OpenLook, killed: GatewayProcess
 ) -> None:
-    port, folder = free_port(), tmp_path_factory.mktemp("killed")
-    gateway = GatewayProcess(folder, "--port", port).start()
-    try:
-        async with operating(gateway) as operator:
-            await business(operator, "acme")
-            token = await operator.token("acme", "ana", "browser", "call")
-        window = await look(gateway.url, errors=True)
-        await phone(window, token, keepIn="phone")
-        admitted = await start(window, callId="c-1")
-        await start(window, callId="c-2")
-        gateway.kill()
-        # Hung up while nobody hears it. Only the page's storage knows when.
-        ended_ms = await window.page.evaluate("() => { void calls['c-1'].end(); return Date.now(); }")
-        gateway.start()
-        await window.page.reload()
+    async with operating(killed) as operator:
+        await business(operator, "acme")
+        token = await operator.token("acme", "ana", "browser", "call")
+    window = await look(killed.url, errors=True)
+    await phone(window, token, keepIn="phone")
+    admitted = await start(window, callId="c-1")
+    await start(window, callId="c-2")
+    killed.kill()
+    # Hung up while nobody hears it. Only the page's storage knows when.
+    ended_ms = await window.page.evaluate("() => { void calls['c-1'].end(); return Date.now(); }")
+    killed.start()
+    await window.page.reload()
 
-        await phone(window, token, keepIn="phone", stillUp=True)
+    await phone(window, token, keepIn="phone", stillUp=True)
 
-        await wait_until(lambda: window.page.evaluate("() => phone.calls.length === 1"), 20)
-        async with operating(gateway) as operator:
-            record = await operator.call("c-1", "acme")
-            assert (record["state"], record["ended_by"]) == ("ended", "hangup")
-            assert record["admitted_at_ms"] == admitted["admittedAtMs"]
-            assert abs(record["ended_at_ms"] - ended_ms) < 1500
-            assert (await operator.call("c-2", "acme"))["state"] == "in_progress"
-            await window.page.evaluate("() => phone.calls[0].end()")
-            assert (await operator.call("c-2", "acme"))["revision"] == 1
-    finally:
-        gateway.end()
+    await wait_until(lambda: window.page.evaluate("() => phone.calls.length === 1"), 20)
+    async with operating(killed) as operator:
+        record = await operator.call("c-1", "acme")
+        assert (record["state"], record["ended_by"]) == ("ended", "hangup")
+        assert record["admitted_at_ms"] == admitted["admittedAtMs"]
+        assert abs(record["ended_at_ms"] - ended_ms) < 1500
+        assert (await operator.call("c-2", "acme"))["state"] == "in_progress"
+        await window.page.evaluate("() => phone.calls[0].end()")
+        assert (await operator.call("c-2", "acme"))["revision"] == 1
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_calls_go_on_over_a_killed_gateway_and_what_was_asked_meanwhile_is_carried_out(
-    look: OpenLook, tmp_path_factory: pytest.TempPathFactory
+    look: OpenLook, killed: GatewayProcess
 ) -> None:
-    port, folder = free_port(), tmp_path_factory.mktemp("killed")
-    gateway = GatewayProcess(folder, "--port", port).start()
-    try:
-        async with operating(gateway) as operator:
-            await business(operator, "acme")
-            token = await operator.token("acme", "ana", "browser", "call")
-        window = await look(gateway.url, errors=True)
-        await phone(window, token, timing={"answerMs": 30_000})
-        await start(window, callId="c-1")
-        gateway.kill()
-        await wait_until(lambda: window.page.evaluate("() => !phone.connected"))
-        await window.page.evaluate(
-            "() => { window.waiting = phone.start('+14155550102', { callId: 'c-2' }); }"
-        )
-        gateway.start()
+    async with operating(killed) as operator:
+        await business(operator, "acme")
+        token = await operator.token("acme", "ana", "browser", "call")
+    window = await look(killed.url, errors=True)
+    await phone(window, token, timing={"answerMs": 30_000})
+    await start(window, callId="c-1")
+    killed.kill()
+    await wait_until(lambda: window.page.evaluate("() => !phone.connected"))
+    await window.page.evaluate("() => { window.waiting = phone.start('+14155550102', { callId: 'c-2' }); }")
+    killed.start()
 
-        assert await window.page.evaluate("async () => (await waiting).callId") == "c-2"
-        async with operating(gateway) as operator:
-            pool = await operator.pool("acme")
-            assert {call["call_id"] for call in pool["calls"]} == {"c-1", "c-2"}
-        assert (await end(window, "c-1"))["revision"] == 1
-        assert await window.page.evaluate("() => phone.close()") == []
-        async with operating(gateway) as operator:
-            assert (await operator.pool("acme"))["calls"] == []
-    finally:
-        gateway.end()
+    assert await window.page.evaluate("async () => (await waiting).callId") == "c-2"
+    async with operating(killed) as operator:
+        pool = await operator.pool("acme")
+        assert {call["call_id"] for call in pool["calls"]} == {"c-1", "c-2"}
+    assert (await end(window, "c-1"))["revision"] == 1
+    assert await window.page.evaluate("() => phone.close()") == []
+    async with operating(killed) as operator:
+        assert (await operator.pool("acme"))["calls"] == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import signal
-import socket
 from collections.abc import Callable
 
 import pytest
@@ -18,45 +17,34 @@ from tests.support.waiting import wait_until
 pytestmark = [pytest.mark.peer, pytest.mark.asyncio(loop_scope="module")]
 
 
-def free_port() -> str:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return str(probe.getsockname()[1])
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 async def test_it_comes_back_by_itself_after_the_gateway_was_killed(
-    look: OpenLook, tmp_path_factory: pytest.TempPathFactory
+    look: OpenLook, killed: GatewayProcess
 ) -> None:
-    port, folder = free_port(), tmp_path_factory.mktemp("killed")
-    gateway = GatewayProcess(folder, "--port", port).start()
-    try:
-        async with operating(gateway) as operator:
-            watch = await business(operator, "acme")
-            token = await operator.token("acme", "ana", "cell", "call")
-        window = await look(gateway.url, f"/#token={watch}", errors=True)
-        await window.state("connected")
-        async with Softphone(gateway.url, token) as ana:
-            call = await ana.start("+14155550101")
-            await window.call(call.call_id).wait_for()
+    async with operating(killed) as operator:
+        watch = await business(operator, "acme")
+        token = await operator.token("acme", "ana", "cell", "call")
+    window = await look(killed.url, f"/#token={watch}", errors=True)
+    await window.state("connected")
+    async with Softphone(killed.url, token) as ana:
+        call = await ana.start("+14155550101")
+        await window.call(call.call_id).wait_for()
 
-            gateway.kill()
-            await window.state("reconnecting")
-            assert "stale since" in await window.text("#live")
-            await window.call(call.call_id).wait_for()
+        killed.kill()
+        await window.state("reconnecting")
+        assert "stale since" in await window.text("#live")
+        await window.call(call.call_id).wait_for()
 
-            gateway.start()
-            await window.state("connected", seconds=30)
-            await wait_until(lambda: ana.connected, 30)
-            async with operating(gateway) as operator:
-                pool = await operator.pool("acme")
-                shown = window.pools()[-1]
-                assert shown["calls"][0]["call_id"] == call.call_id == pool["calls"][0]["call_id"]
-                await call.end()
-                await window.call(call.call_id).wait_for(state="detached")
-    finally:
-        gateway.end()
+        killed.start()
+        await window.state("connected", seconds=30)
+        await wait_until(lambda: ana.connected, 30)
+        async with operating(killed) as operator:
+            pool = await operator.pool("acme")
+            shown = window.pools()[-1]
+            assert shown["calls"][0]["call_id"] == call.call_id == pool["calls"][0]["call_id"]
+            await call.end()
+            await window.call(call.call_id).wait_for(state="detached")
 
 
 @pytest.mark.slow

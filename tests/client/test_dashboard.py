@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -18,6 +18,7 @@ from gateway.client import (
 )
 from gateway.client.resources import Pool
 from gateway.domain.errors import Forbidden, NotFound
+from tests.client.businesses import client, make_business
 from tests.client.scripted import QUICK
 from tests.support.gateways import GatewayProcess
 from tests.support.waiting import wait_until
@@ -26,22 +27,9 @@ TO = "+14155550100"
 StartGateway = Callable[..., GatewayProcess]
 
 
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """One for all tests of this module, each with an account of its own. Its billing clock stands still."""
-    with GatewayProcess(tmp_path_factory.mktemp("gateway"), "--simulate") as process:
-        yield process
-
-
-def client(gateway: GatewayProcess) -> AdminClient:
-    return AdminClient(gateway.url, gateway.admin_key)
-
-
-async def make_business(admin: AdminClient, account: str) -> str:
-    """Make an account with ten minutes, and return a token of ana's that watches."""
-    await admin.put_plan("ten", name="Ten", minutes=10, connected_channels=1, staff_seats=2)
-    await admin.put_account(account, name="A business", plan="ten")
-    await admin.put_staff(account, "ana")
+async def make_watched(admin: AdminClient, account: str) -> str:
+    """Make a business, and return a token of ana's that watches."""
+    await make_business(admin, account)
     return (await admin.issue_token(account, staff="ana", device="desk")).token
 
 
@@ -53,7 +41,7 @@ async def to_its_end(dashboard: Dashboard) -> None:
 
 async def test_it_shows_the_pool_and_every_change(gateway: GatewayProcess) -> None:
     async with client(gateway) as admin:
-        token = await make_business(admin, "shows")
+        token = await make_watched(admin, "shows")
         async with Dashboard(gateway.url, token) as dashboard, Softphone(gateway.url, token) as phone:
             assert dashboard.pool.remaining_seconds == 600
             assert (dashboard.connected, dashboard.stale_seconds, dashboard.trouble) == (True, None, "")
@@ -76,7 +64,7 @@ async def test_it_shows_the_pool_and_every_change(gateway: GatewayProcess) -> No
 async def test_it_counts_on_by_itself(start_gateway: StartGateway) -> None:
     gateway = await asyncio.to_thread(start_gateway, "--free-seconds", "0")
     async with client(gateway) as admin:
-        token = await make_business(admin, "counts")
+        token = await make_watched(admin, "counts")
         async with Dashboard(gateway.url, token) as dashboard, Softphone(gateway.url, token) as phone:
             await phone.start(TO)
             await wait_until(lambda: dashboard.pool.calls_in_progress == 1)
@@ -90,7 +78,7 @@ async def test_it_counts_on_by_itself(start_gateway: StartGateway) -> None:
 
 async def test_with_the_admin_key_the_account_is_named(gateway: GatewayProcess) -> None:
     async with client(gateway) as admin:
-        await make_business(admin, "named")
+        await make_watched(admin, "named")
         async with Dashboard(gateway.url, gateway.admin_key, account="named") as dashboard:
             assert dashboard.pool.account == "named"
         with pytest.raises(NotFound):
@@ -100,7 +88,7 @@ async def test_with_the_admin_key_the_account_is_named(gateway: GatewayProcess) 
 
 async def test_who_may_not_watch_is_told(gateway: GatewayProcess) -> None:
     async with client(gateway) as admin:
-        await make_business(admin, "told")
+        await make_watched(admin, "told")
         calls = await admin.issue_token("told", staff="ana", device="desk", scopes=["call"])
     with pytest.raises(Forbidden):
         async with Dashboard(gateway.url, calls.token):
@@ -116,7 +104,7 @@ async def test_who_may_not_watch_is_told(gateway: GatewayProcess) -> None:
 async def test_notices_are_heard(gateway: GatewayProcess) -> None:
     heard: list[PoolNotice] = []
     async with client(gateway) as admin:
-        token = await make_business(admin, "heard")
+        token = await make_watched(admin, "heard")
         await admin.put_plan("twenty", name="Twenty", minutes=20, connected_channels=1, staff_seats=2)
         async with Dashboard(gateway.url, token, on_notice=heard.append) as dashboard:
             await admin.change_plan("heard", "twenty")
@@ -127,7 +115,7 @@ async def test_notices_are_heard(gateway: GatewayProcess) -> None:
 
 async def test_a_removed_staff_member_s_ends(gateway: GatewayProcess) -> None:
     async with client(gateway) as admin:
-        token = await make_business(admin, "removed")
+        token = await make_watched(admin, "removed")
         async with Dashboard(gateway.url, token) as dashboard:
             await admin.remove_staff("removed", "ana")
             with pytest.raises(StaffRemoved):
@@ -137,7 +125,7 @@ async def test_a_removed_staff_member_s_ends(gateway: GatewayProcess) -> None:
 
 async def test_a_revoked_token_ends_it_unless_there_is_another(gateway: GatewayProcess) -> None:
     async with client(gateway) as admin:
-        token = await make_business(admin, "revoked")
+        token = await make_watched(admin, "revoked")
         issued = 0
 
         async def issue() -> str:
@@ -157,7 +145,7 @@ async def test_a_revoked_token_ends_it_unless_there_is_another(gateway: GatewayP
 async def test_a_gateway_that_goes_away_makes_it_stale_and_it_comes_back(start_gateway: StartGateway) -> None:
     gateway = await asyncio.to_thread(start_gateway)
     async with client(gateway) as admin:
-        token = await make_business(admin, "stale")
+        token = await make_watched(admin, "stale")
     async with Dashboard(gateway.url, token, timing=QUICK) as dashboard:
         port = gateway.url.rpartition(":")[2]
         await asyncio.to_thread(gateway.kill)
@@ -175,7 +163,7 @@ async def test_a_gateway_that_goes_away_makes_it_stale_and_it_comes_back(start_g
 
 async def test_one_who_is_slow_gets_the_newest(gateway: GatewayProcess) -> None:
     async with client(gateway) as admin:
-        token = await make_business(admin, "slow")
+        token = await make_watched(admin, "slow")
         async with Dashboard(gateway.url, token) as dashboard:
             pools = aiter(dashboard)
             await anext(pools)

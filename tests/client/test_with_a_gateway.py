@@ -1,7 +1,7 @@
 """The client and a real gateway, together."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -29,29 +29,13 @@ from gateway.domain.errors import (
     SeatLimit,
     Unauthorized,
 )
+from tests.client.businesses import client, make_business
 from tests.support.engines import EngineServer
 from tests.support.gateways import GatewayProcess
 from tests.support.waiting import wait_until
 
 TO = "+14155550100"
 StartGateway = Callable[..., GatewayProcess]
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[GatewayProcess]:
-    """One for all tests of this module, each with an account of its own. Its billing clock stands still."""
-    with GatewayProcess(tmp_path_factory.mktemp("gateway"), "--simulate") as process:
-        yield process
-
-
-def client(gateway: GatewayProcess) -> AdminClient:
-    return AdminClient(gateway.url, gateway.admin_key)
-
-
-async def make_business(admin: AdminClient, account: str) -> None:
-    await admin.put_plan("ten", name="Ten", minutes=10, connected_channels=1, staff_seats=2)
-    await admin.put_account(account, name="A business", plan="ten")
-    await admin.put_staff(account, "ana")
 
 
 async def token_of(admin: AdminClient, account: str, device: str = "desk") -> str:
