@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Final, Literal, Protocol
 from urllib.parse import urlsplit
 
 from gateway.domain.webhooks import EVENT_TYPES, SECRET_BYTES, SECRET_PREFIX, secret_key
+from gateway.urls import split_url
 
 SHORTEST_TOKEN_SECRET_BYTES = 32
 
@@ -203,9 +204,9 @@ class Url:
             raise ValueError(f"must be {accepted}")
         url = value.strip()
         try:
-            parts = urlsplit(url)
+            parts = split_url(url)
             # Sentinels, a Cluster's nodes and PostgreSQL's standbys are several, separated by commas.
-            hosts = [urlsplit(f"//{host}") for host in parts.netloc.rpartition("@")[2].split(",")]
+            hosts = [urlsplit(f"//{host}") for host in parts.hosts]
             # A single one may be left out where a socket is named instead, as PostgreSQL's `?host=/run/…`.
             are_valid = all(host.port != 0 and (host.hostname or len(hosts) == 1) for host in hosts)
         except ValueError:
@@ -215,7 +216,7 @@ class Url:
         if parts.scheme == "unix":
             if not parts.path:
                 raise ValueError("must name a socket, as in unix:///run/valkey/valkey.sock")
-        elif not parts.netloc or not are_valid:
+        elif not (parts.user or any(parts.hosts)) or not are_valid:
             raise ValueError(f"must be {accepted} with a host")
         elif len(hosts) > 1 and parts.scheme in _OF_ONE_SERVER:
             raise ValueError("names several servers, which only redis+cluster:// and redis+sentinel:// may")

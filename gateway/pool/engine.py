@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
 from typing import Any, Final, Literal, TypeVar
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote
 
 from redis.asyncio.connection import BlockingConnectionPool, parse_url
 from redis.exceptions import NoScriptError, RedisError
@@ -19,6 +19,7 @@ from gateway.pool.cluster import ClusterClient, send_together
 from gateway.pool.connections import IN_STEP, Address, Server, TcpConnection, make_pool
 from gateway.pool.scripts import Argument, Client, Script
 from gateway.pool.sentinel import SentinelPool, Sentinels
+from gateway.urls import split_url
 
 T = TypeVar("T")
 
@@ -178,17 +179,17 @@ def connect(url: str) -> Engine:
     Nothing is sent yet. Raises SettingsError for a URL that it can't read.
     """
     try:
-        parts = urlsplit(url)
+        parts = split_url(url)
         if parts.scheme in ("redis", "rediss", "unix"):
             return Engine(Server.on(_pool(url)), spans_shards=True)
         if parts.scheme == "redis+cluster":
-            nodes = _nodes(parts.netloc.rpartition("@")[2], 6379)
-            return Engine(ClusterClient(nodes, **_credentials(url)), spans_shards=False)
+            nodes = _nodes(parts.hosts, 6379)
+            return Engine(ClusterClient(nodes, **_credentials(parts.user)), spans_shards=False)
         if parts.scheme == "redis+sentinel":
-            nodes = _nodes(parts.netloc.rpartition("@")[2], 26379)
+            nodes = _nodes(parts.hosts, 26379)
             service = parts.path.strip("/") or parse_qs(parts.query).get("service", ["mymaster"])[0]
             sentinels = Sentinels(nodes, service)
-            pool = SentinelPool(sentinels, **_credentials(url))
+            pool = SentinelPool(sentinels, **_credentials(parts.user))
             return Engine(Server.on(pool), spans_shards=True, sentinels=sentinels)
     except ValueError as failure:
         raise SettingsError(f"CALLGATE_REDIS_URL: {failure}") from None
@@ -209,16 +210,15 @@ def _pool(url: str) -> BlockingConnectionPool:
     return pool
 
 
-def _credentials(url: str) -> dict[str, str]:
-    # Not urlsplit's: it takes what is behind the last colon of several hosts for a port.
-    user, _, password = urlsplit(url).netloc.rpartition("@")[0].partition(":")
-    found = {"username": unquote(user), "password": unquote(password)}
+def _credentials(user: str) -> dict[str, str]:
+    name, _, password = user.partition(":")
+    found = {"username": unquote(name), "password": unquote(password)}
     return {name: value for name, value in found.items() if value}
 
 
-def _nodes(netloc: str, default_port: int) -> list[Address]:
+def _nodes(hosts: Iterable[str], default_port: int) -> list[Address]:
     nodes = []
-    for each in netloc.split(","):
+    for each in hosts:
         host, colon, port = each.rpartition(":")
         if not colon or each.endswith("]"):
             host, port = each, ""

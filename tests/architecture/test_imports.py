@@ -12,20 +12,21 @@ import gateway
 ROOT: Final = Path(gateway.__file__).parent
 
 # What a part may import of the others. `settings`, `embedded`, … are single modules, here by their name.
-LEAVES: Final = {"__init__", "metrics", "turns", "die_with_parent"}
+LEAVES: Final = {"__init__", "metrics", "turns", "die_with_parent", "urls"}
 CONFIGURATION: Final = {"settings", "setting_kinds", "observability", "secrets", "embedded"}
 MAY_IMPORT: Final[dict[str, set[str]]] = {
     "domain": set(),
     "metrics": set(),
     "turns": {"metrics"},
     "die_with_parent": set(),
-    "setting_kinds": {"domain"},
+    "urls": set(),
+    "setting_kinds": {"domain", "urls"},
     "settings": {"domain", "setting_kinds"},
     "secrets": {"domain", "settings"},
     "observability": {"domain", "settings"},
     "embedded": {"domain", "die_with_parent"},
     "client": {"domain"},
-    "pool": {"domain", "metrics", "turns"},
+    "pool": {"domain", "metrics", "turns", "urls"},
     "sessions": {"domain", "metrics", "turns", "pool"},
     "live": {"domain", "metrics", "turns", "pool"},
     "records": {"domain", "metrics", "turns", "pool"},

@@ -182,7 +182,8 @@ async def test_while_sql_cannot_be_asked_nothing_is_decided(
         await accounts.pool.read("acme")
     assert said(await accounts.pool.ask(start("other", "c-1"))) == "admitted", "its pool is there"
     accounts.database_failure = None
-    answers = await accounts.ask_all(asks)
+    # The emergency not with those that have the pool loaded: it is not waited for long (R30).
+    answers = [*await accounts.ask_all(asks[:3]), *await accounts.ask_all(asks[3:])]
     assert [said(answer) for answer in answers] == ["admitted", "noted", "settled", "admitted"]
 
 
