@@ -8,11 +8,12 @@
 --        which it holds (ms; 0 none pending); seats used, channels used; seconds settled in the cycle that holds now,
 --        that cycle's start (ms), and when 50, 80 and 100 % were passed in it (ms; 0 not), for a pool made anew; index of the first boundary, number of boundaries, the
 --        boundaries (ms, ascending); 1 if the calls in progress were looked up in SQL, number of those that have ended
---        there, and these ("<account>/<call id>", the ended call's value); then the members ("s/<staff>", "c/<channel>")
+--        there, and these ("<account>/<call id>", the ended call's value); how long a call may be in progress that nobody
+--        vouches for (ms), number of calls that came back since they had ended, and these in the same way; then the members ("s/<staff>", "c/<channel>")
 -- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING or SHARD_MOVED; or CYCLES_MISSING and the index of the cycle
 --        from which on the boundaries are needed; or CALLS_UNCHECKED: the pool is to be made anew, and has calls in progress
 --        that must be looked up first. Behind these two: run of the engine, epoch and seq of the shard
--- Rules  R18, R19, R21-R25, R28, R29
+-- Rules  R15, R18, R19, R21-R25, R28, R29
 -- @flags allow-oom
 -- @include shard
 -- @include call
@@ -20,6 +21,7 @@
 -- @include pool
 -- @include order
 -- @include live_use
+-- @include leases
 -- @include keys
 -- @include thresholds
 -- @include alarm
@@ -46,6 +48,8 @@ for i = 1, take_number() do boundaries[i] = take_number() end
 
 local is_checked, ended_calls = take() == '1', {}
 for i = 1, 2 * take_number() do ended_calls[i] = take() end
+local unvouched_ms, reopened_calls = take_number(), {}
+for i = 1, 2 * take_number() do reopened_calls[i] = take() end
 
 local function boundary(index) return boundaries[index - first_index + 1] or 0 end
 
@@ -75,6 +79,30 @@ local function end_calls(m)
   m.in_progress = m.in_progress - #ended
 end
 
+-- What SQL knows to have come back goes on (R15), whatever the engine has forgotten of it: the sum is without it, and its next
+-- record needs a higher revision than the one taken back. If its device comes no more, it ends as it had before.
+local function let_go_on(m, p)
+  for i = 1, #reopened_calls, 2 do
+    local field, value = reopened_calls[i], reopened_calls[i + 1]
+    local blob = call('HGET', shard_keys[CALLS_KEY], field)
+    if not blob or kind_of(blob) == OVERTAKEN then blob = value end
+    local c, known = decode_call(blob), kind_of(blob) == ENDED and select(2, decode_end(blob))
+    local _, revision, ended_at_ms = decode_end(value)
+    -- The id may be another call's by now.
+    local is_the_call = c.admitted_at_ms == decode_call(value).admitted_at_ms
+    if is_the_call and known and known <= revision then
+      c.revision, c.lost, c.alive_ms, c.reap_at_ms = revision, LOST, ended_at_ms, real_now_ms + unvouched_ms
+      call('HSET', shard_keys[CALLS_KEY], field, encode_call(c, payload_of(blob)))
+      call('ZADD', keys[ORDER_KEY], text(order_score(m, p, c.emergency, c.admitted_at_ms, c.answered_at_ms)), field)
+      call('ZADD', shard_keys[LEASES_KEY], text(c.reap_at_ms), field)
+      m.in_progress = m.in_progress + 1
+    elseif is_the_call and not known and c.revision < revision then
+      c.revision = revision
+      call('HSET', shard_keys[CALLS_KEY], field, encode_call(c, payload_of(blob)))
+    end
+  end
+end
+
 -- A pool made anew stands in the cycle that holds now. Calls in progress that outlived the pool are counted in.
 local function new_pool(m)
   local index = first_index
@@ -90,6 +118,7 @@ local function new_pool(m)
   p.folded_to_ms = p.cycle_start_ms
   p.free_seconds, p.increment_seconds, p.count_from = m.free_seconds, m.increment_seconds, m.count_from
   end_calls(m)
+  let_go_on(m, p)
   local order_key, start_ms = keys[ORDER_KEY], p.cycle_start_ms
   local function count(from, to) return call('ZCOUNT', order_key, from, to) end
   p.emergencies = count(text(EMERGENCY_BASE), '+inf')

@@ -126,8 +126,9 @@ class AccountConfig:
 
     `revision` rises with every change, so that an older one changes nothing. `running_cycle` is the one that
     SQL last knew to run, with the bounds that it has whatever the time zone is now (R18); None before the
-    first. `settled_seconds` is what its records sum up to, and `thresholds` are those passed in it; they are
-    used only when the pool is made anew (R28).
+    first. `settled_seconds` is what its records sum up to, `thresholds` are those passed in it, `reopened`
+    the latest records of calls that have come back since and are in progress (R15); they are used only when
+    the pool is made anew (R28).
     """
 
     account: str
@@ -143,3 +144,4 @@ class AccountConfig:
     running_cycle: Cycle | None = None
     settled_seconds: int = 0
     thresholds: tuple[Threshold, ...] = ()
+    reopened: tuple[CallRecord, ...] = ()

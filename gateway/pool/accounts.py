@@ -36,13 +36,22 @@ class Accounts:
     """Brings pools in line with what SQL says of their accounts."""
 
     def __init__(
-        self, engine: Engine, keys: KeySpace, shards: Shards, loader: Loader, ended_calls: EndedCalls
+        self,
+        engine: Engine,
+        keys: KeySpace,
+        shards: Shards,
+        loader: Loader,
+        ended_calls: EndedCalls,
+        *,
+        unvouched_ms: int,
     ) -> None:
+        """`unvouched_ms` is how long a call may be in progress that nobody vouches for: lease and grace."""
         self._engine = engine
         self._keys = keys
         self._shards = shards
         self._loader = loader
         self._ended_calls = ended_calls
+        self._unvouched_ms = unvouched_ms
 
     async def supply(self, account: str, code: int) -> bool:
         """Supply what a script missed: a shard, a pool, or the boundaries of its coming cycles.
@@ -92,14 +101,21 @@ class Accounts:
         shard = self._keys.shard_of(config.account)
         keys = [*self._keys.of_shard(shard), *self._keys.of_account(config.account, shard)]
         code, detail, run, epoch, seq = await script("account_apply").run(
-            self._engine.client, keys, account_arguments(config, first, last, ended)
+            self._engine.client,
+            keys,
+            account_arguments(config, first, last, ended, unvouched_ms=self._unvouched_ms),
         )
         self._shards.saw(shard, run, epoch, seq)
         return code, detail
 
 
 def account_arguments(
-    config: AccountConfig, first: int, last: int, ended: Sequence[CallRecord] | None = None
+    config: AccountConfig,
+    first: int,
+    last: int,
+    ended: Sequence[CallRecord] | None = None,
+    *,
+    unvouched_ms: int,
 ) -> list[Argument]:
     """What the script is told of an account, with the boundaries of these cycles.
 
@@ -136,6 +152,9 @@ def account_arguments(
         "0" if ended is None else "1",
         str(len(ended or ())),
         *(part for record in ended or () for part in _ended(record)),
+        str(unvouched_ms),
+        str(len(config.reopened)),
+        *(part for record in config.reopened for part in _ended(record)),
         *members,
     ]
 

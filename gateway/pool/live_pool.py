@@ -96,7 +96,14 @@ class LivePool:
         self._shards = Shards(
             engine, self._keys, policy, simulate=simulate, saved_numbers=saved_numbers or none_saved
         )
-        self._accounts = Accounts(engine, self._keys, self._shards, loader, self._ended_calls)
+        self._accounts = Accounts(
+            engine,
+            self._keys,
+            self._shards,
+            loader,
+            self._ended_calls,
+            unvouched_ms=lease_ms + grace_ms,
+        )
         self._loader = loader
         self._find_known = find_known
         self._saved_before_ms = saved_before_ms

@@ -87,21 +87,19 @@ class RecordStream:
                         await asyncio.sleep(0)
         return entries
 
-    async def last_numbers(self, entries: Mapping[int, str]) -> Mapping[int, int]:
-        """The number of the last item of each of these entries, where they are there.
+    async def last_up_to(self, positions: Mapping[int, str]) -> dict[int, StreamEntry]:
+        """The last entry of each of these shards that is not behind that position, where there is one.
 
         Raises EngineUnavailable.
         """
-        shards = [shard for shard, entry_id in entries.items() if entry_id != START]
         with engine_unavailable():
             found = await self._engine.run_all(
                 [
-                    ("XRANGE", self._keys.named(shard, "records")[0], entries[shard], entries[shard])
-                    for shard in shards
+                    ("XREVRANGE", self._keys.named(shard, "records")[0], entry_id, "-", "COUNT", 1)
+                    for shard, entry_id in positions.items()
                 ]
             )
-        there = [_entry(shard, *each[0]) for shard, each in zip(shards, found, strict=True) if each]
-        return {entry.shard: entry.first_number + len(entry.items) - 1 for entry in there}
+        return {shard: _entry(shard, *each[0]) for shard, each in zip(positions, found, strict=True) if each}
 
     async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
         """Delete entries up to and including these that are older than `kept_ms` by the engine's clock.

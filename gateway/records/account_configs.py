@@ -11,6 +11,7 @@ from gateway.domain.cycles import Cycle, cycle_after, cycle_at
 from gateway.domain.errors import NotFound
 from gateway.domain.pool_minutes import THRESHOLDS_PERCENT
 from gateway.records.accounts import Account, account_at
+from gateway.records.calls import reopened_calls
 from gateway.records.database import Database
 from gateway.records.plans import plans_by_id
 from gateway.records.statements import billed_seconds_in_all, latest_cycle
@@ -68,6 +69,7 @@ async def _config(
         running_cycle=running,
         settled_seconds=await _settled_seconds(connection, account, cycle_start_ms),
         thresholds=await _thresholds(connection, account, running.start_ms),
+        reopened=await reopened_calls(connection, account),
     )
 
 

@@ -142,6 +142,12 @@ async def _records_of_cycle(
     return [_record(row) for row in await connection.execute(query)]
 
 
+async def reopened_calls(connection: AsyncConnection, account: str) -> tuple[CallRecord, ...]:
+    """Return the latest records of calls that have come back since, and are in progress (R15)."""
+    query = _of_account(account).where(call_records.c.reopened).order_by(call_records.c.call_id)
+    return tuple([_record(row) for row in await connection.execute(query)])
+
+
 def _of_account(account: str) -> Select[Any]:
     return select(call_records).where(call_records.c.account == account)
 

@@ -36,8 +36,8 @@ class RecordStream(Protocol):
     async def epochs(self) -> Mapping[int, int]:
         """Return each shard's epoch, which rises when writes of it were lost; 0 or none: it is not there."""
 
-    async def last_numbers(self, entries: Mapping[int, str]) -> Mapping[int, int]:
-        """Return the number of the last item of each of these entries, by shard, where they are there."""
+    async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, StreamEntry]:
+        """Return the last entry of each of these shards that is not behind that position, if there is one."""
 
     async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
         """Let go of entries up to and including these, which are committed, if they are older than that."""
@@ -127,6 +127,24 @@ class StreamReader:
             stale=frozenset(older & ({each.shard for each in entries} | {s for s in epochs if epochs[s]})),
         )
 
+    async def saved_before_ms(self, progress: Mapping[int, Progress]) -> int:
+        """Return an instant before which all that this very engine settled is saved; 0 if there is none.
+
+        What SQL has may be of the engine that took this one's place, while this gateway still asks a primary
+        that was deposed: so what was saved last of each shard must be here too.
+        """
+        now_ms = await self._now_ms()
+        epochs, nothing = await self._stream.epochs(), Progress()
+        shards = epochs.keys() | progress.keys()
+        if any(epochs.get(shard, 0) != progress.get(shard, nothing).epoch for shard in shards):
+            return 0
+        saved = {shard: each.entry_id for shard, each in progress.items()}
+        last = await self._stream.last_up_to(saved)
+        if not all(_was_saved_last(entry, progress[shard]) for shard, entry in last.items()):
+            return 0
+        waiting = await self._stream.read(saved, 1, self._at_once)
+        return min([now_ms, *map(_settled_from_ms, waiting)])
+
     async def _where_to_read_from(
         self, progress: Mapping[int, Progress], epochs: Mapping[int, int]
     ) -> dict[int, str]:
@@ -136,9 +154,9 @@ class StreamReader:
         """
         read_from = {shard: each.entry_id for shard, each in progress.items()}
         newer = {s: each.entry_id for s, each in progress.items() if epochs.get(s, 0) > each.epoch}
-        there = await self._stream.last_numbers(newer) if newer else {}
+        there = await self._stream.last_up_to(newer) if newer else {}
         for shard in newer:
-            if there.get(shard) != progress[shard].record_number:
+            if shard not in there or not _was_saved_last(there[shard], progress[shard]):
                 read_from[shard] = START
         return read_from
 
@@ -161,3 +179,13 @@ class StreamReader:
             items += items_found
             if at_end or items >= self._records_at_once:
                 return entries, at_end
+
+
+def _was_saved_last(entry: StreamEntry, progress: Progress) -> bool:
+    last_number = entry.first_number + len(entry.items) - 1
+    return (entry.entry_id, last_number) == (progress.entry_id, progress.record_number)
+
+
+def _settled_from_ms(entry: StreamEntry) -> int:
+    """When the first record of an entry was settled; 0 if there is none in it."""
+    return next((item.settled_at_ms for item in entry.items if isinstance(item, CallRecord)), 0)

@@ -177,6 +177,14 @@ class Recorder:
             self._as_of_asked_at = time.monotonic()
         return self._as_of_ms
 
+    async def saved_here_before_ms(self) -> int:
+        """Return an instant before which all that this gateway's very engine settled is in SQL; 0 if none is.
+
+        Unlike `as_of_ms` it does not believe what others saved from an engine that took this one's place.
+        Raises DatabaseUnavailable, EngineUnavailable.
+        """
+        return await self._reader.saved_before_ms(await self._database.read(load_progress))
+
     async def _turn(self, lock: Exclusive) -> None:
         self._recording = await lock.acquire()
         if not self._recording:

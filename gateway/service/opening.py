@@ -203,7 +203,7 @@ class _Parts:
         return await self.records.calls.find_known(account, calls)
 
     async def _saved_before_ms(self) -> int:
-        return await self._recorder.as_of_ms()
+        return await self._recorder.saved_here_before_ms()
 
     async def _now_ms(self) -> int:
         return (await self._pool.clock()).now_ms

@@ -61,6 +61,10 @@ local function ended_value(blob, ended_by, revision, ended_at_ms, settled_at_ms,
   return pack(ENDED_VALUE, ENDED, ended_by, revision, #blob, ended_at_ms, settled_at_ms, duration_ms, billed, blob)
 end
 
+local function with_revision(ended_blob, revision)
+  return sub(ended_blob, 1, 2) .. pack('<I2', revision) .. sub(ended_blob, 5)
+end
+
 -- How a call ended: by whom, revision, ended at, settled at, billed seconds.
 local function decode_end(blob)
   local _, ended_by, revision, _, ended_at_ms, settled_at_ms, _, billed = unpack_struct(ENDED_HEAD, blob)

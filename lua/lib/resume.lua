@@ -82,6 +82,15 @@ local function resume(a, field, blob, device, connection, found)
   return answer_resumed(RESUMED, encode_call(c, payload_of(blob)))
 end
 
+-- R17: did the call's client say in this settlement that it ended, before the call ended as it is known here? Its words came
+-- a second time after the first were lost, late, or nobody vouched for the call meanwhile: the first end stands.
+local function is_earlier_end(value, blob)
+  if kind_of(blob) ~= ENDED or not has_hung_up(value) then return false end
+  local _, _, ended_at_ms, settled_at_ms = decode_end(value)
+  local _, _, known_ended_at_ms, known_settled_at_ms = decode_end(blob)
+  return settled_at_ms < known_settled_at_ms and ended_at_ms ~= known_ended_at_ms
+end
+
 -- R26: a settlement that a gateway was answered, and that may have been lost since. `is_saved`: SQL has its record, and so
 -- the pool, which was made from SQL, has what it billed. Else SQL, and so the pool, may have a record of an earlier
 -- settlement of the call, which billed `billed_before`.
@@ -92,8 +101,12 @@ local function retell(a, field, blob, value, is_saved, billed_before)
   if blob and kind_of(blob) ~= OVERTAKEN then
     local c = decode_call(blob)
     local known = kind_of(blob) == ENDED and select(2, decode_end(blob)) or c.revision
+    local is_first_end = known == revision and is_earlier_end(value, blob)
     -- It is known, or the id is another call's by now.
-    if known >= revision or c.admitted_at_ms ~= told.admitted_at_ms then return answer_code(NOTED) end
+    if known >= revision and not is_first_end or c.admitted_at_ms ~= told.admitted_at_ms then
+      return answer_code(NOTED)
+    end
+    if is_first_end then value, is_saved = with_revision(value, revision + 1), false end
     if kind_of(blob) == ENDED then
       local _, _, _, _, before = decode_end(blob)
       if counts and not is_saved then rebill(a, before, billed) end

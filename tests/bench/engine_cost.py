@@ -87,7 +87,8 @@ class PoolLoad:
             config = AccountConfig(
                 account, 1, "active", date(2026, 11, 23), "UTC", plan, staff=frozenset({"ana"})
             )
-            self._run("account_apply", self._keys_of([account]), account_arguments(config, -2, 4))
+            arguments = account_arguments(config, -2, 4, unvouched_ms=45_000)
+            self._run("account_apply", self._keys_of([account]), arguments)
         self._fill()
 
     def _keys_of(self, accounts: Iterable[str]) -> list[str]:

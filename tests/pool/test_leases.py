@@ -376,6 +376,82 @@ async def test_a_pool_made_anew_leaves_a_call_alone_that_came_back_since_its_set
     assert [call.call_id for call in view.calls] == ["c-1"]
 
 
+@pytest.mark.parametrize("gone_back_to", ["before it was settled", "before it came back", "its beginnings"])
+async def test_a_pool_made_anew_has_the_calls_that_sql_knows_to_have_come_back(
+    accounts: LiveAccounts, engine: EngineServer, gone_back_to: str
+) -> None:
+    """R15, R28: what they bill is in no sum, and their next record has a higher revision."""
+    shard = accounts.keys.shard_of("acme")
+    (calls,) = accounts.keys.named(shard, "calls")
+    await start(accounts, "c-1", 7)
+    values = {"before it was settled": engine.client.hget(calls, "acme/c-1")}
+    await accounts.at(T0 + 90 * SECOND)
+    await renew(accounts, "c-1", 7, lost=True)
+    await until_settled(accounts, "c-1")
+    values["before it came back"] = engine.client.hget(calls, "acme/c-1")
+    await accounts.pool.ask(Resume("acme", "c-1", ANA, connection=8))
+
+    value = values.get(gone_back_to)
+    pool, order, *_ = accounts.keys.of_account("acme", shard)
+    engine.client.delete(pool, calls)
+    if value is not None:
+        engine.client.hset(calls, "acme/c-1", value)
+    if gone_back_to != "before it was settled":
+        engine.client.delete(order)
+
+    await accounts.at(T0 + 2 * MINUTE)
+    view = await accounts.pool.read("acme")
+    assert [(call.call_id, call.revision) for call in view.calls] == [("c-1", 1)]
+    assert (view.settled_seconds, view.used_seconds) == (0, 120)
+    assert isinstance(await accounts.pool.ask(Resume("acme", "c-1", ANA, connection=9)), Resumed)
+    ended = await accounts.pool.ask(End("acme", "c-1", ANA, connection=9))
+    assert isinstance(ended, Settled)
+    assert (ended.billed_seconds, ended.revision) == (120, 2)
+    assert (await accounts.pool.read("acme")).settled_seconds == 120
+
+
+async def test_a_call_that_came_back_and_whose_device_goes_with_the_engine_ends_as_it_had(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """R14, R28: nobody but SQL knows of it any more."""
+    first = await settled_in_absence(accounts, "c-1")
+    await accounts.pool.ask(Resume("acme", "c-1", ANA, connection=8))
+    await accounts.keep_records()
+    engine.flush()
+    await accounts.at(T0 + HOUR)
+    await accounts.pool.read("acme")
+
+    async def has_ended() -> bool:
+        return (await accounts.pool.read("acme")).calls_in_progress == 0
+
+    await wait_until(has_ended, 15)
+    last = (await records(accounts))[-1]
+    assert isinstance(last, CallRecord)
+    assert (last.revision, last.ended_by) == (2, "connection_lost")
+    assert (last.ended_at_ms, last.billed_seconds) == (first.ended_at_ms, first.billed_seconds)
+    assert (await accounts.pool.read("acme")).settled_seconds == 90
+
+
+async def test_the_first_end_stands_though_it_was_lost_and_its_words_came_again(
+    patient: LiveAccounts,
+) -> None:
+    """R17, R26: its device was told what the call came to, and a network had repeated what it said."""
+    await start(patient, "c-1")
+    await patient.at(T0 + 97 * SECOND)
+    await patient.pool.ask(End("acme", "c-1", ANA))
+    repeated = await until_settled(patient, "c-1")
+    ended_at_ms = T0 + 90 * SECOND
+    first = replace(
+        repeated, ended_at_ms=ended_at_ms, settled_at_ms=ended_at_ms, duration_ms=90_000, billed_seconds=90
+    )
+    for _ in range(2):
+        await patient.pool.ask(Retell(first, saved=False))
+        assert (await records(patient))[-1] == replace(first, revision=2)
+        assert (await patient.pool.read("acme")).settled_seconds == 90
+    await patient.pool.ask(Retell(repeated, saved=True))
+    assert len(await records(patient)) == 2
+
+
 async def test_whoever_does_not_know_whether_a_call_goes_on_does_not_vouch_for_it(
     accounts: LiveAccounts,
 ) -> None:

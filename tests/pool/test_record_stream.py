@@ -70,17 +70,16 @@ async def test_numbers_that_began_again_after_a_loss_are_no_reason_to_see_no_bac
     assert await stream.backlog(far_ahead) == 2
 
 
-async def test_the_entry_saved_last_is_known_by_its_id_and_number(accounts: LiveAccounts) -> None:
+async def test_the_last_entry_up_to_a_position_is_found(accounts: LiveAccounts) -> None:
     stream = accounts.pool.records
     await call(accounts, "acme", "c-1")
     entries = await everything(stream)
-    positions = {entry.shard: entry.entry_id for entry in entries}
+    last = {entry.shard: entry for entry in entries}
 
-    assert await stream.last_numbers(positions) == {
-        shard: each.record_number for shard, each in saved(entries).items()
-    }
-    assert await stream.last_numbers(dict.fromkeys(positions, "1-1")) == {}
-    assert await stream.last_numbers({0: "0-0"}) == {}
+    assert await stream.last_up_to({shard: each.entry_id for shard, each in last.items()}) == last
+    assert await stream.last_up_to(dict.fromkeys(last, "99999999999999-0")) == last
+    assert await stream.last_up_to(dict.fromkeys(last, "1-1")) == {}
+    assert await stream.last_up_to({0: "0-0"}) == {}
 
 
 async def test_only_what_is_saved_and_old_enough_is_deleted(accounts: LiveAccounts) -> None:

@@ -156,14 +156,14 @@ class MemoryStream:
         self._check()
         return dict(self.shard_epochs)
 
-    async def last_numbers(self, entries: Mapping[int, str]) -> Mapping[int, int]:
+    async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, Entry]:
         """Do as `RecordStream` says."""
         self._check()
         return {
-            shard: each.first_number + len(each.items) - 1
-            for shard, entry_id in entries.items()
+            shard: each
+            for shard, position in positions.items()
             for each in self._shards.get(shard, [])
-            if each.entry_id == entry_id
+            if _order(each) <= _id(position)
         }
 
     async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:

@@ -1,5 +1,6 @@
 """What a live pool is made from."""
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -19,6 +20,7 @@ from tests.records.making import (
     a_cycle,
     a_record,
     make_plans,
+    reopened,
 )
 
 TEAM = Plan("team", "Team", 1000, 2, 3)
@@ -66,6 +68,18 @@ async def test_it_holds_all_that_sql_knows_of_an_account(acme: Records, stream: 
         running_cycle=Cycle(9, CYCLE_MS, NEXT_CYCLE_MS),
         settled_seconds=121,
     )
+
+
+async def test_calls_that_came_back_are_in_it_and_not_in_the_sum(acme: Records, stream: MemoryStream) -> None:
+    """R15."""
+    back = a_record("a", ended_by="connection_lost")
+    ended_again = replace(back, call_id="b")
+    stream.add(back, reopened(back), ended_again, reopened(ended_again), replace(ended_again, revision=2))
+    await Recorder(acme.database, stream, stream.now_ms).drain()
+    config = await acme.configs.config("acme", NOW_MS)
+    assert config is not None
+    assert config.reopened == (back,)
+    assert config.settled_seconds == ended_again.billed_seconds
 
 
 async def test_a_coming_plan_whose_instant_has_come_is_the_plan(acme: Records) -> None:

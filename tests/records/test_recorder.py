@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import deepcopy
 
 import pytest
 
@@ -315,6 +316,42 @@ async def test_the_instant_up_to_which_all_is_saved_is_known_to_every_gateway(
     stream.away = True
     assert await Recorder(other, stream, stream.now_ms).as_of_ms() == NOW_MS + 5
     await other.close()
+
+
+async def test_answers_are_safe_that_were_settled_before_what_waits(
+    recorder: Recorder, stream: MemoryStream
+) -> None:
+    """R26."""
+    assert await recorder.saved_here_before_ms() == NOW_MS, "nothing was settled"
+    record = a_record()
+    stream.at_ms = record.settled_at_ms + 10
+    stream.add(record)
+    assert await recorder.saved_here_before_ms() == record.settled_at_ms
+    await recorder.drain()
+    assert await recorder.saved_here_before_ms() == stream.at_ms
+    await stream.trim({0: "999999999999999-0"}, 0)
+    assert await recorder.saved_here_before_ms() == stream.at_ms, "what was saved need not be kept"
+    stream.add(a_cycle())
+    assert await recorder.saved_here_before_ms() == 0, "when that was is not said"
+    await recorder.drain()
+    stream.shard_epochs[0] = 5
+    assert await recorder.saved_here_before_ms() == 0, "something was lost that SQL does not know of"
+
+
+async def test_what_another_gateway_saved_of_the_new_primary_says_nothing_of_the_old_one(
+    database: Database, recorder: Recorder, stream: MemoryStream
+) -> None:
+    """R26: this gateway still asks the primary that was deposed, which goes on by itself."""
+    stream.add(a_record())
+    await recorder.drain()
+    old = Recorder(database, deposed := deepcopy(stream), deposed.now_ms)
+    deposed.add(a_record("lost"))
+    for call_id in ("c-2", "c-3"):
+        stream.add(a_record(call_id))
+    await recorder.drain()
+    stream.at_ms += 10
+    assert await old.as_of_ms() == NOW_MS, "by what SQL says, nothing waits behind it"
+    assert await old.saved_here_before_ms() == 0
 
 
 async def test_the_lag_is_that_of_the_oldest_record_found_waiting(

@@ -113,7 +113,7 @@ class Steps:
         self.add(
             "account_apply",
             ALL,
-            account_arguments(config, first, last, []),
+            account_arguments(config, first, last, [], unvouched_ms=LEASE_MS + GRACE_MS),
             lambda reply: check(reply[0] == Code.APPLIED, "the pool is not made", reply),
         )
 

@@ -355,9 +355,12 @@ class History:
 
     def _with_free_id(self, ask: Ask) -> Ask:
         """A gateway that hears an emergency's start anew gives it another fresh id."""
-        if isinstance(ask, Start) and ask.fresh_call_id in self.model._ended:
+        if isinstance(ask, Start) and self._has_ended(ask.fresh_call_id):
             return replace(ask, fresh_call_id=f"{ask.fresh_call_id}{next(self._ids)}")
         return ask
+
+    def _has_ended(self, call_id: str) -> bool:
+        return call_id in self.model._ended
 
     def _hear_answer(
         self,

@@ -32,6 +32,8 @@ from gateway.pool.packed import is_in_progress, unpack_call_in_progress, unpack_
 from gateway.pool.record_stream import START
 from gateway.pool.scripts import script
 from gateway.pool.shards import Shards
+from gateway.records.ingest import Progress
+from gateway.records.reading import StreamReader
 from tests.simulation.engine import (
     ACCOUNT,
     ALL,
@@ -106,6 +108,27 @@ class Client:
         return "1"
 
 
+class Stream:
+    """The records stream, as the recorder reads it."""
+
+    def __init__(self, history: LossyHistory) -> None:
+        self._history = history
+
+    async def epochs(self) -> Mapping[int, int]:
+        """The shard's, if it is there."""
+        (found,) = self._history.run_step("clock_read", META, ())
+        return {0: found[4]} if found else {}
+
+    async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, Entry]:
+        """The last entry that is not behind that position."""
+        entries = self._history.entries("-", positions[0])
+        return {0: entries[-1]} if entries else {}
+
+    async def read(self, positions: Mapping[int, str], limit: int, _: int) -> Sequence[Entry]:
+        """Entries behind that position."""
+        return self._history.entries(f"({positions[0]}", "+")[:limit]
+
+
 class Gateway:
     """What a gateway knows of the engine, and what it was answered."""
 
@@ -113,7 +136,14 @@ class Gateway:
         self._history = history
         engine, keys = Engine(cast(Any, Client(history)), spans_shards=True), KeySpace(1)
         self.shards = Shards(engine, keys, Policy(), simulate=False, saved_numbers=history.saved_numbers)
-        self.accounts = Accounts(engine, keys, self.shards, history.load, history.ended_calls)
+        self.accounts = Accounts(
+            engine,
+            keys,
+            self.shards,
+            history.load,
+            history.ended_calls,
+            unvouched_ms=LEASE_MS + GRACE_MS,
+        )
         self.kept = KeptAnswers(keys.shard_of, lambda: history.now_ms, history.find_known)
         self.shards.on_new_epoch(self.kept.lost)
 
@@ -173,7 +203,7 @@ class Gateway:
             self._release()
 
     def _release(self) -> None:
-        saved_before_ms = self._history.saved_before_ms
+        saved_before_ms = finish(self._history.saved_here_before_ms())
         finish(self.shards.beat(LEASE_MS))
         if not self.kept.has_to_tell:
             self.kept.release(saved_before_ms)
@@ -206,11 +236,12 @@ class LossyHistory(History):
         self.steps.then, self.steps.sent = [], []
         self.steps.empty()
         self.sql = Sql()
-        self.saved_before_ms = 0
+        self._reader = StreamReader(cast(Any, Stream(self)), self._clock_ms, 1_000)
         self._down_until_ms = 0
         self._beats = 0
         self._lost_by: dict[str, int] = {}
         self._lost_at_ms: list[int] = []
+        self._ended: set[str] = set()
         self._copies: list[str] = []
         self._sql_copy = self.sql.copy()
         self.gateways = [Gateway(self), Gateway(self)]
@@ -256,7 +287,6 @@ class LossyHistory(History):
         self._lost_at_ms.append(self.now_ms)
         if what == "SQL":
             self.sql = self._sql_copy.copy()
-            self.saved_before_ms = 0
             return
         if what == "emptied":
             self.steps.empty()
@@ -268,6 +298,15 @@ class LossyHistory(History):
         self._down_until_ms = self.now_ms + self.random.choice([1, 1500, 4000])
 
     # SQL
+
+    async def _clock_ms(self) -> int:
+        return self.now_ms
+
+    async def saved_here_before_ms(self) -> int:
+        """As the recorder says."""
+        return await self._reader.saved_before_ms(
+            {0: Progress(self.sql.entry_id, self.sql.epoch, self.sql.number)}
+        )
 
     async def saved_numbers(self) -> Mapping[int, int]:
         """The number of the last item that it has."""
@@ -296,7 +335,16 @@ class LossyHistory(History):
             raise EngineUnavailable
         running = index_at(BILLING_DATE, "UTC", self.now_ms)
         start_ms = max((at_ms for at_ms in self.sql.cycles if at_ms <= self.now_ms), default=None)
-        config = AccountConfig(account, 1, "active", BILLING_DATE, "UTC", PLAN, staff=STAFF)
+        config = AccountConfig(
+            account,
+            1,
+            "active",
+            BILLING_DATE,
+            "UTC",
+            PLAN,
+            staff=STAFF,
+            reopened=self.sql.reopened(),
+        )
         if start_ms is None or self.sql.cycles[start_ms].cycle_index != running:
             return config
         cycle = Cycle(running, start_ms, self.sql.cycles[start_ms].cycle_end_ms)
@@ -305,10 +353,8 @@ class LossyHistory(History):
     def _record(self) -> None:
         if self._goes_on():
             self._later(self.random.choice(RECORD_MS), self._record)
-        now_ms = self.now_ms
         with suppress(EngineUnavailable):
-            if not self._drain():
-                self.saved_before_ms = now_ms
+            self._drain()
 
     def _drain(self) -> bool:
         """Save what is in the stream; answers whether the engine is older than SQL."""
@@ -316,16 +362,17 @@ class LossyHistory(History):
         epoch = found[4] if found else 0
         read_from = self.sql.entry_id
         if epoch > self.sql.epoch and read_from != START:
-            last = self._entries(read_from, read_from)
+            last = self.entries(read_from, read_from)
             if not last or last[0].first_number + len(last[0].items) - 1 != self.sql.number:
                 read_from = START
-        entries = self._entries("-" if read_from == START else f"({read_from}", "+")
+        entries = self.entries("-" if read_from == START else f"({read_from}", "+")
         if epoch < self.sql.epoch:
             return bool(entries or epoch)
         self.sql.save(entries, epoch, read_from)
         return False
 
-    def _entries(self, first: str, last: str) -> list[Entry]:
+    def entries(self, first: str, last: str) -> list[Entry]:
+        """What its stream holds between two ids."""
         entries = []
         for entry_id, fields in self.run_step("XRANGE", RECORDS, (first, last)):
             entry = dict(zip(fields[::2], fields[1::2], strict=True))
@@ -347,13 +394,15 @@ class LossyHistory(History):
     def _goes_on(self) -> bool:
         if not self._is_calm or self._under_way:
             return True
+        if self._lost_at_ms and self.now_ms < self._lost_at_ms[-1] + BETWEEN_MS:
+            return True  # not every gateway has noticed yet
         with suppress(EngineUnavailable):
             (found,) = self.run_step("clock_read", META, ())
             return not found or found[3] > 0 or any(each.kept.has_to_tell for each in self.gateways)
         return True
 
-    def _with_free_id(self, ask: Ask) -> Ask:
-        return ask
+    def _has_ended(self, call_id: str) -> bool:
+        return call_id in self._ended
 
     def _tell_again(self) -> None:
         """Some settlement that SQL has is told once more."""
@@ -419,6 +468,8 @@ class LossyHistory(History):
         answer = self.gateways[gateway].ask(ask)
         if isinstance(answer, CallgateError | NotDue):
             return answer
+        if isinstance(answer, Settled):
+            self._ended.add(answer.call_id)
         if isinstance(ask, Reap) and isinstance(answer, Settled):
             self.happened[answer.ended_by] += 1
             check(
@@ -489,7 +540,8 @@ class LossyHistory(History):
                 continue
             told = [record for record in records if record.admitted_at_ms == settled.admitted_at_ms]
             check(len(told) == 1, "a settlement was lost", book, records)
-            same = (settled.billed_seconds, settled.revision) == (told[0].billed_seconds, told[0].revision)
+            # A first end that was lost and is told again, after its words were repeated, is another revision.
+            same = settled.billed_seconds == told[0].billed_seconds and settled.revision <= told[0].revision
             check(same or settled.ended_by != "hangup", "the device was told otherwise", book, told)
 
     def _is_anew(self, admitted_at_ms: int, before_ms: int) -> bool:

@@ -76,6 +76,10 @@ class Sql:
         admitted = [key for key in self.records if key[0] == call_id]
         return _call(*self.records[max(admitted)]) if admitted else None
 
+    def reopened(self) -> tuple[CallRecord, ...]:
+        """The latest records of calls that have come back since."""
+        return tuple([record for record, is_back in self.records.values() if is_back])
+
     def settled_seconds(self, cycle_start_ms: int) -> int:
         """What the records of a cycle bill, but for those whose calls came back."""
         return sum(

@@ -43,7 +43,7 @@ MISTAKES = {
         ),
     },
     "a settlement told again is added again": {
-        "if known >= revision or c.admitted_at_ms": "if c.admitted_at_ms",
+        "if known >= revision and not is_first_end or": "if",
     },
     "an older connection is heard": {
         "return connection ~= '0' and tonumber(connection) < owner and not has_hung_up(blob)": "return false",

@@ -86,6 +86,7 @@ class LiveAccounts:
         if config is None:
             return None
         of_account = [item for item in await self.recorded() if item.account == account]
+        config = replace(config, reopened=_reopened(of_account))
         opened = [item for item in of_account if isinstance(item, CycleOpened)]
         if not opened:
             return config
@@ -291,6 +292,18 @@ def _standing(
         elif isinstance(item, CallReopened):
             standing.pop((item.call_id, item.admitted_at_ms), None)
     return standing
+
+
+def _reopened(items: Iterable[CallRecord | CallReopened | CycleOpened]) -> tuple[CallRecord, ...]:
+    """The latest records of calls that have come back since."""
+    latest: dict[tuple[str, int], tuple[CallRecord, bool]] = {}
+    for item in items:
+        if isinstance(item, CallRecord):
+            latest[item.call_id, item.admitted_at_ms] = item, False
+        elif isinstance(item, CallReopened):
+            key = item.call_id, item.admitted_at_ms
+            latest[key] = latest[key][0], True
+    return tuple([record for record, is_back in latest.values() if is_back])
 
 
 def everything_in(server: EngineServer) -> dict[object, object]:
