@@ -149,30 +149,27 @@ async def at_work(fleet: Fleet, devices: int, habits: Habits, seed: int = 0) -> 
         await fleet.start(devices)
         load = fleet.load(habits, seed)
         load.start()
-        await wait_until(lambda: len(load.books.admitted) >= devices, 30)
+        await goes_on(load, devices)
         yield load
     finally:
         await fleet.end()
 
 
 def times(count: int) -> Iterator[int]:
-    """Count up to `count`, or until `SECONDS` are over; says how far it came."""
+    """Count up to `count`, or until `SECONDS` are over; says how far it has come."""
     began, number = time.monotonic(), 0
     while number < count and not (SECONDS and time.monotonic() - began > SECONDS):
         yield number
         number += 1
+        if number % 10 == 0:
+            print(f"\n{number} of {count} after {time.monotonic() - began:.0f} s", end="", flush=True)
     print(f"\ntimes: {number}")
-
-
-def admissions(load: Load) -> int:
-    """How many calls were admitted so far."""
-    return len(load.books.admitted)
 
 
 async def goes_on(load: Load, more: int, within: float = 30.0) -> None:
     """Wait until so many more calls were admitted."""
-    reached = admissions(load) + more
-    await wait_until(lambda: admissions(load) >= reached, within)
+    reached = load.books.admissions + more
+    await wait_until(lambda: load.books.admissions >= reached, within)
 
 
-__all__ = ["Fleet", "Operator", "admissions", "at_work", "goes_on", "times"]
+__all__ = ["Fleet", "Operator", "at_work", "goes_on", "times"]

@@ -84,6 +84,8 @@ class Books:
     """All calls of all devices."""
 
     calls: list[Booked] = field(default_factory=list)
+    admissions: int = 0
+    """How many were told of their admission."""
     phones_ended: list[str] = field(default_factory=list)
     """Phones that were told to connect no more, though nobody meant them to."""
 
@@ -183,6 +185,7 @@ class Load:
             return None
         booked.told_ms = now_ms()
         booked.admitted_at_ms = call.admitted_at_ms
+        self.books.admissions += 1
         return call
 
     async def _end(self, call: Call, booked: Booked) -> None:

@@ -21,8 +21,8 @@ STOPS = int(os.environ.get("STOPS", "20"))
 SEED = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
 
 
-async def _kills(fleet: Fleet, devices: int, kills: int) -> Report:
-    async with at_work(fleet, devices, Habits(leave=0.03, go_away=0.01), SEED) as load:
+async def _kills(fleet: Fleet, devices: int, kills: int, habits: Habits) -> Report:
+    async with at_work(fleet, devices, habits, SEED) as load:
         for number in times(kills):
             await fleet.kill(fleet.gateways[number % len(fleet.gateways)])
             await goes_on(load, devices // 4)
@@ -33,12 +33,13 @@ async def _kills(fleet: Fleet, devices: int, kills: int) -> Report:
 
 @pytest.mark.slow
 async def test_gateways_are_killed_under_load(make_fleet: MakeFleet, durable: EngineServer) -> None:
-    await _kills(make_fleet(2, durable), 40, 3)
+    await _kills(make_fleet(2, durable), 40, 3, Habits(leave=0.03, go_away=0.01))
 
 
 @pytest.mark.soak
 async def test_gateways_are_killed_many_times(make_fleet: MakeFleet, durable: EngineServer) -> None:
-    report = await _kills(make_fleet(2, durable), DEVICES or 500, KILLS)
+    habits = Habits(longest_seconds=10, leave=0.01, go_away=0.003)
+    report = await _kills(make_fleet(2, durable), DEVICES or 500, KILLS, habits)
     assert report.late_returns
 
 
