@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import date
 from typing import Final
 
@@ -132,14 +133,26 @@ class PoolCalls(PoolMinutes):
         for call_id in (ask.call_id, ask.fresh_call_id):
             call = self._calls.get(call_id) or self._ended.get(call_id)
             if call is not None and _is_same_emergency(call, ask):
-                if isinstance(call, CallInProgress) and ask.admitted_at_ms is None:
-                    self._vouch(call_id, ask.connection, real_ms)
+                if isinstance(call, CallInProgress):
+                    call = self._replay_emergency(call, ask, now_ms, real_ms)
                 return self._admitted(call, now_ms, replayed=True)
             if call_id and self.state(call_id, now_ms) is CallState.UNKNOWN:
                 return self._admit(ask, call_id, now_ms, real_ms)
         raise ValueError(
             f"the id of an emergency is taken, and so is its fresh_call_id {ask.fresh_call_id!r}"
         )
+
+    def _replay_emergency(
+        self, call: CallInProgress, ask: Start, now_ms: int, real_ms: int
+    ) -> CallInProgress:
+        """One that is told of is as old as its caller was told, if it was admitted later all the same."""
+        told_at_ms = ask.admitted_at_ms
+        if told_at_ms is None:
+            self._vouch(call.call_id, ask.connection, real_ms)
+        elif told_at_ms < call.admitted_at_ms and not call.revision:
+            call = self._calls[call.call_id] = replace(call, admitted_at_ms=told_at_ms)
+            self._changed(now_ms)
+        return call
 
     def _admit(self, ask: Start, call_id: str, now_ms: int, real_ms: int) -> Admitted:
         admitted_at_ms = now_ms if ask.admitted_at_ms is None else min(ask.admitted_at_ms, now_ms)

@@ -74,6 +74,15 @@ local function told_before(blob, payload, told_at_ms)
   return c.emergency == 1 and c or nil
 end
 
+-- The engine has carried out after all, and too late, what a gateway then admitted without it: its caller was told this
+-- instant.
+local function admit_as_told(a, field, c, payload, told_at_ms)
+  c.admitted_at_ms = told_at_ms
+  write_call(field, encode_call(c, payload))
+  write_order(field, text(EMERGENCY_BASE + told_at_ms))
+  pool_changed(a)
+end
+
 -- R30: admitted whatever there is. Only an id that names another call makes it go by the fresh one.
 local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload, told_at, connection)
   local told_at_ms, is_fresh, known_blob = tonumber(told_at), 0, blob
@@ -87,6 +96,9 @@ local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload,
     if kind_of(known_blob) == IN_PROGRESS and not told_at_ms then
       replay(a, field, known_blob, payload, before, connection)
     else
+      if told_at_ms and told_at_ms < before.admitted_at_ms and before.revision == 0 then
+        admit_as_told(a, field, before, payload, told_at_ms)
+      end
       answer_start(REPLAYED, before.admitted_at_ms, remaining(a), before.cycle_start_ms)
     end
   else

@@ -209,6 +209,22 @@ async def test_an_emergency_that_is_told_of_late_and_twice_is_one_call(accounts:
     ]
 
 
+async def test_an_emergency_is_as_old_as_its_caller_was_told_though_the_engine_admitted_it_later(
+    accounts: LiveAccounts,
+) -> None:
+    """A start that an engine carried out after its gateway had let the call through without it."""
+    await accounts.at(T0 + HOUR)
+    await admitted(accounts, emergency("c-1", "fresh-1"))
+    told = await admitted(accounts, emergency("c-1", "fresh-1", T0 + MINUTE))
+    assert (told.call_id, told.admitted_at_ms, told.replayed) == ("c-1", T0 + MINUTE, True)
+    later = await admitted(accounts, emergency("c-1", "fresh-1", T0 + 2 * MINUTE))
+    assert later.admitted_at_ms == T0 + MINUTE
+    ended = await accounts.pool.ask(End("acme", "c-1", ANA))
+    assert isinstance(ended, Settled)
+    assert ended.duration_ms == HOUR - MINUTE
+    assert (await accounts.pool.read("acme")).calls_in_progress == 0
+
+
 @pytest.mark.xfail(reason="a pool knows no cycle but the running one", strict=True)
 async def test_an_emergency_that_is_told_of_late_belongs_to_the_cycle_it_was_admitted_in(
     accounts: LiveAccounts,
