@@ -120,6 +120,10 @@ class KeptAnswers:
         """Keep a settlement: the ended call's value."""
         key = (account, call_id)
         self._going.pop(key, None)
+        known = self._settled.get(key)
+        if known is not None and _is_first_end(known, value):
+            # The engine has lost it, and a network repeated the end: it is told again all the same (R17).
+            return
         self._settled[key] = value
         self._settled.move_to_end(key)
         if len(self._settled) > MOST_SETTLED:
@@ -218,3 +222,10 @@ class KeptAnswers:
         self._going.move_to_end(key)
         if len(self._going) > MOST_IN_PROGRESS:
             self._going.popitem(last=False)
+
+
+def _is_first_end(known: bytes, value: bytes) -> bool:
+    """Whether the known settlement is what the call's client said, and the other one of no later revision."""
+    first, end = unpack_end(known), unpack_end(value)
+    is_same_call = first.admitted_at_ms == end.admitted_at_ms
+    return is_same_call and first.ended_by == "hangup" and end.revision <= first.revision

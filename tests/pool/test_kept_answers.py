@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from gateway.domain.answers import Admitted
 from gateway.domain.asks import Ask, Resume, Retell, Start
@@ -73,3 +74,26 @@ async def test_a_settlement_is_told_again_saved_or_not() -> None:
         kept = kept_beside(known)
         kept.settled("acme", "c", pack_record(record))
         assert await told_again(kept) == [expected]
+
+
+async def test_a_first_end_is_told_again_though_its_words_came_again_after_it_was_lost() -> None:
+    """R17."""
+    record, _ = came_back()
+    first = replace(record, ended_by="hangup")
+    repeated = replace(
+        first, ended_at_ms=first.ended_at_ms + SECOND, settled_at_ms=first.settled_at_ms + SECOND
+    )
+    kept = kept_beside([])
+    for each in (first, repeated):
+        kept.settled("acme", "c", pack_record(each))
+    assert await told_again(kept) == [Retell(first, False)]
+    kept.settled("acme", "c", pack_record(again := replace(repeated, revision=2)))
+    assert await told_again(kept) == [Retell(again, False)]
+
+
+async def test_a_client_says_more_than_its_absence() -> None:
+    record, _ = came_back()
+    kept = kept_beside([])
+    for each in (record, said := replace(record, ended_by="hangup")):
+        kept.settled("acme", "c", pack_record(each))
+    assert await told_again(kept) == [Retell(said, False)]
