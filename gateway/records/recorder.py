@@ -99,6 +99,8 @@ class Recorder:
         self._records_at_once = records_at_once or RECORDS_AT_ONCE[database.kind]
         self._stuck_seconds = stuck_seconds
         self._one_round = asyncio.Lock()
+        self._one_drain = asyncio.Lock()
+        self._next_drain: asyncio.Task[int] | None = None
         self._woken = asyncio.Event()
         self._reader = StreamReader(stream, now_ms, self._records_at_once)
         self._ahead: Batch | None = None
@@ -143,8 +145,21 @@ class Recorder:
 
         SQL then has the epochs that the engine had: a recorder elsewhere that still holds entries of an older
         one will be refused. So pools can be made from SQL. Raises DatabaseUnavailable or EngineUnavailable;
-        what was saved by then stays saved.
+        what was saved by then stays saved. All who ask before it begins share one: after a loss thousands of
+        pools are made at once.
         """
+        if self._next_drain is None:
+            self._next_drain = asyncio.create_task(self._drain_in_turn())
+            # If it fails when nobody waits any more, nobody asks how it did.
+            self._next_drain.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._next_drain)
+
+    async def _drain_in_turn(self) -> int:
+        async with self._one_drain:
+            self._next_drain = None
+            return await self._drain()
+
+    async def _drain(self) -> int:
         records = 0
         done = await self._round(anew=True)
         while not done.at_end:

@@ -318,6 +318,38 @@ async def test_the_instant_up_to_which_all_is_saved_is_known_to_every_gateway(
     await other.close()
 
 
+async def test_all_who_want_it_drained_before_it_begins_share_one(
+    database: Database, recorder: Recorder, stream: MemoryStream
+) -> None:
+    """R28: pools are made anew by thousands, and what each is made from must be saved before."""
+    stream.add(a_record())
+    await asyncio.gather(*(recorder.drain() for _ in range(100)))
+    assert stream.reads < 10
+    under_way = asyncio.create_task(recorder.drain())
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    stream.add(a_record("c-2"))
+    await recorder.drain()
+    assert await count(database) == 2
+    await under_way
+
+
+async def test_who_waits_for_a_drain_no_more_stops_it_for_nobody(
+    database: Database, recorder: Recorder, stream: MemoryStream
+) -> None:
+    stream.add(a_record())
+    first, second = asyncio.create_task(recorder.drain()), asyncio.create_task(recorder.drain())
+    await asyncio.sleep(0)
+    first.cancel()
+    assert await second == 1
+    assert first.cancelled()
+    stream.away = True
+    with pytest.raises(EngineUnavailable):
+        await recorder.drain()
+    stream.away = False
+    assert await recorder.drain() == 0
+
+
 async def test_answers_are_safe_that_were_settled_before_what_waits(
     recorder: Recorder, stream: MemoryStream
 ) -> None:
