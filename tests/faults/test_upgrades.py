@@ -22,6 +22,7 @@ import pytest
 from tests.faults.conftest import MakeFleet
 from tests.faults.fleet import DEVICES, Fleet, at_work, times
 from tests.faults.load import Habits
+from tests.support.archives import unpack
 from tests.support.engines import EngineServer
 from tests.support.gateways import CALLGATE
 
@@ -40,7 +41,7 @@ def _other_version(directory: Path) -> Path:
         [git, "archive", UPGRADE_FROM, "gateway", "lua"], cwd=ROOT, capture_output=True, check=True
     ).stdout
     with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
-        archive.extractall(directory, filter="data")
+        unpack(archive, directory)
     program = directory / "callgate"
     program.write_text(f'#!/bin/sh\nPYTHONPATH={directory} exec {sys.executable} -P -m gateway.cli "$@"\n')
     program.chmod(0o755)

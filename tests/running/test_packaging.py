@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.archives import unpack
 from tests.support.gateways import GatewayProcess
 
 ROOT = Path(__file__).parents[2]
@@ -40,10 +41,7 @@ def wheel(sdist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The wheel as made from the sdist, which thereby is shown to be complete."""
     unpacked = tmp_path_factory.mktemp("unpacked")
     with tarfile.open(sdist) as archive:
-        if hasattr(tarfile, "data_filter"):
-            archive.extractall(unpacked, filter="data")
-        else:  # Python before 3.11.4
-            archive.extractall(unpacked)
+        unpack(archive, unpacked)
     (source,) = unpacked.iterdir()
     return build(source, "wheel", tmp_path_factory.mktemp("wheel"))
 

@@ -243,7 +243,7 @@ class LossyHistory(History):
         self._lost_at_ms: list[int] = []
         self._ended: set[str] = set()
         self._copies: list[str] = []
-        self._sql_copy = self.sql.copy()
+        self._sql_copy: Sql | None = self.sql.copy()
         self.gateways = [Gateway(self), Gateway(self)]
         for gateway in self.gateways:
             finish(gateway.shards.open())
@@ -276,7 +276,8 @@ class LossyHistory(History):
     def _copy(self) -> None:
         if not self._is_calm:
             self._copy_engine()
-            if self.random.random() < 0.2:
+            is_over = not self._lost_at_ms or self.now_ms > self._lost_at_ms[-1] + BETWEEN_MS
+            if self.random.random() < 0.2 and is_over:
                 self._sql_copy = self.sql.copy()
 
     def _lose(self) -> None:
@@ -286,8 +287,11 @@ class LossyHistory(History):
         self.happened[f"lost: {what}"] += 1
         self._lost_at_ms.append(self.now_ms)
         if what == "SQL":
-            self.sql = self._sql_copy.copy()
+            if self._sql_copy is not None:
+                self.sql = self._sql_copy.copy()
             return
+        # What the engine loses and SQL has is nowhere else: SQL must not lose it, too.
+        self._sql_copy = None
         if what == "emptied":
             self.steps.empty()
         elif what != "restarted":
