@@ -65,7 +65,8 @@ async def test_sql_is_away_for_long(
     make_fleet: MakeFleet, durable: EngineServer, own_postgres: PostgresServer
 ) -> None:
     fleet = _fleet(make_fleet, durable, own_postgres)
-    async with at_work(fleet, DEVICES or 200, Habits(longest_seconds=1, leave=0.005), SEED) as load:
+    habits = Habits(shortest_seconds=0, longest_seconds=0.2, leave=0.001)  # as fast as two cores can
+    async with at_work(fleet, DEVICES or 200, habits, SEED) as load:
         before = load.books.admissions
         await asyncio.sleep(30)
         there = (load.books.admissions - before) / 30
