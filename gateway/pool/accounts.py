@@ -151,15 +151,15 @@ def account_arguments(
         *(str(each) for each in boundaries.values()),
         "0" if ended is None else "1",
         str(len(ended or ())),
-        *(part for record in ended or () for part in _ended(record)),
+        *(part for record in ended or () for part in _named(record)),
         str(unvouched_ms),
         str(len(config.reopened)),
-        *(part for record in config.reopened for part in _ended(record)),
+        *(part for record in config.reopened for part in _named(record)),
         *members,
     ]
 
 
-def _ended(record: CallRecord) -> tuple[str, bytes]:
+def _named(record: CallRecord) -> tuple[str, bytes]:
     return f"{record.account}/{record.call_id}", pack_record(record)
 
 
