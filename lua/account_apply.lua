@@ -92,6 +92,7 @@ local function let_go_on(m, p)
     local is_the_call = c.admitted_at_ms == decode_call(value).admitted_at_ms
     if is_the_call and known and known <= revision then
       c.revision, c.lost, c.alive_ms, c.reap_at_ms = revision, LOST, ended_at_ms, real_now_ms + unvouched_ms
+      c.owner = 0 -- it may be this connection that took it back: then it vouches for it again
       call('HSET', shard_keys[CALLS_KEY], field, encode_call(c, payload_of(blob)))
       call('ZADD', keys[ORDER_KEY], text(order_score(m, p, c.emergency, c.admitted_at_ms, c.answered_at_ms)), field)
       call('ZADD', shard_keys[LEASES_KEY], text(c.reap_at_ms), field)
