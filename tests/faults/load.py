@@ -169,6 +169,9 @@ class Load:
                 booked.elsewhere = True
                 continue
             booked.ended_ms = now_ms()
+            if call.in_doubt_since_ms is not None:
+                # R15: without a gateway for longer than the grace, it ends as of when it last had one.
+                booked.ended_ms -= phone._clock.elapsed_ms() - call.in_doubt_since_ms
             task = asyncio.create_task(self._end(call, booked))
             settling.add(task)
             await self._pause(self._random.uniform(0, 0.3))
@@ -202,6 +205,9 @@ class Load:
     def _leave(self, phone: Softphone, booked: Booked) -> None:
         connection = phone._link._connection
         booked.left_ms = now_ms()
+        if not phone._presence._connected:
+            # Nothing was heard of it since its gateway was killed, and it never finds another.
+            booked.left_ms -= phone._clock.elapsed_ms() - phone._presence._last_ms
         booked.silently = self._random.random() < 0.5
         if connection is not None and booked.silently:
             self._balancer.silence(connection._socket.local_address[1])
