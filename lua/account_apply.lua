@@ -9,7 +9,8 @@
 --        that cycle's start (ms), and when 50, 80 and 100 % were passed in it (ms; 0 not), for a pool made anew; index of the first boundary, number of boundaries, the
 --        boundaries (ms, ascending); 1 if the calls in progress were looked up in SQL, number of those that have ended
 --        there, and these ("<account>/<call id>", the ended call's value); how long a call may be in progress that nobody
---        vouches for (ms), number of calls that came back since they had ended, and these in the same way; then the members ("s/<staff>", "c/<channel>")
+--        vouches for (ms), number of calls that came back since they had ended, and these in the same way; then the members
+--        ("s/<staff>", "c/<channel>")
 -- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING or SHARD_MOVED; or CYCLES_MISSING and the index of the cycle
 --        from which on the boundaries are needed; or CALLS_UNCHECKED: the pool is to be made anew, and has calls in progress
 --        that must be looked up first. Behind these two: run of the engine, epoch and seq of the shard

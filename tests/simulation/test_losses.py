@@ -98,6 +98,12 @@ def test_nothing_is_lost_with_what_an_engine_or_sql_loses(engine: EngineServer) 
     assert SEED or not [name for name in rare if not happened[name]], happened
 
 
+def fail_over(history: LossyHistory, copy: str, run: int) -> None:
+    """Have gateways ask another server from now on: what it has, and its run."""
+    history.steps.go_back_to(copy)
+    history.steps.run = run
+
+
 def test_an_engine_goes_back_to_before_a_call_came_back(valkey: EngineServer) -> None:
     """R15: the call is in progress there, without a record; in SQL it has one, which was taken back."""
     play(valkey, scripts_with({}), [207], LOSSES + FAR_BACK)
@@ -114,11 +120,9 @@ def test_what_a_deposed_primary_still_answered_is_told_again(valkey: EngineServe
         steps.run = 2
         gateway.beat()
         steps.copy("new")
-        steps.go_back_to("old")
-        steps.run = 1
+        fail_over(history, "old", run=1)
         assert isinstance(gateway.ask(End(ACCOUNT, "c", call, connection=1)), Settled)
-        steps.go_back_to("new")
-        steps.run = 2
+        fail_over(history, "new", run=2)
         gateway.beat()
         again = gateway.ask_pool(End(ACCOUNT, "c", call, connection=1))
         assert isinstance(again, Settled)
@@ -137,18 +141,15 @@ def test_what_a_deposed_primary_answered_is_kept_though_sql_is_further_on(valkey
         steps.copy("new")
         assert isinstance(gateway.ask(End(ACCOUNT, "c", ana, connection=1)), Settled)
         steps.copy("old")
-        steps.go_back_to("new")
-        steps.run = 2
+        fail_over(history, "new", run=2)
         steps.now_ms += SECOND
         other.beat()
         assert isinstance(other.ask(End(ACCOUNT, "d", bob, connection=1)), Settled)
         finish(history.load(ACCOUNT))
         steps.copy("new")
-        steps.go_back_to("old")
-        steps.run = 1
+        fail_over(history, "old", run=1)
         gateway.beat()
-        steps.go_back_to("new")
-        steps.run = 2
+        fail_over(history, "new", run=2)
         gateway.beat()
         again = gateway.ask_pool(End(ACCOUNT, "c", ana, connection=1))
         assert isinstance(again, Settled)

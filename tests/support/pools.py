@@ -285,25 +285,25 @@ def _standing(
     items: Iterable[CallRecord | CallReopened | CycleOpened],
 ) -> dict[tuple[str, int], CallRecord]:
     """R15: a higher revision replaces a lower one; that of a call that goes on again counts no more."""
-    standing: dict[tuple[str, int], CallRecord] = {}
-    for item in items:
-        if isinstance(item, CallRecord):
-            standing[item.call_id, item.admitted_at_ms] = item
-        elif isinstance(item, CallReopened):
-            standing.pop((item.call_id, item.admitted_at_ms), None)
-    return standing
+    return {key: record for key, (record, is_back) in _latest(items).items() if not is_back}
 
 
 def _reopened(items: Iterable[CallRecord | CallReopened | CycleOpened]) -> tuple[CallRecord, ...]:
     """The latest records of calls that have come back since."""
+    return tuple([record for record, is_back in _latest(items).values() if is_back])
+
+
+def _latest(
+    items: Iterable[CallRecord | CallReopened | CycleOpened],
+) -> dict[tuple[str, int], tuple[CallRecord, bool]]:
+    """Each call's latest record, and whether the call has come back since."""
     latest: dict[tuple[str, int], tuple[CallRecord, bool]] = {}
     for item in items:
         if isinstance(item, CallRecord):
             latest[item.call_id, item.admitted_at_ms] = item, False
-        elif isinstance(item, CallReopened):
-            key = item.call_id, item.admitted_at_ms
+        elif isinstance(item, CallReopened) and (key := (item.call_id, item.admitted_at_ms)) in latest:
             latest[key] = latest[key][0], True
-    return tuple([record for record, is_back in latest.values() if is_back])
+    return latest
 
 
 def everything_in(server: EngineServer) -> dict[object, object]:
