@@ -98,8 +98,8 @@ class Reap:
 class Retell:
     """Tell a settlement again that a gateway was answered, and that the engine may have lost since (R26).
 
-    `saved` if SQL has the record, so that the pool, which was rebuilt from SQL, has it in its sum. Else
-    `billed_before` is what SQL has in its place: the seconds of an earlier record of the call, 0 for none.
+    `saved` if SQL has the record, or another one of that revision. `billed_before` are the seconds of what
+    SQL has of the call, 0 for nothing: the pool, which was made from SQL, has them in its sum.
     """
 
     record: CallRecord

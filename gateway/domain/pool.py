@@ -174,17 +174,20 @@ class PoolModel(PoolCalls):
         """Hear again of a settlement that may have been lost since; telling twice is telling once (R26).
 
         What the pool has not got is taken over as it is, and told to SQL unless SQL has it. Then the pool,
-        which was made from SQL, has it in its sum as well.
+        which was made from SQL, has it in its sum as well. The first end of a call stands, as one revision
+        more, if its words came a second time meanwhile (R17).
         """
         now_ms = self._advance(now_ms)
-        record = ask.record
-        if not self._is_news(record, now_ms):
+        record, before = ask.record, self._ended.get(ask.call_id)
+        is_first_end = before is not None and _is_earlier_end(record, before)
+        if is_first_end:
+            record = replace(record, revision=record.revision + 1)
+        elif not self._is_news(record, now_ms):
             return Noted(ask.call_id)
-        if not ask.saved:
-            before = self._ended.get(ask.call_id)
+        if is_first_end or not ask.saved:
             if self._is_of_this_cycle(record):
                 self.settled_seconds += record.billed_seconds
-                if before is not None and before.admitted_at_ms == record.admitted_at_ms:
+                if not ask.saved and before is not None and before.admitted_at_ms == record.admitted_at_ms:
                     self.settled_seconds -= before.billed_seconds
                 elif record.call_id not in self._calls:
                     self.settled_seconds -= ask.billed_before
@@ -227,3 +230,13 @@ class PoolModel(PoolCalls):
         )
         self._changed(now_ms)
         return call
+
+
+def _is_earlier_end(told: CallRecord, known: CallRecord) -> bool:
+    """R17: whether a settlement is the call's first end by its client, before it ended as it is known now.
+
+    Its words came a second time after the first were lost, late, or nobody vouched for it meanwhile.
+    """
+    is_same = (told.admitted_at_ms, told.revision) == (known.admitted_at_ms, known.revision)
+    is_earlier = told.settled_at_ms < known.settled_at_ms and told.ended_at_ms != known.ended_at_ms
+    return is_same and told.ended_by == "hangup" and is_earlier

@@ -29,6 +29,9 @@ MOST_SETTLED: Final = 200_000
 """Settlements kept at most; SQL that is away for long leaves the oldest to the engine alone."""
 MOST_IN_PROGRESS: Final = 100_000
 
+CLOCKS_APART_MS: Final = 1_000
+"""How far this gateway's reckoning of the billing clock may be behind it."""
+
 Key = tuple[str, str]
 """Account and call id."""
 
@@ -80,6 +83,8 @@ class KeptAnswers:
         self._find_known = find_known
         self._going: OrderedDict[Key, _Going] = OrderedDict()
         self._settled: OrderedDict[Key, bytes] = OrderedDict()
+        # What was told again is in the stream behind all that was settled before this (by the billing clock).
+        self._told_ms: dict[Key, int] = {}
         self._to_tell: set[Key] = set()
 
     def __len__(self) -> int:
@@ -127,8 +132,7 @@ class KeptAnswers:
         self._settled[key] = value
         self._settled.move_to_end(key)
         if len(self._settled) > MOST_SETTLED:
-            dropped, _ = self._settled.popitem(last=False)
-            self._to_tell.discard(dropped)
+            self._let_go(next(iter(self._settled)))
             metrics.ANSWERS_DROPPED.inc()
 
     def call_in_progress(self, account: str, call_id: str) -> CallInProgress | None:
@@ -142,10 +146,9 @@ class KeptAnswers:
         """Let go of settlements made before an instant, as SQL has them all."""
         while self._settled:
             key, value = next(iter(self._settled.items()))
-            if unpack_end(value).settled_at_ms >= saved_before_ms:
+            if max(unpack_end(value).settled_at_ms, self._told_ms.get(key, 0)) >= saved_before_ms:
                 break
-            del self._settled[key]
-            self._to_tell.discard(key)
+            self._let_go(key)
         metrics.ANSWERS_KEPT.set(len(self._settled))
 
     def lost(self, shards: Iterable[int]) -> None:
@@ -193,11 +196,15 @@ class KeptAnswers:
             found = by_call.get((record.call_id, record.admitted_at_ms))
             is_as_new = found is not None and found.revision >= record.revision
             if isinstance(found, CallRecord):
-                await ask(Retell(record, is_as_new, found.billed_seconds))
+                latest = found if found.revision > record.revision else record
+                await ask(Retell(latest, is_as_new, found.billed_seconds))
             elif not is_as_new:
                 await ask(Retell(record, False))
             # Else it was taken back since, by whoever has the call now (R15).
-            self._to_tell.discard((account, record.call_id))
+            key = (account, record.call_id)
+            self._to_tell.discard(key)
+            if key in self._settled:
+                self._told_ms[key] = self._now_ms() + CLOCKS_APART_MS
         for call in calls:
             found = by_call.get((call.call_id, call.admitted_at_ms))
             if not isinstance(found, CallRecord):
@@ -216,6 +223,11 @@ class KeptAnswers:
             if refusal.code in ("engine_unavailable", "database_unavailable"):
                 raise
             self._going.pop((call.account, call.call_id), None)  # it ended, or the id is another call's
+
+    def _let_go(self, key: Key) -> None:
+        del self._settled[key]
+        self._to_tell.discard(key)
+        self._told_ms.pop(key, None)
 
     def _keep(self, key: Key, going: _Going) -> None:
         self._going[key] = going

@@ -91,9 +91,9 @@ local function is_earlier_end(value, blob)
   return settled_at_ms < known_settled_at_ms and ended_at_ms ~= known_ended_at_ms
 end
 
--- R26: a settlement that a gateway was answered, and that may have been lost since. `is_saved`: SQL has its record, and so
--- the pool, which was made from SQL, has what it billed. Else SQL, and so the pool, may have a record of an earlier
--- settlement of the call, which billed `billed_before`.
+-- R26: a settlement that a gateway was answered, and that may have been lost since. `is_saved`: SQL has its record, or
+-- another one of that revision. `billed_before` is what SQL's record of the call billed, and so what the pool, which was made
+-- from SQL, has in its sum.
 local function retell(a, field, blob, value, is_saved, billed_before)
   local told = decode_call(value)
   local _, revision, _, _, billed = decode_end(value)
@@ -106,9 +106,9 @@ local function retell(a, field, blob, value, is_saved, billed_before)
     if known >= revision and not is_first_end or c.admitted_at_ms ~= told.admitted_at_ms then
       return answer_code(NOTED)
     end
-    if is_first_end then value, is_saved = with_revision(value, revision + 1), false end
     if kind_of(blob) == ENDED then
-      local _, _, _, _, before = decode_end(blob)
+      local before = is_saved and billed_before or select(5, decode_end(blob))
+      if is_first_end then value, is_saved = with_revision(value, revision + 1), false end
       if counts and not is_saved then rebill(a, before, billed) end
       write_resettled(field, value, is_saved)
     elseif a.p or c.emergency == 1 then

@@ -11,9 +11,10 @@ from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.policy import Policy
 from gateway.pool.kept_answers import KeptAnswers
 from gateway.pool.packed import pack_record
-from tests.support.pool_model import ANA, SECOND, T0, TO, a_pool, admit, resume, settled_in_absence
+from tests.support.pool_model import ANA, HOUR, SECOND, T0, TO, a_pool, admit, resume, settled_in_absence
 
 GONE_MS = T0 + 100 * SECOND
+TOLD_MS = T0 + HOUR
 
 
 def came_back() -> tuple[CallRecord, CallInProgress]:
@@ -44,7 +45,7 @@ def kept_beside(known: Sequence[CallRecord | CallInProgress]) -> KeptAnswers:
     async def find_known(_: str, calls: Sequence[tuple[str, int]]) -> Sequence[CallRecord | CallInProgress]:
         return [each for each in known if (each.call_id, each.admitted_at_ms) in calls]
 
-    return KeptAnswers(lambda _: 0, lambda: T0, find_known)
+    return KeptAnswers(lambda _: 0, lambda: TOLD_MS, find_known)
 
 
 async def test_an_admission_is_told_with_the_revision_of_a_record_that_was_taken_back_elsewhere() -> None:
@@ -89,6 +90,25 @@ async def test_a_first_end_is_told_again_though_its_words_came_again_after_it_wa
     assert await told_again(kept) == [Retell(first, False)]
     kept.settled("acme", "c", pack_record(again := replace(repeated, revision=2)))
     assert await told_again(kept) == [Retell(again, False)]
+
+
+async def test_a_later_settlement_that_sql_has_is_told_in_its_place() -> None:
+    record, _ = came_back()
+    kept = kept_beside([later := replace(record, revision=2, billed_seconds=99)])
+    kept.settled("acme", "c", pack_record(record))
+    assert await told_again(kept) == [Retell(later, True, 99)]
+
+
+async def test_what_was_told_again_is_kept_until_that_is_saved_too() -> None:
+    """It lies in the stream behind what was settled since, however long ago it was settled itself."""
+    record, _ = came_back()
+    kept = kept_beside([])
+    kept.settled("acme", "c", pack_record(record))
+    await told_again(kept)
+    kept.release(TOLD_MS)
+    assert len(kept) == 1
+    kept.release(TOLD_MS + HOUR)
+    assert len(kept) == 0
 
 
 async def test_a_client_says_more_than_its_absence() -> None:

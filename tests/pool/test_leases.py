@@ -432,10 +432,21 @@ async def test_a_call_that_came_back_and_whose_device_goes_with_the_engine_ends_
     assert (await accounts.pool.read("acme")).settled_seconds == 90
 
 
+@pytest.mark.parametrize(
+    ("sql_has", "sum_then"),
+    [
+        pytest.param(None, 90, id="nothing of it"),
+        pytest.param(97, 90, id="the repeated end"),
+        pytest.param(90, 97, id="the first, as in the sum"),
+    ],
+)
 async def test_the_first_end_stands_though_it_was_lost_and_its_words_came_again(
-    patient: LiveAccounts,
+    patient: LiveAccounts, sql_has: int | None, sum_then: int
 ) -> None:
-    """R17, R26: its device was told what the call came to, and a network had repeated what it said."""
+    """R17, R26: its device was told what the call came to, and a network had repeated what it said.
+
+    What SQL has of it is what the pool, which was made from it, has in its sum (here it is as it was).
+    """
     await start(patient, "c-1")
     await patient.at(T0 + 97 * SECOND)
     await patient.pool.ask(End("acme", "c-1", ANA))
@@ -445,9 +456,9 @@ async def test_the_first_end_stands_though_it_was_lost_and_its_words_came_again(
         repeated, ended_at_ms=ended_at_ms, settled_at_ms=ended_at_ms, duration_ms=90_000, billed_seconds=90
     )
     for _ in range(2):
-        await patient.pool.ask(Retell(first, saved=False))
+        await patient.pool.ask(Retell(first, sql_has is not None, sql_has or 0))
         assert (await records(patient))[-1] == replace(first, revision=2)
-        assert (await patient.pool.read("acme")).settled_seconds == 90
+        assert (await patient.pool.read("acme")).settled_seconds == sum_then
     await patient.pool.ask(Retell(repeated, saved=True))
     assert len(await records(patient)) == 2
 
