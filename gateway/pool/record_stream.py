@@ -6,7 +6,7 @@ import asyncio
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Final
 
 import structlog
 
@@ -14,7 +14,7 @@ from gateway.pool.engine import Engine, engine_unavailable
 from gateway.pool.keys import KeySpace
 from gateway.pool.packed import Item, Notice, unpack_items, unpack_notices, unpack_policy
 from gateway.pool.scripts import script
-from gateway.pool.shards import Shards
+from gateway.pool.shards import Saved, Shards, ShardState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -35,18 +35,6 @@ class StreamEntry:
     items: list[Item | bytes]
     first_number: int
     notices: tuple[Notice, ...] = ()
-
-
-class Saved(Protocol):
-    """How far a shard is saved: its last entry, and the highest number of an item."""
-
-    @property
-    def entry_id(self) -> str:
-        """The last entry."""
-
-    @property
-    def record_number(self) -> int:
-        """The highest number."""
 
 
 class RecordStream:
@@ -116,10 +104,15 @@ class RecordStream:
                 ]
             )
 
-    async def epochs(self) -> dict[int, int]:
-        """The epoch of each shard that is there. Raises EngineUnavailable."""
+    async def states(self) -> dict[int, ShardState]:
+        """Each shard that is there. Raises EngineUnavailable."""
         with engine_unavailable():
-            return await self._shards.epochs()
+            return await self._shards.states()
+
+    async def renew(self, saved: Mapping[int, Saved]) -> None:
+        """Give shards a new epoch, newer than the one SQL has. Raises EngineUnavailable."""
+        with engine_unavailable():
+            await self._shards.renew_epochs(saved)
 
     async def engine_ms(self) -> int:
         """The engine's clock, by which entries have their ids. Raises RedisError."""

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, Protocol
 
 import structlog
 
@@ -58,6 +58,29 @@ class Seen:
 _NOTHING_SEEN: Final = Seen(0, 0, 0)
 
 
+class ShardState(NamedTuple):
+    """A shard's epoch, and the run of an engine that answers for it."""
+
+    epoch: int
+    run: int
+
+
+class Saved(Protocol):
+    """How far a shard is saved."""
+
+    @property
+    def entry_id(self) -> str:
+        """The last entry."""
+
+    @property
+    def epoch(self) -> int:
+        """The epoch that SQL takes entries of."""
+
+    @property
+    def record_number(self) -> int:
+        """The highest number of an item."""
+
+
 async def none_saved() -> Mapping[int, int]:
     """SQL has nothing, or is not asked."""
     return {}
@@ -93,6 +116,8 @@ class Shards:
         self._comparing = asyncio.Lock()
         self._listeners: list[NewEpoch] = []
         self._suspect: set[int] = set()
+        # Compared while SQL could not be asked, which may have later records than they.
+        self._blind: set[int] = set()
         # Runs that answered while another was the one compared last, by shard.
         self._strangers: dict[int, set[int]] = {}
         self._real: dict[int, tuple[int, float]] = {}
@@ -154,6 +179,16 @@ class Shards:
                 if 0 in left:
                     await self._keep_number()
                 await self._compare(sorted(left), build=True)
+
+    async def confirm_blind(self) -> None:
+        """Compare again what had to be compared without SQL.
+
+        Raises DatabaseUnavailable if it is away still, RedisError.
+        """
+        if self._blind:
+            saved = await self._saved_numbers()
+            async with self._comparing:
+                await self._compare_with(saved, sorted(self._blind), build=True)
 
     def saw(self, shard: int, run: int, epoch: int, seq: int) -> None:
         """Take note of how far a shard has come, as a script has just said."""
@@ -219,19 +254,26 @@ class Shards:
             await script("policy_set").run(self._engine.client, keys, _policy_arguments(policy))
         self._policy = policy
 
-    async def renew_epochs(self) -> int:
-        """Give all shards that are there a new epoch; answers how many that are. Raises RedisError."""
+    async def renew_epochs(self, saved: Mapping[int, Saved] | None = None) -> int:
+        """Give all shards that are there a new epoch, or only those of `saved`: above what SQL has of them.
+
+        Answers how many that are. Raises RedisError.
+        """
         renewed = 0
-        for group in self._engine.split_shards(range(self._keys.shards)):
-            renewed += await script("shards_renew").run(self._engine.client, self._metas(group))
+        for group in self._engine.split_shards(range(self._keys.shards) if saved is None else sorted(saved)):
+            known = [] if saved is None else [saved[shard] for shard in group]
+            numbers = [str(number) for each in known for number in (each.epoch, each.record_number)]
+            renewed += await script("shards_renew").run(
+                self._engine.client, self._metas(group), numbers or ["0", "0"] * len(group)
+            )
         return renewed
 
-    async def epochs(self) -> dict[int, int]:
-        """The epoch of each shard that is there. Raises RedisError."""
-        found: dict[int, int] = {}
+    async def states(self) -> dict[int, ShardState]:
+        """Each shard that is there. Raises RedisError."""
+        found: dict[int, ShardState] = {}
         for group in self._engine.split_shards(range(self._keys.shards)):
             said = await script("clock_read").run(self._engine.client, self._metas(group))
-            found |= {shard: each[4] for shard, each in zip(group, said, strict=True) if each}
+            found |= {shard: ShardState(*each[4:6]) for shard, each in zip(group, said, strict=True) if each}
         return found
 
     async def clock(self) -> Clock:
@@ -328,12 +370,20 @@ class Shards:
 
     async def _compare(self, shards: Iterable[int], *, build: bool) -> dict[int, list[int]]:
         """Answer what `shards_open` says of each of these shards."""
+        shards = list(shards)
         try:
             saved = await self._saved_numbers()
         except CallgateError as failure:
             # Nothing can be made anew without SQL either; what is missing shows when it is back.
             log.warning("shards.compared_blindly", code=failure.code)
-            saved = {}
+            found = await self._compare_with({}, shards, build=build)
+            self._blind |= found.keys()
+            return found
+        return await self._compare_with(saved, shards, build=build)
+
+    async def _compare_with(
+        self, saved: Mapping[int, int], shards: Iterable[int], *, build: bool
+    ) -> dict[int, list[int]]:
         found: dict[int, list[int]] = {}
         base = ""
         for group in self._engine.split_shards(shards):
@@ -346,6 +396,7 @@ class Shards:
             )
             found |= dict(zip(group, reply, strict=True))
         self._take_in(found)
+        self._blind -= found.keys()
         return found
 
     def _opening(

@@ -23,6 +23,18 @@ A busy gateway otherwise decides more calls than it can record: so it is held ba
 """
 
 
+class ShardState(Protocol):
+    """Whose word a shard is, of which SQL may know another one's."""
+
+    @property
+    def epoch(self) -> int:
+        """It rises when writes of the shard were lost."""
+
+    @property
+    def run(self) -> int:
+        """Which process of an engine answers: another one's entries need not be the same."""
+
+
 class RecordStream(Protocol):
     """What ended and is not in SQL yet, by shard. Raises EngineUnavailable where it can't be asked."""
 
@@ -33,11 +45,14 @@ class RecordStream(Protocol):
         is read from its beginning. All else has its turn after every `at_once` items.
         """
 
-    async def epochs(self) -> Mapping[int, int]:
-        """Return each shard's epoch, which rises when writes of it were lost; 0 or none: it is not there."""
+    async def states(self) -> Mapping[int, ShardState]:
+        """Return each shard that is there."""
 
     async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, StreamEntry]:
         """Return the last entry of each of these shards that is not behind that position, if there is one."""
+
+    async def renew(self, saved: Mapping[int, Progress]) -> None:
+        """Give these shards a new epoch, newer than the one SQL has: what it has and they lack is lost."""
 
     async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
         """Let go of entries up to and including these, which are committed, if they are older than that."""
@@ -52,7 +67,8 @@ class Batch:
 
     `now_ms` is an instant before they were read, by the billing clock; at `at_end` there were no more.
     `news` are the epochs of the shards that they are of, and those that SQL does not know yet. `stale` are
-    shards whose engine is of an older epoch than SQL: of those there are no entries.
+    shards whose engine lacks what SQL has, for it is of an older epoch, or never had the entry that was saved
+    last: of those there are no entries. Of them, `waiting` have some all the same.
     """
 
     now_ms: int
@@ -62,6 +78,7 @@ class Batch:
     at_end: bool
     news: Mapping[int, int]
     stale: frozenset[int]
+    waiting: frozenset[int]
 
     @property
     def lag_ms(self) -> int:
@@ -95,6 +112,8 @@ class StreamReader:
         self._records_at_once = records_at_once
         self._entries_a_shard = 4
         self._at_once = AT_ONCE[0]
+        # By shard, a run, and up to which entry its stream is what SQL has, and nothing else.
+        self._proven: dict[int, tuple[int, str]] = {}
 
     def make_haste(self, lag_ms: int) -> None:
         """Take more of the gateway's time, the longer records wait."""
@@ -104,27 +123,36 @@ class StreamReader:
         """Read what waits, each shard under one epoch; at most `a_shard` entries of each, if given."""
         while True:
             now_ms = await self._now_ms()
-            epochs = await self._stream.epochs()
+            states = await self._stream.states()
+            epochs = _epochs(states)
             read_from = await self._where_to_read_from(progress, epochs)
             if a_shard is None:
                 entries, at_end = await self._read_behind(read_from)
             else:
                 entries, at_end = await self._stream.read(read_from, a_shard, self._at_once), False
-            if not entries or await self._stream.epochs() == epochs:
+            unproven = self._unproven(progress, states)
+            there = await self._stream.last_up_to(unproven) if unproven else {}
+            if not (entries or unproven) or await self._stream.states() == states:
                 break
-        older = {shard for shard, each in progress.items() if epochs.get(shard, 0) < each.epoch}
-        news = {each.shard: epochs.get(each.shard, 0) for each in entries if each.shard not in older}
+        lacking = {shard for shard, each in progress.items() if epochs.get(shard, 0) < each.epoch}
+        lacking |= {shard for shard, last in there.items() if last.entry_id != unproven[shard]}
+        proven = {s: entry_id for s, entry_id in unproven.items() if s in there or _is_past(entry_id, now_ms)}
+        proven |= {entry.shard: entry.entry_id for entry in entries}
+        self._proven |= {s: (states[s].run, proven[s]) for s in (proven.keys() & states.keys()) - lacking}
+        with_entries = {entry.shard for entry in entries}
+        news = {shard: epochs.get(shard, 0) for shard in with_entries - lacking}
         nothing = Progress()
         news |= {s: epoch for s, epoch in epochs.items() if epoch > progress.get(s, nothing).epoch}
         return Batch(
             now_ms=now_ms,
             read_from=read_from,
             epochs=epochs,
-            entries=[each for each in entries if each.shard not in older] if older else entries,
+            entries=[each for each in entries if each.shard not in lacking] if lacking else entries,
             at_end=at_end,
             news=news,
             # One that was lost whole, and is not built again yet, says nothing.
-            stale=frozenset(older & ({each.shard for each in entries} | {s for s in epochs if epochs[s]})),
+            stale=frozenset(lacking & (with_entries | {s for s in epochs if epochs[s]})),
+            waiting=frozenset(lacking & with_entries),
         )
 
     async def saved_before_ms(self, progress: Mapping[int, Progress]) -> int:
@@ -134,7 +162,7 @@ class StreamReader:
         that was deposed: so what was saved last of each shard must be here too.
         """
         now_ms = await self._now_ms()
-        epochs, nothing = await self._stream.epochs(), Progress()
+        epochs, nothing = _epochs(await self._stream.states()), Progress()
         shards = epochs.keys() | progress.keys()
         if any(epochs.get(shard, 0) != progress.get(shard, nothing).epoch for shard in shards):
             return 0
@@ -160,6 +188,21 @@ class StreamReader:
                 read_from[shard] = START
         return read_from
 
+    def _unproven(self, progress: Mapping[int, Progress], states: Mapping[int, ShardState]) -> dict[int, str]:
+        """Return where SQL is, of shards where that is not known to be an entry of this very stream.
+
+        In one epoch, too, it may be one of a primary that was deposed: then some of what its successor told
+        meanwhile may lie before that, by their clocks, and nobody would ever read it.
+        """
+        return {
+            shard: known.entry_id
+            for shard, known in progress.items()
+            if shard in states
+            and known.entry_id != START
+            and states[shard].epoch == known.epoch
+            and self._proven.get(shard) != (states[shard].run, known.entry_id)
+        }
+
     async def _read_behind(self, positions: Mapping[int, str]) -> tuple[Sequence[StreamEntry], bool]:
         """Read behind the positions, a little at a time; return the entries, and whether those are all."""
         entries: list[StreamEntry] = []
@@ -179,6 +222,15 @@ class StreamReader:
             items += items_found
             if at_end or items >= self._records_at_once:
                 return entries, at_end
+
+
+def _epochs(states: Mapping[int, ShardState]) -> dict[int, int]:
+    return {shard: state.epoch for shard, state in states.items()}
+
+
+def _is_past(entry_id: str, now_ms: int) -> bool:
+    """Whether no new entry can have this id, nor a smaller one."""
+    return int(entry_id.split("-")[0]) < now_ms
 
 
 def _was_saved_last(entry: StreamEntry, progress: Progress) -> bool:

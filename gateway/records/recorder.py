@@ -67,12 +67,19 @@ class RecorderStatus:
 class _Round(NamedTuple):
     """What one round did: how many records it saved, and whether those were all.
 
-    `stale` are shards whose engine is of an older epoch than SQL: nothing of theirs is saved.
+    `stale` are shards whose engine lacks what SQL has: nothing of theirs is saved. Those of `waiting` among
+    them have something to save.
     """
 
     records: int
     at_end: bool
     stale: frozenset[int]
+    waiting: frozenset[int]
+
+    @property
+    def is_last(self) -> bool:
+        """Whether there is no more that could be saved now."""
+        return self.at_end or (bool(self.stale) and not self.records)
 
 
 class Recorder:
@@ -80,7 +87,8 @@ class Recorder:
 
     `now_ms` asks for the billing clock. What is saved stays in the stream for `kept_ms`. `stuck_seconds` is
     how long an entry may wait before a recorder that stands by takes the one that should record it for stuck,
-    and does it itself.
+    and does it itself; and before a shard that lacks what SQL has is given a new epoch, so that it is built
+    anew from SQL and told again what it lacks.
     """
 
     def __init__(
@@ -112,6 +120,8 @@ class Recorder:
         self._trimmed_at = -math.inf
         self._first_waiting: tuple[int, str] | None = None
         self._first_waiting_since = 0.0
+        # Shards that lack what SQL has, how far that was, and since when: all as it was seen last.
+        self._stale: dict[int, tuple[Progress, float]] = {}
         self._waiting_entries = 0
         self._waiting_asked_at = -FRESH_SECONDS
         self._lag_ms = 0
@@ -162,10 +172,10 @@ class Recorder:
     async def _drain(self) -> int:
         records = 0
         done = await self._round(anew=True)
-        while not done.at_end:
+        while not done.is_last:
             records += done.records
             done = await self._round()
-        _require_current(done.stale)
+        await self._require_current(done)
         return records + done.records
 
     async def saved_numbers(self) -> Mapping[int, int]:
@@ -206,8 +216,8 @@ class Recorder:
             await self._stand_by()
             return
         done = await self._round()
-        if done.at_end:
-            _require_current(done.stale)
+        if done.is_last:
+            await self._require_current(done)
             with anyio.move_on_after(IDLE_SECONDS):
                 await self._woken.wait()
             self._woken.clear()
@@ -251,13 +261,14 @@ class Recorder:
                 records = saved.records
                 progress |= saved.progress
                 if saved.refused:
-                    return _Round(records, at_end=False, stale=batch.stale)  # and ask SQL again
+                    # And ask SQL again.
+                    return _Round(records, at_end=False, stale=batch.stale, waiting=batch.waiting)
             await self._trim(batch, progress)
             if batch.at_end and not batch.stale:
                 self._as_of_ms = max(self._as_of_ms, batch.now_ms)
             self._progress = self._known = progress
             await self._count_waiting(progress, at_end=batch.at_end)
-            return _Round(records, batch.at_end, batch.stale)
+            return _Round(records, batch.at_end, batch.stale, batch.waiting)
 
     async def _save_and_read_on(self, batch: Batch, progress: Mapping[int, Progress]) -> Saved:
         """Save a batch; meanwhile read the next one, if there is more."""
@@ -294,13 +305,35 @@ class Recorder:
         current = {
             shard: each.entry_id
             for shard, each in progress.items()
-            if each.epoch == batch.epochs.get(shard, 0)
+            if each.epoch == batch.epochs.get(shard, 0) and shard not in batch.stale
         }
         if now - self._trimmed_at >= TRIM_SECONDS:
             self._trimmed_at = now
             await self._stream.trim(current, self._kept_ms)
         elif not self._kept_ms:
             await self._stream.trim({s: current[s] for s in batch.news if s in current}, 0)
+
+    async def _require_current(self, done: _Round) -> None:
+        """Raise EngineUnavailable if shards lack what SQL has.
+
+        They may be those of a primary that was deposed, in whose place another is at work: then SQL goes on.
+        Where it does not though there is something to save, nobody else will see to it.
+        """
+        now, known = time.monotonic(), self._known or {}
+        before, self._stale = self._stale, {}
+        for shard in done.waiting & known.keys():
+            saved, since = before.get(shard, (known[shard], now))
+            self._stale[shard] = (known[shard], since if saved == known[shard] else now)
+        lasting = {
+            s: saved for s, (saved, since) in self._stale.items() if now - since >= self._stuck_seconds
+        }
+        if lasting:
+            log.warning("records.shards_renewed", shards=len(lasting))
+            await self._stream.renew(lasting)
+        if done.stale:
+            raise EngineUnavailable(
+                f"The engine lacks records that SQL has, in {len(done.stale)} shards: its data is older."
+            )
 
     def _observe(self, lag_ms: int) -> None:
         self._lag_ms = lag_ms
@@ -327,13 +360,6 @@ class Recorder:
             return max(known)
         # A simulated clock can be set back before there are accounts: what was known then says nothing now.
         return max((each for each in known if each <= now_ms), default=0)
-
-
-def _require_current(stale: frozenset[int]) -> None:
-    if stale:
-        raise EngineUnavailable(
-            f"The engine has gone back to data that is older than what SQL has, in {len(stale)} shards."
-        )
 
 
 async def _save(connection: AsyncConnection, batch: Batch) -> Saved:

@@ -82,6 +82,22 @@ async def test_the_last_entry_up_to_a_position_is_found(accounts: LiveAccounts) 
     assert await stream.last_up_to({0: "0-0"}) == {}
 
 
+async def test_a_shard_that_lacks_what_sql_has_gets_an_epoch_and_numbers_above_that(
+    accounts: LiveAccounts,
+) -> None:
+    """R26: so that SQL takes what is told in it, and nothing of the one before."""
+    stream, shard = accounts.pool.records, accounts.pool.shard_of("acme")
+    before = await stream.states()
+    in_sql = Progress("1-1", before[shard].epoch + HOUR_MS, 1_000)
+    await stream.renew({shard: in_sql})
+    after = await stream.states()
+    assert after[shard].epoch > in_sql.epoch
+    assert {s for s in before if before[s] != after[s]} == {shard}
+    await call(accounts, "acme", "c-1")
+    last = [entry for entry in await everything(stream) if entry.shard == shard][-1]
+    assert last.first_number > in_sql.record_number
+
+
 async def test_only_what_is_saved_and_old_enough_is_deleted(accounts: LiveAccounts) -> None:
     stream = accounts.pool.records
     await call(accounts, "acme", "c-1")

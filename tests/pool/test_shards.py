@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import date
 
@@ -10,11 +10,12 @@ import pytest
 
 from gateway.domain.asks import AccountConfig, Start
 from gateway.domain.calls import CycleOpened
-from gateway.domain.errors import InvalidField, StartRefused
+from gateway.domain.errors import DatabaseUnavailable, InvalidField, StartRefused
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
 from gateway.pool.engine import connect
 from gateway.pool.live_pool import LivePool
+from gateway.pool.shards import Shards
 from tests.support.engines import EngineServer
 from tests.support.pools import LiveAccounts, live_accounts
 
@@ -53,6 +54,38 @@ async def test_a_new_simulated_clock_stands_still_whoever_looked_for_alarms_befo
         assert next_ms == 0
         await pool.open()
         assert (await pool.clock()).speed == 0
+    finally:
+        await client.close()
+
+
+async def test_what_was_compared_while_sql_was_away_is_compared_once_it_is_back(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    """R26: SQL may have what the engine lacks, and nobody would find out before the next restart."""
+    failure: DatabaseUnavailable | None = DatabaseUnavailable()
+    in_sql = {0: 1_000}
+
+    async def saved_numbers() -> Mapping[int, int]:
+        if failure is not None:
+            raise failure
+        return in_sql
+
+    heard: list[Mapping[int, bool]] = []
+    client = connect(engine.url)
+    try:
+        shards = Shards(client, accounts.keys, Policy(), simulate=True, saved_numbers=saved_numbers)
+        shards.on_new_epoch(heard.append)
+        await shards.open()
+        with pytest.raises(DatabaseUnavailable):
+            await shards.confirm_blind()
+        assert heard == []
+        failure = None
+        for _ in range(2):
+            await shards.confirm_blind()
+            assert heard == [{0: True}]
+        in_sql = {0: 2_000}
+        await shards.confirm_blind()
+        assert heard == [{0: True}], "that is for others to find: all this one has was compared"
     finally:
         await client.close()
 

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
 from gateway.domain.errors import EngineUnavailable
 from gateway.domain.policy import Policy
+from gateway.pool.shards import ShardState
 from gateway.records.database import Database
 from gateway.records.ingest import Item, Notice, Progress
 from gateway.records.plans import PlanFields
@@ -109,13 +110,14 @@ class MemoryStream:
     """A records stream as Redis has it, in memory, which can be made to fail.
 
     It has a clock too, in place of the billing clock and the engine's: `at_ms`, which stands still.
-    `shard_epochs` are its shards' epochs; all are 0 at first.
+    `shard_epochs` are its shards' epochs; all are 0 at first. `run` is which process of an engine it is.
     """
 
     def __init__(self) -> None:
         self.at_ms = NOW_MS
         self.away = False
         self.reads = 0
+        self.run = 1
         self.shard_epochs: dict[int, int] = {}
         self._shards: dict[int, list[Entry]] = {}
         self._numbers: dict[int, int] = {}
@@ -128,13 +130,18 @@ class MemoryStream:
         self._next_id += 1
         number = self._numbers.get(shard, 0)
         self._numbers[shard] = number + len(items)
-        entry = Entry(shard, f"{NOW_MS}-{self._next_id}", items, number, notices)
+        entry = Entry(shard, f"{self.at_ms}-{self._next_id}", items, number, notices)
         self._shards.setdefault(shard, []).append(entry)
         return entry
 
     def put_back(self, entry: Entry) -> None:
         """Have an entry again that was trimmed, as after a failover."""
         self._shards[entry.shard] = sorted([*self._shards[entry.shard], entry], key=_order)
+
+    def take_away(self, entry: Entry) -> None:
+        """Lose an entry, and have its number again."""
+        self._shards[entry.shard].remove(entry)
+        self._numbers[entry.shard] -= len(entry.items)
 
     async def now_ms(self) -> int:
         """Tell the time."""
@@ -151,10 +158,16 @@ class MemoryStream:
             for entry in [each for each in entries if _order(each) > _id(positions.get(shard, "0-0"))][:limit]
         ]
 
-    async def epochs(self) -> Mapping[int, int]:
+    async def states(self) -> Mapping[int, ShardState]:
         """Do as `RecordStream` says."""
         self._check()
-        return dict(self.shard_epochs)
+        shards = self._shards.keys() | self.shard_epochs.keys()
+        return {shard: ShardState(self.shard_epochs.get(shard, 0), self.run) for shard in shards}
+
+    async def renew(self, saved: Mapping[int, Progress]) -> None:
+        """Do as `RecordStream` says."""
+        self._check()
+        self.shard_epochs |= {shard: each.epoch + 1 for shard, each in saved.items()}
 
     async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, Entry]:
         """Do as `RecordStream` says."""

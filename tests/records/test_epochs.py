@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 
 import pytest
 
@@ -176,8 +177,8 @@ async def test_what_is_saved_is_kept_for_its_time_and_then_deleted(
 ) -> None:
     stream.add(a_record("c-1"))
     await recorder.drain()
-    stream.at_ms += HOUR_MS
     stream.add(a_record("c-2"), shard=1)
+    stream.at_ms += HOUR_MS
     await recorder.drain()
     assert stream.kept == 2
     assert recorder.status().waiting_entries == 0
@@ -253,3 +254,70 @@ async def test_items_that_sql_never_saw_are_told_of(
 
     assert saved.missing == {0: 2}
     assert saved.records == 2
+
+
+async def test_what_was_saved_of_a_deposed_primary_hides_nothing_that_its_successor_told_before(
+    database: Database, recorder: Recorder, stream: MemoryStream
+) -> None:
+    """R26: both go by one epoch, as nobody has found yet what was lost."""
+    stream.shard_epochs[0] = 1
+    stream.add(a_record("c-1"))
+    await recorder.drain()
+    deposed = deepcopy(stream)
+    stream.run += 1
+    stream.at_ms += 10
+    stream.add(a_record("told-by-the-successor"))
+    deposed.at_ms += 20
+    deposed.add(a_record("lost"))
+    await Recorder(database, deposed, deposed.now_ms).drain()
+
+    stream.at_ms += 20
+    stream.add(a_record("c-2"))
+    with pytest.raises(EngineUnavailable):
+        await recorder.drain()
+    assert stream.shard_epochs == {0: 1}, "it may be this one that was deposed"
+    recorder = Recorder(database, stream, stream.now_ms, stuck_seconds=0)
+    with pytest.raises(EngineUnavailable):
+        await recorder.drain()
+    assert stream.shard_epochs == {0: 2}, "nobody else goes on here"
+    await recorder.drain()
+    assert await call_ids(database) == ["c-1", "c-2", "lost", "told-by-the-successor"]
+
+
+async def test_what_its_successor_tells_later_by_a_slower_clock_is_not_hidden_either(
+    database: Database, recorder: Recorder, stream: MemoryStream
+) -> None:
+    """R26: it had nothing yet when it was first looked for what was saved last."""
+    stream.shard_epochs[0] = 1
+    stream.at_ms += 20
+    lost = stream.add(a_record("lost"))
+    await recorder.drain()
+    stream.take_away(lost)
+    stream.run += 1
+    stream.at_ms -= 10
+    await recorder.drain()
+    stream.add(a_record("c-1"))
+    with pytest.raises(EngineUnavailable):
+        await recorder.drain()
+    assert await call_ids(database) == ["lost"]
+
+
+async def test_a_deposed_primary_gets_no_epoch_while_its_successor_is_recorded(
+    database: Database, recorder: Recorder, stream: MemoryStream
+) -> None:
+    """R26."""
+    stream.shard_epochs[0] = 1
+    stream.add(a_record("c-1"))
+    await recorder.drain()
+    deposed = deepcopy(stream)
+    at_the_old_one = Recorder(database, deposed, deposed.now_ms, stuck_seconds=0.05)
+    for call_id in ("c-2", "c-3", "c-4"):
+        deposed.at_ms += 20
+        deposed.add(a_record(f"lost-{call_id}"))
+        stream.at_ms += 10
+        stream.add(a_record(call_id))
+        await recorder.drain()
+        with pytest.raises(EngineUnavailable):
+            await at_the_old_one.drain()
+        await asyncio.sleep(0.06)
+    assert deposed.shard_epochs == {0: 1}

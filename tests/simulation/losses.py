@@ -31,7 +31,7 @@ from gateway.pool.operations import Operation, section_arguments
 from gateway.pool.packed import is_in_progress, unpack_call_in_progress, unpack_items, unpack_policy
 from gateway.pool.record_stream import START
 from gateway.pool.scripts import script
-from gateway.pool.shards import Shards
+from gateway.pool.shards import Shards, ShardState
 from gateway.records.ingest import Progress
 from gateway.records.reading import StreamReader
 from tests.simulation.engine import (
@@ -114,10 +114,10 @@ class Stream:
     def __init__(self, history: LossyHistory) -> None:
         self._history = history
 
-    async def epochs(self) -> Mapping[int, int]:
+    async def states(self) -> Mapping[int, ShardState]:
         """The shard's, if it is there."""
         (found,) = self._history.run_step("clock_read", META, ())
-        return {0: found[4]} if found else {}
+        return {0: ShardState(*found[4:6])} if found else {}
 
     async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, Entry]:
         """The last entry that is not behind that position."""
