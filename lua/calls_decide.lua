@@ -12,7 +12,7 @@
 --          C* start from a channel: the same, and "c/<channel>"
 --          D* start to an invalid destination: the same as C, the channel '' for none
 --          E* emergency start, which names two calls, the second by its fresh id: "<staff>/<device>|<channel>|<to>",
---             admitted at (ms; '' now)
+--             admitted at (ms; '' now), the start of the cycle that this is in (ms; '' not known)
 --          A* answered: "<staff>/<device>|" of the asker ('' the administrator), how long ago (ms)
 --          X* end, now: the asker
 --          Y* end: the same as A, and what SQL has of the call: its value ('' nothing)
@@ -53,7 +53,7 @@
 -- @include settle
 -- @include resume
 
-local ARGUMENTS = { S = 3, C = 4, D = 4, E = 3, F = 3, A = 3, a = 3, X = 2, x = 2, Y = 4, y = 4, R = 3, r = 3, P = 0, p = 0,
+local ARGUMENTS = { S = 3, C = 4, D = 4, E = 4, F = 4, A = 3, a = 3, X = 2, x = 2, Y = 4, y = 4, R = 3, r = 3, P = 0, p = 0,
   T = 3, t = 3 }
 
 local START = 83 -- S
@@ -95,9 +95,10 @@ local function carry_out(a, letter, i)
     end_call(a, field, blob, ARGV[i + 1], tonumber(ARGV[i + 2]), connection, ARGV[i + 3])
     return i + 4
   elseif letter == EMERGENCY or letter == EMERGENCY_WITHOUT_POOL then
-    start_emergency(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i + 1], ARGV[i + 2], connection)
+    start_emergency(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3],
+      connection)
     call_at, value_at = call_at + 1, value_at + 1
-    return i + 3
+    return i + 4
   elseif letter == RESUME or letter == RESUME + LOWER then
     resume(a, field, blob, ARGV[i + 1], connection, ARGV[i + 2])
     return i + 3

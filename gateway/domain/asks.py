@@ -29,6 +29,8 @@ class Start:
     `fresh_call_id` is the id that an emergency is recorded under if its own is taken (R30), "" for any other
     call; a repeated ask with the same one is a replay. `admitted_at_ms` is when, by the gateway's clock, an
     emergency was let through that could not be told of then, because the engine was away; else None.
+    `cycle_start_ms` is the start of the cycle that this instant is in (R20), None where it is not known: then
+    it counts as one of the running cycle.
     """
 
     account: str
@@ -42,6 +44,7 @@ class Start:
     fresh_call_id: str = ""
     admitted_at_ms: int | None = None
     connection: int = 0
+    cycle_start_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

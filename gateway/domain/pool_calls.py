@@ -150,7 +150,9 @@ class PoolCalls(PoolMinutes):
         if told_at_ms is None:
             self._vouch(call.call_id, ask.connection, real_ms)
         elif told_at_ms < call.admitted_at_ms and not call.revision:
-            call = self._calls[call.call_id] = replace(call, admitted_at_ms=told_at_ms)
+            cycle_start_ms = self._cycle_start_ms(ask, told_at_ms)
+            call = replace(call, admitted_at_ms=told_at_ms, cycle_start_ms=cycle_start_ms)
+            self._calls[call.call_id] = call
             self._changed(now_ms)
         return call
 
@@ -165,7 +167,7 @@ class PoolCalls(PoolMinutes):
             to=ask.to,
             admitted_at_ms=admitted_at_ms,
             answered_at_ms=None,
-            cycle_start_ms=self._cycle_start_ms(admitted_at_ms),
+            cycle_start_ms=self._cycle_start_ms(ask, admitted_at_ms),
             emergency=ask.emergency,
             counts=not ask.emergency,
             admitted_offline=ask.admitted_at_ms is not None,
@@ -179,10 +181,11 @@ class PoolCalls(PoolMinutes):
         self._changed(now_ms)
         return self._admitted(call, now_ms, replayed=False)
 
-    def _cycle_start_ms(self, at_ms: int) -> int:
+    def _cycle_start_ms(self, ask: Start, admitted_at_ms: int) -> int:
         """R20: the cycle of an emergency that is told of late may be over."""
-        began = [cycle.cycle_start_ms for cycle in self.cycles if cycle.cycle_start_ms <= at_ms]
-        return max(began, default=self.cycles[0].cycle_start_ms)
+        if admitted_at_ms >= self.cycle.start_ms or ask.cycle_start_ms is None:
+            return self.cycle.start_ms
+        return ask.cycle_start_ms
 
     def _admitted(self, call: CallInProgress | CallRecord, now_ms: int, *, replayed: bool) -> Admitted:
         return Admitted(

@@ -94,9 +94,9 @@ class Operation:
             if ask.emergency:
                 self.deadline = now + EMERGENCY_DEADLINE_SECONDS
                 self.letter = "E"
-                told_at = "" if ask.admitted_at_ms is None else str(ask.admitted_at_ms)
+                told = ["" if ms is None else str(ms) for ms in (ask.admitted_at_ms, ask.cycle_start_ms)]
                 self.calls += (f"{ask.account}/{ask.fresh_call_id}",)
-                self.arguments = (str(ask.connection), payload, told_at)
+                self.arguments = (str(ask.connection), payload, *told)
             else:
                 self.members = (f"s/{ask.staff}", f"c/{ask.channel}") if ask.channel else (f"s/{ask.staff}",)
                 self.arguments = (str(ask.connection), payload, *self.members)

@@ -24,7 +24,7 @@ from gateway import metrics, turns
 from gateway.domain.answers import Admitted, Answer, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, Ask, End, Resume, Start
 from gateway.domain.calls import CallInProgress
-from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailable, EngineUnavailable
+from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailable, EngineUnavailable, NotFound
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -243,7 +243,15 @@ class Journal:
             emergency=True,
             fresh_call_id=start.fresh_call_id,
             admitted_at_ms=start.at_ms,
+            cycle_start_ms=await self._cycle_start_if_known(start),
         )
+
+    async def _cycle_start_if_known(self, start: Entry) -> int | None:
+        # An emergency waits for nothing, nor does it need an account (R30).
+        try:
+            return await self._cycle_start_ms(start.account, start.at_ms)
+        except (DatabaseUnavailable, NotFound):
+            return None
 
     async def _write(self, *entries: Entry, of: Entry | None = None) -> None:
         async with self._writing:

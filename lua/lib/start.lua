@@ -55,11 +55,16 @@ local function start(a, field, blob, payload, staff, channel, is_destination, co
   return answer_start(ADMITTED, a.now_ms, remaining(a), a.cycle_start_ms)
 end
 
+-- R20: the cycle of an emergency that is told of late may be over. Where it is not known, it counts as the running one's.
+local function cycle_of_told(a, admitted_at_ms, cycle_start)
+  return admitted_at_ms < a.cycle_start_ms and tonumber(cycle_start) or a.cycle_start_ms
+end
+
 -- `is_told`: it was admitted without the engine, and whether it goes on is not known.
-local function admit_emergency(a, field, payload, admitted_at_ms, connection, is_told)
+local function admit_emergency(a, field, payload, admitted_at_ms, cycle_start_ms, connection, is_told)
   local p = a.p
   write_start(field, pack(IN_PROGRESS_HEAD, IN_PROGRESS, 1, is_told and 1 or 0, is_told and 1 or 0, 0, admitted_at_ms, 0,
-    a.cycle_start_ms, real_now_ms + lease_ms + grace_ms, is_told and admitted_at_ms or real_now_ms, connection) .. payload,
+    cycle_start_ms, real_now_ms + lease_ms + grace_ms, is_told and admitted_at_ms or real_now_ms, connection) .. payload,
     text(EMERGENCY_BASE + admitted_at_ms))
   if p then p.emergencies = p.emergencies + 1 end
   pool_changed(a)
@@ -76,15 +81,15 @@ end
 
 -- The engine has carried out after all, and too late, what a gateway then admitted without it: its caller was told this
 -- instant.
-local function admit_as_told(a, field, c, payload, told_at_ms)
-  c.admitted_at_ms = told_at_ms
+local function admit_as_told(a, field, c, payload, told_at_ms, cycle_start)
+  c.admitted_at_ms, c.cycle_start_ms = told_at_ms, cycle_of_told(a, told_at_ms, cycle_start)
   write_call(field, encode_call(c, payload))
   write_order(field, text(EMERGENCY_BASE + told_at_ms))
   pool_changed(a)
 end
 
 -- R30: admitted whatever there is. Only an id that names another call makes it go by the fresh one.
-local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload, told_at, connection)
+local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload, told_at, cycle_start, connection)
   local told_at_ms, is_fresh, known_blob = tonumber(told_at), 0, blob
   local before = told_before(blob, payload, told_at_ms)
   if not before and blob and is_remembered(blob, a.now_ms, memory_ms) then
@@ -97,14 +102,15 @@ local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload,
       replay(a, field, known_blob, payload, before, connection)
     else
       if told_at_ms and told_at_ms < before.admitted_at_ms and before.revision == 0 then
-        admit_as_told(a, field, before, payload, told_at_ms)
+        admit_as_told(a, field, before, payload, told_at_ms, cycle_start)
       end
       answer_start(REPLAYED, before.admitted_at_ms, remaining(a), before.cycle_start_ms)
     end
   else
     local admitted_at_ms = min(told_at_ms or a.now_ms, a.now_ms)
-    admit_emergency(a, field, payload, admitted_at_ms, connection, told_at_ms)
-    answer_start(ADMITTED, admitted_at_ms, remaining(a), a.cycle_start_ms)
+    local cycle_start_ms = cycle_of_told(a, admitted_at_ms, cycle_start)
+    admit_emergency(a, field, payload, admitted_at_ms, cycle_start_ms, connection, told_at_ms)
+    answer_start(ADMITTED, admitted_at_ms, remaining(a), cycle_start_ms)
   end
   return answer_code(is_fresh)
 end

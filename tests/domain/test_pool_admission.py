@@ -259,7 +259,11 @@ def test_an_emergency_that_its_end_overtook_is_admitted_all_the_same() -> None:
 def test_an_emergency_let_through_without_the_engine_is_recorded_at_its_own_instant() -> None:
     """R30, R20."""
     pool = a_pool()
-    ask = Start(ACCOUNT, *ANA, "e-1", "112", None, True, True, "fresh", admitted_at_ms=CYCLE_END - MINUTE)
+    ask = Start(
+        *(ACCOUNT, *ANA, "e-1", "112", None, True, True, "fresh"),
+        admitted_at_ms=CYCLE_END - MINUTE,
+        cycle_start_ms=T0,
+    )
     told = pool.start(ask, CYCLE_END + MINUTE)
     assert isinstance(told, Admitted)
     assert (told.call_id, told.admitted_at_ms, told.replayed) == ("e-1", CYCLE_END - MINUTE, False)

@@ -225,13 +225,13 @@ async def test_an_emergency_is_as_old_as_its_caller_was_told_though_the_engine_a
     assert (await accounts.pool.read("acme")).calls_in_progress == 0
 
 
-@pytest.mark.xfail(reason="a pool knows no cycle but the running one", strict=True)
 async def test_an_emergency_that_is_told_of_late_belongs_to_the_cycle_it_was_admitted_in(
     accounts: LiveAccounts,
 ) -> None:
     """R20."""
     await accounts.at(CYCLE_END + MINUTE)
-    await accounts.pool.ask(emergency("c-1", "fresh-1", CYCLE_END - MINUTE))
+    told = emergency("c-1", "fresh-1", CYCLE_END - MINUTE)
+    assert (await admitted(accounts, replace(told, cycle_start_ms=T0))).cycle_start_ms == T0
     await accounts.pool.ask(End("acme", "c-1"))
     record = (await accounts.recorded())[-1]
     assert isinstance(record, CallRecord)

@@ -210,12 +210,12 @@ class AnyAccounts(RuleBasedStateMachine):
                 destination_valid=is_valid,
                 connection=saying.connection,
             )
-        told_at_ms = (
-            max(now_ms - saying.ago_ms, model.read(now_ms).cycle.start_ms) if saying.is_late else None
-        )
+        told_at_ms = max(now_ms - saying.ago_ms, model.cycles[0].cycle_start_ms) if saying.is_late else None
+        began = [each.cycle_start_ms for each in model.cycles if each.cycle_start_ms <= (told_at_ms or 0)]
         emergency = Start(
             *(account, *device, call_id, "112", channel, True, True, fresh_id, told_at_ms),
             connection=saying.connection,
+            cycle_start_ms=began[-1] if began else None,
         )
         call = model._calls.get(fresh_id)
         if saying.is_again and call and (call.staff, call.device, call.channel) == (*device, channel):
