@@ -109,12 +109,38 @@ async def _restores(fleet: Fleet, devices: int, count: int, copy: Path) -> None:
         await fleet.check(load)
 
 
+async def _postgresql_restores(fleet: Fleet, postgres: PostgresServer, devices: int, count: int) -> None:
+    """Gateways go on meanwhile: with what they know of how far SQL was."""
+    async with at_work(fleet, devices, Habits(longest_seconds=2), SEED) as load:
+        for _ in times(count):
+            await asyncio.to_thread(postgres.copy)
+            await goes_on(load, devices)
+            await asyncio.to_thread(postgres.restore)
+            await goes_on(load, devices)
+        await fleet.check(load)
+
+
 @pytest.mark.soak
 async def test_sql_is_restored_from_an_older_copy(
     make_fleet: MakeFleet, durable: EngineServer, tmp_path: Path
 ) -> None:
     """The engine keeps records for some hours after they were saved, and fills it again."""
     await _restores(make_fleet(1, durable), 40, 1, tmp_path / "copy")
+
+
+@pytest.mark.slow
+async def test_postgresql_is_restored_from_an_older_copy_under_its_gateways(
+    make_fleet: MakeFleet, durable: EngineServer, own_postgres: PostgresServer
+) -> None:
+    await _postgresql_restores(_fleet(make_fleet, durable, own_postgres), own_postgres, 40, 1)
+
+
+@pytest.mark.soak
+async def test_postgresql_is_restored_many_times(
+    make_fleet: MakeFleet, durable: EngineServer, own_postgres: PostgresServer
+) -> None:
+    fleet = _fleet(make_fleet, durable, own_postgres)
+    await _postgresql_restores(fleet, own_postgres, DEVICES or 100, RESTORES)
 
 
 @pytest.mark.soak

@@ -39,6 +39,7 @@ class PostgresServer:
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="cg-pg-"))
         self.data = self.directory / "data"
+        self._copy = self.directory / "copy"
         self._owner = "nobody" if os.geteuid() == 0 else None
         self._process: subprocess.Popen[bytes] | None = None
         self._numbers = itertools.count(1)
@@ -81,6 +82,20 @@ class PostgresServer:
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(how)
             self._process.wait(30)
+
+    def copy(self) -> None:
+        """Stop it, copy its data, and start it again."""
+        self.stop()
+        shutil.rmtree(self._copy, ignore_errors=True)
+        subprocess.run(["cp", "-a", self.data, self._copy], check=True)
+        self.start()
+
+    def restore(self) -> None:
+        """Stop it, put the copy in the place of its data, and start it again."""
+        self.stop()
+        shutil.rmtree(self.data)
+        subprocess.run(["cp", "-a", self._copy, self.data], check=True)
+        self.start()
 
     def discard(self) -> None:
         """Stop it and remove its directory."""
