@@ -39,7 +39,7 @@ end
 -- Is anything missing that was seen there? Known from the numbers, without guessing: see lua/README.md, "meta".
 local function lacks(m, seen_run, seen_seq, seen_epoch, saved_number)
   if saved_number > m.records then return true end
-  if seen_epoch ~= m.epoch then return false end
+  if seen_epoch ~= m.epoch then return seen_epoch > m.epoch end
   if seen_run == run then return seen_seq > m.seq end
   return seen_run ~= m.run_before or seen_seq > m.run_seq
 end

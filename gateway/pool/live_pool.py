@@ -482,10 +482,10 @@ class LivePool:
         await self.read_many([account])
 
     async def _release_saved(self) -> None:
+        await self._shards.confirm_blind()
         if self._saved_before_ms is None or not len(self._kept):
             return
         saved_before_ms = await self._saved_before_ms()
-        await self._shards.confirm_blind()
         # Only if nothing was lost up to now is what SQL has got all that was answered before that.
         await self._shards.beat(self.lease_ms)
         if not self._kept.has_to_tell:

@@ -59,10 +59,11 @@ _NOTHING_SEEN: Final = Seen(0, 0, 0)
 
 
 class ShardState(NamedTuple):
-    """A shard's epoch, and the run of an engine that answers for it."""
+    """A shard's epoch, the run of an engine that answers for it, and what time it is there."""
 
     epoch: int
     run: int
+    engine_ms: int
 
 
 class Saved(Protocol):
@@ -118,6 +119,8 @@ class Shards:
         self._suspect: set[int] = set()
         # Compared while SQL could not be asked, which may have later records than they.
         self._blind: set[int] = set()
+        # Given a new epoch here, which is still to be heard of.
+        self._renewed: set[int] = set()
         # Runs that answered while another was the one compared last, by shard.
         self._strangers: dict[int, set[int]] = {}
         self._real: dict[int, tuple[int, float]] = {}
@@ -264,8 +267,9 @@ class Shards:
             known = [] if saved is None else [saved[shard] for shard in group]
             numbers = [str(number) for each in known for number in (each.epoch, each.record_number)]
             renewed += await script("shards_renew").run(
-                self._engine.client, self._metas(group), numbers or ["0", "0"] * len(group)
+                self._engine.client, self._metas(group), numbers or [""] * 2 * len(group)
             )
+        self._renewed |= (saved or {}).keys()
         return renewed
 
     async def states(self) -> dict[int, ShardState]:
@@ -273,7 +277,7 @@ class Shards:
         found: dict[int, ShardState] = {}
         for group in self._engine.split_shards(range(self._keys.shards)):
             said = await script("clock_read").run(self._engine.client, self._metas(group))
-            found |= {shard: ShardState(*each[4:6]) for shard, each in zip(group, said, strict=True) if each}
+            found |= {shard: ShardState(*each[4:7]) for shard, each in zip(group, said, strict=True) if each}
         return found
 
     async def clock(self) -> Clock:
@@ -424,7 +428,8 @@ class Shards:
             self._seen[shard] = Seen(run, seq, epoch)
             strangers = self._strangers.pop(shard, set()) - {run}
             if is_new or strangers or (before is not None and before.epoch != epoch):
-                changed[shard] = bool(is_new)
+                changed[shard] = bool(is_new) or shard in self._renewed
+                self._renewed.discard(shard)
         if changed:
             log.info("shards.new_epoch", shards=len(changed), found_out=sum(changed.values()))
             for listener in self._listeners:

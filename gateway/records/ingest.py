@@ -256,6 +256,7 @@ async def save_entries(
         if epoch < known.epoch or _order(saved[shard].entry_id) < _order(read_from.get(shard, START)):
             refused.add(shard)
     moved = {shard for shard in shards if saved[shard].entry_id != read_from.get(shard, START)}
+    refused |= {shard for shard in moved - refused if _is_elsewhere(saved[shard].entry_id, shard, entries)}
     batch = _Batch(wanted=await wanted_events(connection, time.time_ns() // 1_000_000))
     missing: dict[int, int] = {}
     for nth, entry in enumerate(entries):
@@ -389,6 +390,15 @@ def _dead_letter(rejected: _Rejected, now_ms: int) -> tuple[Any, ...]:
     # JSON in ASCII, and an error without NUL: the dead letters themselves are never refused.
     error = rejected.error.encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
     return entry.shard, entry.entry_id, rejected.index, json.dumps(body, default=repr), error, now_ms
+
+
+def _is_elsewhere(entry_id: str, shard: int, entries: Sequence[StreamEntry]) -> bool:
+    """Whether a position that another recorder came to is none in these entries, and not behind them all.
+
+    Then it is one of another engine's stream, and says nothing of what lies before it in this one.
+    """
+    ids = [entry.entry_id for entry in entries if entry.shard == shard]
+    return bool(ids) and entry_id not in ids and _order(entry_id) < _order(ids[-1])
 
 
 def _order(entry_id: str) -> tuple[int, int]:

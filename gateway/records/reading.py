@@ -34,6 +34,10 @@ class ShardState(Protocol):
     def run(self) -> int:
         """Which process of an engine answers: another one's entries need not be the same."""
 
+    @property
+    def engine_ms(self) -> int:
+        """What time it was there, by which entries have their ids."""
+
 
 class RecordStream(Protocol):
     """What ended and is not in SQL yet, by shard. Raises EngineUnavailable where it can't be asked."""
@@ -132,11 +136,15 @@ class StreamReader:
                 entries, at_end = await self._stream.read(read_from, a_shard, self._at_once), False
             unproven = self._unproven(progress, states)
             there = await self._stream.last_up_to(unproven) if unproven else {}
-            if not (entries or unproven) or await self._stream.states() == states:
+            if not (entries or unproven) or _same(states, await self._stream.states()):
                 break
         lacking = {shard for shard, each in progress.items() if epochs.get(shard, 0) < each.epoch}
-        lacking |= {shard for shard, last in there.items() if last.entry_id != unproven[shard]}
-        proven = {s: entry_id for s, entry_id in unproven.items() if s in there or _is_past(entry_id, now_ms)}
+        lacking |= {shard for shard, last in there.items() if not _is_saved(last, progress[shard])}
+        proven = {
+            shard: entry_id
+            for shard, entry_id in unproven.items()
+            if shard in there or _is_past(entry_id, states[shard].engine_ms)
+        }
         proven |= {entry.shard: entry.entry_id for entry in entries}
         self._proven |= {s: (states[s].run, proven[s]) for s in (proven.keys() & states.keys()) - lacking}
         with_entries = {entry.shard for entry in entries}
@@ -154,6 +162,10 @@ class StreamReader:
             stale=frozenset(lacking & (with_entries | {s for s in epochs if epochs[s]})),
             waiting=frozenset(lacking & with_entries),
         )
+
+    def is_proven(self, shard: int, entry_id: str) -> bool:
+        """Whether up to that entry its stream was found to be what SQL has, when it was read last."""
+        return shard in self._proven and self._proven[shard][1] == entry_id
 
     async def saved_before_ms(self, progress: Mapping[int, Progress]) -> int:
         """Return an instant before which all that this very engine settled is saved; 0 if there is none.
@@ -228,9 +240,21 @@ def _epochs(states: Mapping[int, ShardState]) -> dict[int, int]:
     return {shard: state.epoch for shard, state in states.items()}
 
 
-def _is_past(entry_id: str, now_ms: int) -> bool:
+def _same(states: Mapping[int, ShardState], others: Mapping[int, ShardState]) -> bool:
+    return {s: (each.epoch, each.run) for s, each in states.items()} == {
+        s: (each.epoch, each.run) for s, each in others.items()
+    }
+
+
+def _is_past(entry_id: str, engine_ms: int) -> bool:
     """Whether no new entry can have this id, nor a smaller one."""
-    return int(entry_id.split("-")[0]) < now_ms
+    return int(entry_id.split("-")[0]) < engine_ms
+
+
+def _is_saved(entry: StreamEntry, progress: Progress) -> bool:
+    """Whether this is the entry that was saved last; its numbers may have begun again below others."""
+    last_number = entry.first_number + len(entry.items) - 1
+    return entry.entry_id == progress.entry_id and last_number <= progress.record_number
 
 
 def _was_saved_last(entry: StreamEntry, progress: Progress) -> bool:

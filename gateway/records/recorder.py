@@ -38,6 +38,9 @@ writes a page of each index once for all records that fall on it."""
 IDLE_SECONDS: Final = 0.25
 STANDBY_SECONDS: Final = 2.0
 STUCK_SECONDS: Final = 15.0
+IDLE_TIMES: Final = 4
+"""So many times as long does a shard wait that lacks what SQL has, if it has nothing to save."""
+
 RETRY_SECONDS: Final = (0.1, 5.0)
 """The first wait after a failure, and the longest."""
 
@@ -65,12 +68,13 @@ class RecorderStatus:
 
 
 class _Round(NamedTuple):
-    """What one round did: how many records it saved, and whether those were all.
+    """What one round did: whether it saved anything, and how many records, and whether that was all.
 
     `stale` are shards whose engine lacks what SQL has: nothing of theirs is saved. Those of `waiting` among
     them have something to save.
     """
 
+    has_saved: bool
     records: int
     at_end: bool
     stale: frozenset[int]
@@ -79,7 +83,7 @@ class _Round(NamedTuple):
     @property
     def is_last(self) -> bool:
         """Whether there is no more that could be saved now."""
-        return self.at_end or (bool(self.stale) and not self.records)
+        return self.at_end or (bool(self.stale) and not self.has_saved)
 
 
 class Recorder:
@@ -108,7 +112,7 @@ class Recorder:
         self._stuck_seconds = stuck_seconds
         self._one_round = asyncio.Lock()
         self._one_drain = asyncio.Lock()
-        self._next_drain: asyncio.Task[int] | None = None
+        self._next_drain: asyncio.Task[_Round] | None = None
         self._woken = asyncio.Event()
         self._reader = StreamReader(stream, now_ms, self._records_at_once)
         self._ahead: Batch | None = None
@@ -150,33 +154,36 @@ class Recorder:
                     failures, self._failing = 0, None
                     turns.finished("recorder")
 
-    async def drain(self) -> int:
+    async def drain(self, shard: int | None = None) -> int:
         """Save everything that was in the stream when this was called; return how many records that were.
 
         SQL then has the epochs that the engine had: a recorder elsewhere that still holds entries of an older
-        one will be refused. So pools can be made from SQL. Raises DatabaseUnavailable or EngineUnavailable;
-        what was saved by then stays saved. All who ask before it begins share one: after a loss thousands of
-        pools are made at once.
+        one will be refused. So pools can be made from SQL: all of them, or those of a `shard`, when others
+        may lack what SQL has. Raises DatabaseUnavailable or EngineUnavailable; what was saved by then stays
+        saved. All who ask before it begins share one: after a loss thousands of pools are made at once.
         """
         if self._next_drain is None:
             self._next_drain = asyncio.create_task(self._drain_in_turn())
             # If it fails when nobody waits any more, nobody asks how it did.
             self._next_drain.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(self._next_drain)
+        done = await asyncio.shield(self._next_drain)
+        if done.stale if shard is None else shard in done.stale:
+            raise _older(done.stale)
+        return done.records
 
-    async def _drain_in_turn(self) -> int:
+    async def _drain_in_turn(self) -> _Round:
         async with self._one_drain:
             self._next_drain = None
             return await self._drain()
 
-    async def _drain(self) -> int:
+    async def _drain(self) -> _Round:
         records = 0
         done = await self._round(anew=True)
         while not done.is_last:
             records += done.records
             done = await self._round()
-        await self._require_current(done)
-        return records + done.records
+        await self._renew_lasting(done)
+        return done._replace(records=records + done.records)
 
     async def saved_numbers(self) -> Mapping[int, int]:
         """Return the highest number of an item of each shard that SQL has. Raises DatabaseUnavailable."""
@@ -217,7 +224,11 @@ class Recorder:
             return
         done = await self._round()
         if done.is_last:
-            await self._require_current(done)
+            await self._renew_lasting(done)
+            if done.stale:
+                # Another gateway may reach the engine that SQL has all this of.
+                await lock.release()
+                raise _older(done.stale)
             with anyio.move_on_after(IDLE_SECONDS):
                 await self._woken.wait()
             self._woken.clear()
@@ -262,13 +273,13 @@ class Recorder:
                 progress |= saved.progress
                 if saved.refused:
                     # And ask SQL again.
-                    return _Round(records, at_end=False, stale=batch.stale, waiting=batch.waiting)
+                    return _Round(True, records, False, batch.stale, batch.waiting)
             await self._trim(batch, progress)
             if batch.at_end and not batch.stale:
                 self._as_of_ms = max(self._as_of_ms, batch.now_ms)
             self._progress = self._known = progress
             await self._count_waiting(progress, at_end=batch.at_end)
-            return _Round(records, batch.at_end, batch.stale, batch.waiting)
+            return _Round(bool(batch.news), records, batch.at_end, batch.stale, batch.waiting)
 
     async def _save_and_read_on(self, batch: Batch, progress: Mapping[int, Progress]) -> Saved:
         """Save a batch; meanwhile read the next one, if there is more."""
@@ -305,7 +316,7 @@ class Recorder:
         current = {
             shard: each.entry_id
             for shard, each in progress.items()
-            if each.epoch == batch.epochs.get(shard, 0) and shard not in batch.stale
+            if each.epoch == batch.epochs.get(shard, 0) and self._reader.is_proven(shard, each.entry_id)
         }
         if now - self._trimmed_at >= TRIM_SECONDS:
             self._trimmed_at = now
@@ -313,27 +324,24 @@ class Recorder:
         elif not self._kept_ms:
             await self._stream.trim({s: current[s] for s in batch.news if s in current}, 0)
 
-    async def _require_current(self, done: _Round) -> None:
-        """Raise EngineUnavailable if shards lack what SQL has.
+    async def _renew_lasting(self, done: _Round) -> None:
+        """Give shards a new epoch that lack what SQL has, and that nobody else will see to.
 
-        They may be those of a primary that was deposed, in whose place another is at work: then SQL goes on.
-        Where it does not though there is something to save, nobody else will see to it.
+        They may be those of a primary that was deposed, in whose place another is at work: then SQL goes on,
+        where there are calls. So there is more patience with those that have nothing to save.
         """
         now, known = time.monotonic(), self._known or {}
         before, self._stale = self._stale, {}
-        for shard in done.waiting & known.keys():
+        for shard in done.stale & known.keys():
             saved, since = before.get(shard, (known[shard], now))
             self._stale[shard] = (known[shard], since if saved == known[shard] else now)
-        lasting = {
-            s: saved for s, (saved, since) in self._stale.items() if now - since >= self._stuck_seconds
+        patience = {
+            shard: self._stuck_seconds * (1 if shard in done.waiting else IDLE_TIMES) for shard in self._stale
         }
+        lasting = {s: saved for s, (saved, since) in self._stale.items() if now - since >= patience[s]}
         if lasting:
             log.warning("records.shards_renewed", shards=len(lasting))
             await self._stream.renew(lasting)
-        if done.stale:
-            raise EngineUnavailable(
-                f"The engine lacks records that SQL has, in {len(done.stale)} shards: its data is older."
-            )
 
     def _observe(self, lag_ms: int) -> None:
         self._lag_ms = lag_ms
@@ -378,6 +386,12 @@ def _report(saved: Saved) -> None:
     for shard, items in saved.missing.items():
         # Deleted from the stream before this database had them: it was restored from too old a copy.
         log.error("records.missing", shard=shard, items=items)
+
+
+def _older(stale: frozenset[int]) -> EngineUnavailable:
+    return EngineUnavailable(
+        f"The engine lacks records that SQL has, in {len(stale)} shards: its data is older."
+    )
 
 
 def _backoff(failures: int) -> float:

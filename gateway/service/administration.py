@@ -80,7 +80,7 @@ class Administration:
         if await self._records.configs.config(account, now_ms) is None:
             return None
         # What is settled and not yet saved would be missing from the sum of the records.
-        await self._recorder.drain()
+        await self._recorder.drain(self._pool.shard_of(account))
         return await self._records.configs.config(account, now_ms)
 
     async def catch_up(self) -> int:

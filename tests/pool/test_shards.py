@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 from datetime import date
+from typing import Any
 
 import pytest
 
@@ -86,6 +87,26 @@ async def test_what_was_compared_while_sql_was_away_is_compared_once_it_is_back(
         in_sql = {0: 2_000}
         await shards.confirm_blind()
         assert heard == [{0: True}], "that is for others to find: all this one has was compared"
+    finally:
+        await client.close()
+
+
+async def test_data_of_before_the_latest_epoch_is_found_out(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    """R26: of a restored copy, or of a primary that was deposed before."""
+    (meta, *_) = accounts.keys.of_shard(0)
+    client = connect(engine.url)
+    try:
+        shards = Shards(client, accounts.keys, Policy(), simulate=True)
+        await shards.open()
+        older: Any = engine.client.get(meta)
+        await shards.renew_epochs()
+        await shards.beat(10_000)
+        latest = (await shards.states())[0].epoch
+        engine.client.set(meta, older)
+        await shards.confirm([0])
+        assert (await shards.states())[0].epoch > latest
     finally:
         await client.close()
 

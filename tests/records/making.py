@@ -162,7 +162,7 @@ class MemoryStream:
         """Do as `RecordStream` says."""
         self._check()
         shards = self._shards.keys() | self.shard_epochs.keys()
-        return {shard: ShardState(self.shard_epochs.get(shard, 0), self.run) for shard in shards}
+        return {shard: ShardState(self.shard_epochs.get(shard, 0), self.run, self.at_ms) for shard in shards}
 
     async def renew(self, saved: Mapping[int, Progress]) -> None:
         """Do as `RecordStream` says."""

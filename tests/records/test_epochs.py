@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 from copy import deepcopy
 
 import pytest
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.errors import EngineUnavailable
 from gateway.records.database import Database
-from gateway.records.ingest import Progress, load_progress, save_entries
+from gateway.records.ingest import Progress, Saved, load_progress, save_entries
+from gateway.records.reading import StreamReader
 from gateway.records.recorder import Recorder
 from tests.records.making import NOW_MS, Entry, MemoryStream, a_record, execute, rows
 from tests.records.waiting import eventually
@@ -282,6 +284,82 @@ async def test_what_was_saved_of_a_deposed_primary_hides_nothing_that_its_succes
     assert stream.shard_epochs == {0: 2}, "nobody else goes on here"
     await recorder.drain()
     assert await call_ids(database) == ["c-1", "c-2", "lost", "told-by-the-successor"]
+
+
+async def test_what_is_saved_of_a_deposed_primary_meanwhile_hides_nothing_that_was_read_before(
+    database: Database, recorder: Recorder, stream: MemoryStream
+) -> None:
+    """R26: another recorder was first, but of another stream."""
+    stream.shard_epochs[0] = 1
+    stream.add(a_record("c-1"))
+    await recorder.drain()
+    known = await progress(database)
+    deposed = deepcopy(stream)
+    stream.run += 1
+    stream.add(a_record("c-2"))
+    deposed.at_ms += 10
+    deposed.add(a_record("lost"))
+    stream.at_ms += 20
+    stream.add(a_record("c-3"))
+    batch = await StreamReader(stream, stream.now_ms, 10).read(known)
+    await Recorder(database, deposed, deposed.now_ms).drain()
+
+    async def save(connection: AsyncConnection) -> Saved:
+        return await save_entries(connection, batch.entries, batch.read_from, batch.news, NOW_MS)
+
+    saved = await database.write(save)
+    assert saved.refused == {0}
+    assert await call_ids(database) == ["c-1", "lost"]
+
+
+async def test_a_shard_that_lacks_what_sql_has_holds_up_no_other(
+    database: Database, recorder: Recorder, stream: MemoryStream
+) -> None:
+    """It had nothing to save since: so it is given a new epoch after four times as long."""
+    stream.shard_epochs |= {0: 1, 1: 1}
+    stream.add(a_record("c-1"))
+    lost = stream.add(a_record("lost"))
+    await recorder.drain()
+    stream.take_away(lost)
+    stream.run += 1
+    stream.add(a_record("c-2"), shard=1)
+    recorder = Recorder(database, stream, stream.now_ms, stuck_seconds=0.05)
+    await recorder.drain(1)
+    assert await call_ids(database) == ["c-1", "c-2", "lost"]
+    for _ in range(2):
+        with pytest.raises(EngineUnavailable):
+            await recorder.drain(0)
+        await asyncio.sleep(0.06)
+    assert stream.shard_epochs == {0: 1, 1: 1}
+    await asyncio.sleep(0.15)
+    with pytest.raises(EngineUnavailable):
+        await recorder.drain()
+    assert stream.shard_epochs == {0: 2, 1: 1}
+    assert await recorder.drain() >= 0
+
+
+class LateStream(MemoryStream):
+    """One in which something ends just before it is trimmed, in another run than the first."""
+
+    async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
+        """Do as `RecordStream` says."""
+        if self.run > 1:
+            self.add(a_record("late"))
+        await super().trim(positions, kept_ms)
+
+
+async def test_what_may_be_unread_is_not_trimmed(database: Database) -> None:
+    """R26: where nothing is kept, and a successor's clock is slower than that of what was saved last."""
+    stream = LateStream()
+    stream.shard_epochs[0] = 1
+    stream.at_ms += 20
+    lost = stream.add(a_record("lost"))
+    await Recorder(database, stream, stream.now_ms, kept_ms=HOUR_MS).drain()
+    stream.take_away(lost)
+    stream.run += 1
+    stream.at_ms -= 10
+    await Recorder(database, stream, stream.now_ms).drain()
+    assert stream.kept == 1
 
 
 async def test_what_its_successor_tells_later_by_a_slower_clock_is_not_hidden_either(

@@ -117,7 +117,7 @@ class Stream:
     async def states(self) -> Mapping[int, ShardState]:
         """The shard's, if it is there."""
         (found,) = self._history.run_step("clock_read", META, ())
-        return {0: ShardState(*found[4:6])} if found else {}
+        return {0: ShardState(*found[4:7])} if found else {}
 
     async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, Entry]:
         """The last entry that is not behind that position."""
