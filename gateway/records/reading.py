@@ -180,7 +180,7 @@ class StreamReader:
             return 0
         saved = {shard: each.entry_id for shard, each in progress.items()}
         last = await self._stream.last_up_to(saved)
-        if not all(_was_saved_last(entry, progress[shard]) for shard, entry in last.items()):
+        if not all(_is_saved(entry, progress[shard]) for shard, entry in last.items()):
             return 0
         waiting = await self._stream.read(saved, 1, self._at_once)
         return min([now_ms, *map(_settled_from_ms, waiting)])

@@ -362,6 +362,21 @@ async def test_what_may_be_unread_is_not_trimmed(database: Database) -> None:
     assert stream.kept == 1
 
 
+async def test_answers_are_let_go_of_though_numbers_began_again_below_those_that_sql_has(
+    recorder: Recorder, stream: MemoryStream
+) -> None:
+    """R26: what a deposed primary told was saved after its successor had been compared."""
+    stream.shard_epochs[0] = 1
+    _, *lost = [stream.add(a_record(call_id)) for call_id in ("c-1", "c-2", "c-3")]
+    await recorder.drain()
+    for each in lost:
+        stream.take_away(each)
+    stream.shard_epochs[0] = 2
+    stream.add(a_record("c-4"))
+    await recorder.drain()
+    assert await recorder.saved_here_before_ms() == stream.at_ms
+
+
 async def test_what_its_successor_tells_later_by_a_slower_clock_is_not_hidden_either(
     database: Database, recorder: Recorder, stream: MemoryStream
 ) -> None:
