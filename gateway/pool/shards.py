@@ -273,11 +273,18 @@ class Shards:
         return renewed
 
     async def states(self) -> dict[int, ShardState]:
-        """Each shard that is there. Raises RedisError."""
+        """Each shard that is there. Raises RedisError.
+
+        What is read of its stream before this counts as seen: were it lost, this gateway would find out.
+        """
         found: dict[int, ShardState] = {}
         for group in self._engine.split_shards(range(self._keys.shards)):
             said = await script("clock_read").run(self._engine.client, self._metas(group))
-            found |= {shard: ShardState(*each[4:7]) for shard, each in zip(group, said, strict=True) if each}
+            for shard, each in zip(group, said, strict=True):
+                if each:
+                    epoch, run, engine_ms, seq = each[4:]
+                    found[shard] = ShardState(epoch, run, engine_ms)
+                    self.saw(shard, run, epoch, seq)
         return found
 
     async def clock(self) -> Clock:

@@ -111,6 +111,27 @@ async def test_data_of_before_the_latest_epoch_is_found_out(
         await client.close()
 
 
+async def test_what_was_read_of_a_stream_is_missed_when_it_is_lost(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    """R26: also what raised no number, and was no answer to this gateway."""
+    (meta, *_) = accounts.keys.of_shard(0)
+    client, other = connect(engine.url), connect(engine.url)
+    try:
+        shards, others = (Shards(each, accounts.keys, Policy(), simulate=True) for each in (client, other))
+        await shards.open()
+        older: Any = engine.client.get(meta)
+        await others.open()
+        await others.next_connection(0)
+        before = await shards.states()
+        engine.client.set(meta, older)
+        await shards.confirm([0])
+        assert (await shards.states())[0].epoch > before[0].epoch
+    finally:
+        await client.close()
+        await other.close()
+
+
 async def test_data_under_another_policy_is_not_opened(engine: EngineServer, accounts: LiveAccounts) -> None:
     await open_again(engine, Policy(), simulate=True)
     with pytest.raises(StartRefused, match=r"free 30 s.*free 6 s"):
