@@ -168,6 +168,7 @@ class Load:
             if call.elsewhere:
                 booked.elsewhere = True
                 continue
+            call.end()
             booked.ended_ms = now_ms()
             if call.in_doubt_since_ms is not None:
                 # R15: without a gateway for longer than the grace, it ends as of when it last had one.
@@ -194,7 +195,7 @@ class Load:
     async def _end(self, call: Call, booked: Booked) -> None:
         while True:
             try:
-                booked.settlement = await call.end()
+                booked.settlement = await call.end()  # as of when it was said first
             except CallgateError as error:
                 if error.code in ("no_answer", "engine_unavailable", "too_fast"):
                     continue
