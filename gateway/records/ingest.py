@@ -79,6 +79,10 @@ class Progress(NamedTuple):
     epoch: int = 0
     record_number: int = 0
 
+    def after(self, entry: StreamEntry) -> Progress:
+        """How far it will have come with the next entry; after a loss numbers may begin anew lower."""
+        return Progress(entry.entry_id, self.epoch, max(self.record_number, last_number(entry)))
+
 
 @dataclass(frozen=True, slots=True)
 class Saved:
@@ -270,8 +274,7 @@ async def save_entries(
         if is_known and entry.first_number > at.record_number + 1:
             missing[entry.shard] = missing.get(entry.shard, 0) + entry.first_number - at.record_number - 1
         batch.add(entry)
-        last = max(at.record_number, entry.first_number + len(entry.items) - 1)
-        saved[entry.shard] = Progress(entry.entry_id, at.epoch, last)
+        saved[entry.shard] = at.after(entry)
     batch.reopen()
     # Sorted, so that two recorders come to the same rows in the same order, and to no deadlock.
     records = [batch.records[key] for key in sorted(batch.records)]
@@ -390,6 +393,11 @@ def _dead_letter(rejected: _Rejected, now_ms: int) -> tuple[Any, ...]:
     # JSON in ASCII, and an error without NUL: the dead letters themselves are never refused.
     error = rejected.error.encode("ascii", "backslashreplace").decode().replace("\0", "\\0")
     return entry.shard, entry.entry_id, rejected.index, json.dumps(body, default=repr), error, now_ms
+
+
+def last_number(entry: StreamEntry) -> int:
+    """Return the number of an entry's last item; of one with none, of the last before it."""
+    return entry.first_number + len(entry.items) - 1
 
 
 def _is_elsewhere(entry_id: str, shard: int, entries: Sequence[StreamEntry]) -> bool:

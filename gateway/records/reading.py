@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol
 
 from gateway.domain.calls import CallRecord
-from gateway.records.ingest import START, Progress, StreamEntry
+from gateway.records.ingest import START, Progress, StreamEntry, last_number
 
 ITEMS_A_READ: Final = 1_000
 """About how many items are asked of the stream at once: reading them holds up all else the gateway does."""
@@ -96,12 +96,13 @@ class Batch:
         return max(0, self.now_ms - min(settled, default=self.now_ms))
 
     def progress_after(self, progress: Mapping[int, Progress]) -> dict[int, Progress]:
-        """Return how far SQL will have come once this is saved, but for the numbers of items."""
-        after = dict(progress)
+        """Return how far SQL will have come once this is saved."""
+        after, nothing = dict(progress), Progress()
         for shard, epoch in self.news.items():
-            after[shard] = Progress(self.read_from.get(shard, START), epoch)
+            number = progress.get(shard, nothing).record_number
+            after[shard] = Progress(self.read_from.get(shard, START), epoch, number)
         for entry in self.entries:
-            after[entry.shard] = after[entry.shard]._replace(entry_id=entry.entry_id)
+            after[entry.shard] = after[entry.shard].after(entry)
         return after
 
 
@@ -145,7 +146,8 @@ class StreamReader:
             for shard, entry_id in unproven.items()
             if shard in there or _is_past(entry_id, states[shard].engine_ms)
         }
-        proven |= {entry.shard: entry.entry_id for entry in entries}
+        if a_shard is None:
+            proven |= {entry.shard: entry.entry_id for entry in entries}
         self._proven |= {s: (states[s].run, proven[s]) for s in (proven.keys() & states.keys()) - lacking}
         with_entries = {entry.shard for entry in entries}
         news = {shard: epochs.get(shard, 0) for shard in with_entries - lacking}
@@ -253,13 +255,11 @@ def _is_past(entry_id: str, engine_ms: int) -> bool:
 
 def _is_saved(entry: StreamEntry, progress: Progress) -> bool:
     """Whether this is the entry that was saved last; its numbers may have begun again below others."""
-    last_number = entry.first_number + len(entry.items) - 1
-    return entry.entry_id == progress.entry_id and last_number <= progress.record_number
+    return entry.entry_id == progress.entry_id and last_number(entry) <= progress.record_number
 
 
 def _was_saved_last(entry: StreamEntry, progress: Progress) -> bool:
-    last_number = entry.first_number + len(entry.items) - 1
-    return (entry.entry_id, last_number) == (progress.entry_id, progress.record_number)
+    return (entry.entry_id, last_number(entry)) == (progress.entry_id, progress.record_number)
 
 
 def _settled_from_ms(entry: StreamEntry) -> int:

@@ -293,7 +293,7 @@ class Recorder:
             saved = await self._database.write(_save, batch)
             if ahead is not None:
                 following = await ahead
-                if all(saved.progress.get(s, Progress())[:2] == expected[s][:2] for s in batch.news):
+                if all(saved.progress.get(s) == expected[s] for s in batch.news):
                     self._ahead = following
             return saved
         finally:

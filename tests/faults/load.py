@@ -7,6 +7,7 @@ the engine's too: instants in them (ms) can be compared with those of call recor
 from __future__ import annotations
 
 import asyncio
+import gc
 import random
 import time
 from collections.abc import Iterable
@@ -31,6 +32,8 @@ TIMING = Timing(
     backoff_most_seconds=1.0,
 )
 _NOWHERE = "http://127.0.0.1:9"
+FREEZE_AT = 5_000
+"""After so many calls the garbage collector need not look through them any more: it took seconds."""
 
 
 def now_ms() -> float:
@@ -153,6 +156,8 @@ class Load:
                 return
             booked = Booked(account, device, f"{device}-{len(self.books.calls)}", now_ms())
             self.books.calls.append(booked)
+            if len(self.books.calls) % FREEZE_AT == 0:
+                gc.freeze()
             call = await self._started(phone, booked)
             if call is None:
                 await self._pause(0.2)
@@ -168,8 +173,8 @@ class Load:
             if call.elsewhere:
                 booked.elsewhere = True
                 continue
-            call.end()
             booked.ended_ms = now_ms()
+            call.end()
             if call.in_doubt_since_ms is not None:
                 # R15: without a gateway for longer than the grace, it ends as of when it last had one.
                 booked.ended_ms -= phone._clock.elapsed_ms() - call.in_doubt_since_ms

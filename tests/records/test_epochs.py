@@ -377,6 +377,20 @@ async def test_answers_are_let_go_of_though_numbers_began_again_below_those_that
     assert await recorder.saved_here_before_ms() == stream.at_ms
 
 
+async def test_a_look_from_behind_what_is_just_being_saved_spoils_nothing(stream: MemoryStream) -> None:
+    """The next entries are read while these are saved, and somebody asks meanwhile how far that is."""
+    stream.shard_epochs[0] = 1
+    for number in range(10):
+        stream.add(a_record(f"c-{number}"))
+    reader = StreamReader(stream, stream.now_ms, 2)
+    batch = await reader.read({})
+    assert not batch.at_end
+    assert (await reader.read({}, 1)).entries
+    following = await reader.read(batch.progress_after({}))
+    assert not following.stale
+    assert following.entries
+
+
 async def test_what_its_successor_tells_later_by_a_slower_clock_is_not_hidden_either(
     database: Database, recorder: Recorder, stream: MemoryStream
 ) -> None:

@@ -17,6 +17,8 @@ from tests.records.making import NOW_MS, MemoryStream, a_cycle, a_record, execut
 from tests.records.waiting import eventually
 from tests.support.waiting import wait_until
 
+HOUR_MS = 3_600_000
+
 
 @pytest.fixture
 def recorder(database: Database, stream: MemoryStream) -> Recorder:
@@ -384,6 +386,31 @@ async def test_what_another_gateway_saved_of_the_new_primary_says_nothing_of_the
     stream.at_ms += 10
     assert await old.as_of_ms() == NOW_MS, "by what SQL says, nothing waits behind it"
     assert await old.saved_here_before_ms() == 0
+
+
+async def test_a_recorder_whose_engine_lacks_what_sql_has_makes_way_for_another(
+    database: Database, stream: MemoryStream
+) -> None:
+    """R26: it asks a primary that was deposed, and had the lock before that."""
+    recorder = Recorder(database, stream, stream.now_ms, kept_ms=HOUR_MS)
+    stream.shard_epochs[0] = 1
+    stream.add(a_record("c-1"))
+    await recorder.drain()
+    deposed = deepcopy(stream)
+    stream.run += 1
+    stream.at_ms += 10
+    stream.add(a_record("c-2"))
+    await recorder.drain()
+    deposed.at_ms += 20
+    deposed.add(a_record("lost"))
+    old = Recorder(database, deposed, deposed.now_ms, kept_ms=HOUR_MS)
+    async with running(old):
+        await wait_until(lambda: old.status().failing is not None)
+        async with running(recorder):
+            await wait_until(lambda: recorder.status().recording)
+            stream.at_ms += 20
+            stream.add(a_record("c-3"))
+            await wait_until(lambda: saved(database, 3))
 
 
 async def test_the_lag_is_that_of_the_oldest_record_found_waiting(
