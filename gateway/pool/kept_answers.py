@@ -7,6 +7,7 @@ again when a shard has a new epoch (`gateway.pool.shards`). Telling twice is tel
 
 from __future__ import annotations
 
+import asyncio
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -28,6 +29,7 @@ log = structlog.get_logger(__name__)
 MOST_SETTLED: Final = 200_000
 """Settlements kept at most; SQL that is away for long leaves the oldest to the engine alone."""
 MOST_IN_PROGRESS: Final = 100_000
+RELEASED_AT_ONCE: Final = 1_000
 
 CLOCKS_APART_MS: Final = 1_000
 """How far this gateway's reckoning of the billing clock may be behind it."""
@@ -142,13 +144,20 @@ class KeptAnswers:
 
     # What is safe, and what was lost
 
-    def release(self, saved_before_ms: int) -> None:
-        """Let go of settlements made before an instant, as SQL has them all."""
+    async def release(self, saved_before_ms: int) -> None:
+        """Let go of settlements made before an instant, as SQL has them all.
+
+        When it was away for long that is many at once: others have their turn now and then.
+        """
+        released = 0
         while self._settled:
             key, value = next(iter(self._settled.items()))
             if max(unpack_end(value).settled_at_ms, self._told_ms.get(key, 0)) >= saved_before_ms:
                 break
             self._let_go(key)
+            released += 1
+            if released % RELEASED_AT_ONCE == 0:
+                await asyncio.sleep(0)
         metrics.ANSWERS_KEPT.set(len(self._settled))
 
     def lost(self, shards: Iterable[int]) -> None:

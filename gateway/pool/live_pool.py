@@ -489,7 +489,7 @@ class LivePool:
         # Only if nothing was lost up to now is what SQL has got all that was answered before that.
         await self._shards.beat(self.lease_ms)
         if not self._kept.has_to_tell:
-            self._kept.release(saved_before_ms)
+            await self._kept.release(saved_before_ms)
 
     async def _beat(self) -> None:
         """Say to the shards that a gateway is there, so that they know that leases could be renewed (R14)."""

@@ -105,9 +105,9 @@ async def test_what_was_told_again_is_kept_until_that_is_saved_too() -> None:
     kept = kept_beside([])
     kept.settled("acme", "c", pack_record(record))
     await told_again(kept)
-    kept.release(TOLD_MS)
+    await kept.release(TOLD_MS)
     assert len(kept) == 1
-    kept.release(TOLD_MS + HOUR)
+    await kept.release(TOLD_MS + HOUR)
     assert len(kept) == 0
 
 

@@ -206,7 +206,7 @@ class Gateway:
         saved_before_ms = finish(self._history.saved_here_before_ms())
         finish(self.shards.beat(LEASE_MS))
         if not self.kept.has_to_tell:
-            self.kept.release(saved_before_ms)
+            finish(self.kept.release(saved_before_ms))
 
     async def bring_up(self, account: str) -> None:
         """Have the account's pool made, if it is not there."""
