@@ -26,7 +26,16 @@ Loader = Callable[[str], Awaitable[AccountConfig | None]]
 """Reads an account from SQL; None if SQL knows no such account."""
 
 EndedCalls = Callable[[str], Awaitable[Sequence[CallRecord]]]
-"""Asks SQL which calls that are in progress in an account's pool have ended. Raises DatabaseUnavailable."""
+"""Asks SQL which calls that are in progress in an account's pool have ended, and which were settled again.
+
+Raises DatabaseUnavailable.
+"""
+
+FindResettled = Callable[[str], Awaitable[Sequence[CallRecord]]]
+"""Asks SQL for the records of an account's latest cycle that replaced an earlier one of their calls.
+
+Raises DatabaseUnavailable.
+"""
 
 _COMING_CYCLES: Final = 4
 _ATTEMPTS: Final = 4
@@ -119,7 +128,8 @@ def account_arguments(
 ) -> list[Argument]:
     """What the script is told of an account, with the boundaries of these cycles.
 
-    `ended` are the calls in progress that SQL knows to have ended; None if it was not asked.
+    `ended` are the calls in progress that SQL knows to have ended, and those settled again; None if it was
+    not asked.
     """
     running = config.running_cycle
     boundaries = {k: boundary_ms(config.billing_date, config.time_zone, k) for k in range(first, last + 1)}

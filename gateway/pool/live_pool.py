@@ -21,7 +21,7 @@ from gateway.domain.cycles import Cycle
 from gateway.domain.errors import CallgateError, EngineUnavailable, NotFound
 from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
-from gateway.pool.accounts import Accounts, Loader
+from gateway.pool.accounts import Accounts, FindResettled, Loader
 from gateway.pool.alarms import Alarms
 from gateway.pool.batcher import Batcher, Lengths
 from gateway.pool.codes import UNDECIDED
@@ -85,6 +85,7 @@ class LivePool:
         shards: int = DEFAULT_SHARDS,
         saved_numbers: SavedNumbers | None = None,
         find_known: FindKnown | None = None,
+        find_resettled: FindResettled | None = None,
         saved_before_ms: Callable[[], Awaitable[int]] | None = None,
         replicas: Replicas = 0,
     ) -> None:
@@ -106,6 +107,7 @@ class LivePool:
         )
         self._loader = loader
         self._find_known = find_known
+        self._find_resettled = find_resettled
         self._saved_before_ms = saved_before_ms
         self._kept = KeptAnswers(self._keys.shard_of, self._shards.estimated_now_ms, find_known)
         self._has_to_tell = asyncio.Event()
@@ -449,12 +451,18 @@ class LivePool:
                     await self._engine.client.zrem(alarms, account)
 
     async def _ended_calls(self, account: str) -> Sequence[CallRecord]:
-        """What SQL knows to have ended of an account's calls in progress, whose pool is to be made anew."""
-        if self._find_known is None:
-            return ()
-        calls = await self._device_calls.all_of(account)
-        known = await self._find_known(account, [(call.call_id, call.admitted_at_ms) for call in calls])
-        return [each for each in known if isinstance(each, CallRecord)]
+        """What SQL may know of an account's calls that its engine forgot, as its pool is to be made anew.
+
+        Those in progress there that have ended, and those that were settled again.
+        """
+        ended: list[CallRecord] = []
+        if self._find_known is not None:
+            calls = await self._device_calls.all_of(account)
+            known = await self._find_known(account, [(call.call_id, call.admitted_at_ms) for call in calls])
+            ended += [each for each in known if isinstance(each, CallRecord)]
+        if self._find_resettled is not None:
+            ended += await self._find_resettled(account)
+        return ended
 
     def _lost(self, changed: Mapping[int, bool]) -> None:
         self._kept.lost(changed)

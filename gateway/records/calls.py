@@ -9,7 +9,7 @@ from collections.abc import AsyncGenerator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, and_, or_, select, tuple_
+from sqlalchemy import Row, Select, and_, func, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.calls import CallInProgress, CallRecord
@@ -47,6 +47,10 @@ class Calls:
             piece = calls[first : first + NAMED_AT_ONCE]
             found += await self._database.read(_find_known, account, piece)
         return found
+
+    async def find_resettled(self, account: str) -> list[CallRecord]:
+        """Return the records of an account's latest cycle that replaced earlier ones of their calls (R15)."""
+        return await self._database.read(_find_resettled, account)
 
     async def list_calls(
         self,
@@ -146,6 +150,15 @@ async def reopened_calls(connection: AsyncConnection, account: str) -> tuple[Cal
     """Return the latest records of calls that have come back since, and are in progress (R15)."""
     query = _of_account(account).where(call_records.c.reopened).order_by(call_records.c.call_id)
     return tuple([_record(row) for row in await connection.execute(query)])
+
+
+async def _find_resettled(connection: AsyncConnection, account: str) -> list[CallRecord]:
+    of_account = call_records.c.account == account
+    latest = select(func.max(call_records.c.cycle_start_ms)).where(of_account).scalar_subquery()
+    query = _of_account(account).where(
+        call_records.c.cycle_start_ms == latest, call_records.c.revision > 1, ~call_records.c.reopened
+    )
+    return [_record(row) for row in await connection.execute(query)]
 
 
 def _of_account(account: str) -> Select[Any]:

@@ -88,6 +88,7 @@ class _Parts:
             late_resume_hours=settings.late_resume_hours,
             saved_numbers=self._saved_numbers,
             find_known=self._find_known,
+            find_resettled=self._find_resettled,
             saved_before_ms=self._saved_before_ms,
             replicas=settings.wait_replicas,
         )
@@ -201,6 +202,9 @@ class _Parts:
         self, account: str, calls: Sequence[tuple[str, int]]
     ) -> Sequence[CallRecord | CallInProgress]:
         return await self.records.calls.find_known(account, calls)
+
+    async def _find_resettled(self, account: str) -> Sequence[CallRecord]:
+        return await self.records.calls.find_resettled(account)
 
     async def _saved_before_ms(self) -> int:
         return await self._recorder.saved_here_before_ms()

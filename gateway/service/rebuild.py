@@ -72,6 +72,7 @@ async def open_rebuild(redis_url: str, database: str | Path) -> AsyncIterator[tu
             simulate=both.simulate,
             saved_numbers=saved_numbers,
             find_known=both.records.calls.find_known,
+            find_resettled=both.records.calls.find_resettled,
         )
         recorder = Recorder(both.records.database, pool.records, now_ms, kept_ms=_KEPT_MS)
         administration = Administration(both.records, pool, recorder)

@@ -509,3 +509,24 @@ async def test_a_settlement_told_again_takes_the_place_of_an_earlier_one_that_sq
     again = replace(record, revision=2, billed_seconds=100, duration_ms=100_000, ended_at_ms=T0 + 100_000)
     await patient.pool.ask(Retell(again, saved=False, billed_before=90))
     assert (await patient.pool.read("acme")).settled_seconds == 100
+
+
+async def test_an_engine_that_forgot_that_a_call_was_settled_again_does_not_bill_it_again(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """R15, R17: in its older data the call ended in its absence. SQL, and so the sum, has the later end."""
+    await settled_in_absence(accounts, "c-1")
+    (calls,) = accounts.keys.named(accounts.keys.shard_of("acme"), "calls")
+    older: Any = engine.client.hget(calls, "acme/c-1")
+    await accounts.at(T0 + 200 * SECOND)
+    said = End("acme", "c-1", ANA, ended_ago_ms=80 * SECOND)
+    again = await accounts.pool.ask(said)
+    assert isinstance(again, Settled)
+    assert (again.revision, again.billed_seconds) == (2, 120)
+    engine.client.hset(calls, "acme/c-1", older)
+    await accounts.pool.renew_epochs()
+    assert (await accounts.pool.read("acme")).settled_seconds == 120
+    repeated = await accounts.pool.ask(replace(said, ended_ago_ms=90 * SECOND))
+    assert isinstance(repeated, Settled)
+    assert (repeated.revision, repeated.billed_seconds, repeated.replayed) == (2, 120, True)
+    assert (await accounts.pool.read("acme")).settled_seconds == 120

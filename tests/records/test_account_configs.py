@@ -79,6 +79,7 @@ async def test_calls_that_came_back_are_in_it_and_not_in_the_sum(acme: Records, 
     config = await acme.configs.config("acme", NOW_MS)
     assert config is not None
     assert config.reopened == (back,)
+    assert await acme.calls.find_resettled("acme") == [replace(ended_again, revision=2)]
     assert config.settled_seconds == ended_again.billed_seconds
 
 

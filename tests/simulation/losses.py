@@ -323,7 +323,7 @@ class LossyHistory(History):
         return self.sql.find_known(calls)
 
     async def ended_calls(self, _: str) -> Sequence[CallRecord]:
-        """Which of those in progress have."""
+        """Which of those in progress have, and which were settled again."""
         fields = self.run_step("HGETALL", CALLS, ())
         calls = [
             unpack_call_in_progress(ACCOUNT, name.decode().partition("/")[2], value, 0)
@@ -331,7 +331,7 @@ class LossyHistory(History):
             if is_in_progress(value)
         ]
         known = self.sql.find_known([(call.call_id, call.admitted_at_ms) for call in calls])
-        return [each for each in known if isinstance(each, CallRecord)]
+        return [each for each in known if isinstance(each, CallRecord)] + self.sql.resettled()
 
     async def load(self, account: str) -> AccountConfig | None:
         """What the pool is made from; what is settled and not saved yet is saved before."""

@@ -109,6 +109,11 @@ def test_an_engine_goes_back_to_before_a_call_came_back(valkey: EngineServer) ->
     play(valkey, scripts_with({}), [207], LOSSES + FAR_BACK)
 
 
+def test_an_engine_goes_back_to_before_a_call_was_settled_again(valkey: EngineServer) -> None:
+    """R15, R17: there it was settled in its absence, in SQL its device has ended it since."""
+    play(valkey, scripts_with({}), [350900907946], LOSSES + FAR_BACK)
+
+
 def test_what_a_deposed_primary_still_answered_is_told_again(valkey: EngineServer) -> None:
     """R26: a gateway may have compared the new primary already when the old one answers it a last time."""
     with closing(SimulatedEngine(valkey, scripts_with({}))) as engine:

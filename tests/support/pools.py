@@ -67,6 +67,7 @@ class LiveAccounts:
             grace_ms=grace_ms,
             shards=shards,
             find_known=self.find_known,
+            find_resettled=self.find_resettled,
         )
 
     # SQL
@@ -75,6 +76,11 @@ class LiveAccounts:
         """Which of these calls SQL knows to have ended."""
         standing = _standing(item for item in await self.recorded() if item.account == account)
         return [record for key, record in standing.items() if key in calls]
+
+    async def find_resettled(self, account: str) -> list[CallRecord]:
+        """The records that replaced an earlier one of their calls."""
+        standing = _standing(item for item in await self.recorded() if item.account == account)
+        return [record for record in standing.values() if record.revision > 1]
 
     async def load(self, account: str) -> AccountConfig | None:
         """What SQL knows of an account, once it has saved all records."""
