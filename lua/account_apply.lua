@@ -8,8 +8,8 @@
 --        which it holds (ms; 0 none pending); seats used, channels used; seconds settled in the cycle that holds now,
 --        that cycle's start (ms), and when 50, 80 and 100 % were passed in it (ms; 0 not), for a pool made anew; index of the first boundary, number of boundaries, the
 --        boundaries (ms, ascending); 1 if calls were looked up in SQL, number of those in progress that have ended there and
---        of those that were settled again, and these ("<account>/<call id>", the ended call's value); how long a call may be in progress that nobody
---        vouches for (ms), number of calls that came back since they had ended, and these in the same way; then the members
+--        of those that were settled again, and these ("<account>/<call id>", the ended call's value); how long a call may
+--        be in progress that nobody vouches for (ms), number of calls that came back since they had ended, and these in the same way; then the members
 --        ("s/<staff>", "c/<channel>")
 -- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING or SHARD_MOVED; or CYCLES_MISSING and the index of the cycle
 --        from which on the boundaries are needed; or CALLS_UNCHECKED: the pool is to be made anew where there was one, and
@@ -67,13 +67,15 @@ local function end_calls(m)
   for i = 1, #ended_calls, 2 do
     local field, value = ended_calls[i], ended_calls[i + 1]
     local blob = call('HGET', shard_keys[CALLS_KEY], field)
-    local c = blob and kind_of(blob) ~= OVERTAKEN and decode_call(blob)
-    local known = c and kind_of(blob) == ENDED and select(2, decode_end(blob)) or c and c.revision
-    local _, revision = decode_end(value)
-    if c and c.admitted_at_ms == decode_call(value).admitted_at_ms and known < revision then
-      call('HSET', shard_keys[CALLS_KEY], field, value)
-      ended[#ended + 1] = field
-      left = left + call('ZREM', keys[ORDER_KEY], field)
+    if blob and kind_of(blob) ~= OVERTAKEN then
+      local c = decode_call(blob)
+      local known = kind_of(blob) == ENDED and select(2, decode_end(blob)) or c.revision
+      local _, revision = decode_end(value)
+      if c.admitted_at_ms == decode_call(value).admitted_at_ms and known < revision then
+        call('HSET', shard_keys[CALLS_KEY], field, value)
+        ended[#ended + 1] = field
+        left = left + call('ZREM', keys[ORDER_KEY], field)
+      end
     end
   end
   if #ended == 0 then return end
@@ -180,7 +182,9 @@ if p and p.epoch == m.epoch then
   bring_up_pool(m, account, p, shard_keys, keys, items, notices, set_coming_boundaries)
   if revision >= p.revision then set_coming_boundaries(p) end
 else
-  if not is_checked and (packed or call('EXISTS', keys[ORDER_KEY]) == 1) then return { CALLS_UNCHECKED, 0, run, m.epoch, m.seq } end
+  if not is_checked and (packed or call('EXISTS', keys[ORDER_KEY]) == 1) then
+    return { CALLS_UNCHECKED, 0, run, m.epoch, m.seq }
+  end
   p, missing_index = new_pool(m)
   if not p then return { CYCLES_MISSING, missing_index, run, m.epoch, m.seq } end
   p.version = max(p.version, version_before)

@@ -137,7 +137,7 @@ class StreamReader:
                 entries, at_end = await self._stream.read(read_from, a_shard, self._at_once), False
             unproven = self._unproven(progress, states)
             there = await self._stream.last_up_to(unproven) if unproven else {}
-            if not (entries or unproven) or _same(states, await self._stream.states()):
+            if not (entries or unproven) or _answering(states) == _answering(await self._stream.states()):
                 break
         lacking = {shard for shard, each in progress.items() if epochs.get(shard, 0) < each.epoch}
         lacking |= {shard for shard, last in there.items() if not _is_saved(last, progress[shard])}
@@ -242,10 +242,8 @@ def _epochs(states: Mapping[int, ShardState]) -> dict[int, int]:
     return {shard: state.epoch for shard, state in states.items()}
 
 
-def _same(states: Mapping[int, ShardState], others: Mapping[int, ShardState]) -> bool:
-    return {s: (each.epoch, each.run) for s, each in states.items()} == {
-        s: (each.epoch, each.run) for s, each in others.items()
-    }
+def _answering(states: Mapping[int, ShardState]) -> dict[int, tuple[int, int]]:
+    return {shard: (state.epoch, state.run) for shard, state in states.items()}
 
 
 def _is_past(entry_id: str, engine_ms: int) -> bool:

@@ -9,6 +9,7 @@ import signal
 
 import pytest
 
+from tests.faults.checkers import Report
 from tests.faults.conftest import MakeFleet
 from tests.faults.fleet import DEVICES, GRACE_SECONDS, LEASE_SECONDS, Fleet, at_work, goes_on, times
 from tests.faults.load import Habits
@@ -20,13 +21,14 @@ STOPS = int(os.environ.get("STOPS", "20"))
 SEED = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
 
 
-async def _kills(fleet: Fleet, devices: int, kills: int, habits: Habits) -> None:
+async def _kills(fleet: Fleet, devices: int, kills: int, habits: Habits) -> Report:
     async with at_work(fleet, devices, habits, SEED) as load:
         for number in times(kills):
             await fleet.kill(fleet.gateways[number % len(fleet.gateways)])
             await goes_on(load, devices // 4)
         report = await fleet.check(load)
     assert report.reaped
+    return report
 
 
 @pytest.mark.slow
@@ -37,7 +39,8 @@ async def test_gateways_are_killed_under_load(make_fleet: MakeFleet, durable: En
 @pytest.mark.soak
 async def test_gateways_are_killed_many_times(make_fleet: MakeFleet, durable: EngineServer) -> None:
     habits = Habits(longest_seconds=10, leave=0.01, go_away=0.003)
-    await _kills(make_fleet(2, durable), DEVICES or 500, KILLS, habits)
+    report = await _kills(make_fleet(2, durable), DEVICES or 500, KILLS, habits)
+    assert report.late_returns
 
 
 async def _rolls(fleet: Fleet, devices: int, rolls: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import date
 from typing import Any
@@ -16,7 +17,7 @@ from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
 from gateway.pool.engine import connect
 from gateway.pool.live_pool import LivePool
-from gateway.pool.shards import Shards
+from gateway.pool.shards import SavedNumbers, Shards, none_saved
 from tests.support.engines import EngineServer
 from tests.support.pools import LiveAccounts, live_accounts
 
@@ -31,6 +32,18 @@ async def accounts(engine: EngineServer) -> AsyncIterator[LiveAccounts]:
     async with live_accounts(engine.url, Policy()) as accounts:
         await accounts.at(NOON)
         yield accounts
+
+
+@asynccontextmanager
+async def a_gateway_s_shards(
+    engine: EngineServer, accounts: LiveAccounts, saved_numbers: SavedNumbers = none_saved
+) -> AsyncIterator[Shards]:
+    """The same shards, as another gateway will see them."""
+    client = connect(engine.url)
+    try:
+        yield Shards(client, accounts.keys, Policy(), simulate=True, saved_numbers=saved_numbers)
+    finally:
+        await client.close()
 
 
 async def no_account(_: str) -> AccountConfig | None:
@@ -72,9 +85,7 @@ async def test_what_was_compared_while_sql_was_away_is_compared_once_it_is_back(
         return in_sql
 
     heard: list[Mapping[int, bool]] = []
-    client = connect(engine.url)
-    try:
-        shards = Shards(client, accounts.keys, Policy(), simulate=True, saved_numbers=saved_numbers)
+    async with a_gateway_s_shards(engine, accounts, saved_numbers) as shards:
         shards.on_new_epoch(heard.append)
         await shards.open()
         with pytest.raises(DatabaseUnavailable):
@@ -87,8 +98,6 @@ async def test_what_was_compared_while_sql_was_away_is_compared_once_it_is_back(
         in_sql = {0: 2_000}
         await shards.confirm_blind()
         assert heard == [{0: True}], "that is for others to find: all this one has was compared"
-    finally:
-        await client.close()
 
 
 async def test_data_of_before_the_latest_epoch_is_found_out(
@@ -96,9 +105,7 @@ async def test_data_of_before_the_latest_epoch_is_found_out(
 ) -> None:
     """R26: of a restored copy, or of a primary that was deposed before."""
     (meta, *_) = accounts.keys.of_shard(0)
-    client = connect(engine.url)
-    try:
-        shards = Shards(client, accounts.keys, Policy(), simulate=True)
+    async with a_gateway_s_shards(engine, accounts) as shards:
         await shards.open()
         older: Any = engine.client.get(meta)
         await shards.renew_epochs()
@@ -107,8 +114,6 @@ async def test_data_of_before_the_latest_epoch_is_found_out(
         engine.client.set(meta, older)
         await shards.confirm([0])
         assert (await shards.states())[0].epoch > latest
-    finally:
-        await client.close()
 
 
 async def test_what_was_read_of_a_stream_is_missed_when_it_is_lost(
@@ -116,20 +121,16 @@ async def test_what_was_read_of_a_stream_is_missed_when_it_is_lost(
 ) -> None:
     """R26: also what raised no number, and was no answer to this gateway."""
     (meta, *_) = accounts.keys.of_shard(0)
-    client, other = connect(engine.url), connect(engine.url)
-    try:
-        shards, others = (Shards(each, accounts.keys, Policy(), simulate=True) for each in (client, other))
+    async with a_gateway_s_shards(engine, accounts) as shards:
         await shards.open()
         older: Any = engine.client.get(meta)
-        await others.open()
-        await others.next_connection(0)
+        async with a_gateway_s_shards(engine, accounts) as others:
+            await others.open()
+            await others.next_connection(0)
         before = await shards.states()
         engine.client.set(meta, older)
         await shards.confirm([0])
         assert (await shards.states())[0].epoch > before[0].epoch
-    finally:
-        await client.close()
-        await other.close()
 
 
 async def test_data_under_another_policy_is_not_opened(engine: EngineServer, accounts: LiveAccounts) -> None:

@@ -1,6 +1,7 @@
 """What the tests of records make: plans, accounts, records, and the stream that records come from."""
 
 from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from gateway.pool.shards import ShardState
 from gateway.records.database import Database
 from gateway.records.ingest import Item, Notice, Progress
 from gateway.records.plans import PlanFields
+from gateway.records.recorder import Recorder
 from gateway.records.store import Records
 
 DAY_MS = 86_400_000
@@ -208,6 +210,14 @@ class MemoryStream:
     def _check(self) -> None:
         if self.away:
             raise EngineUnavailable
+
+
+async def deposed_primary(recorder: Recorder, stream: MemoryStream) -> MemoryStream:
+    """What a primary has that was deposed when "c-1" had been recorded; `stream` is its successor's."""
+    stream.shard_epochs[0] = 1
+    stream.add(a_record("c-1"))
+    await recorder.drain()
+    return deepcopy(stream)
 
 
 def _order(entry: Entry) -> tuple[int, int]:

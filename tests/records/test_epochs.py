@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -12,7 +11,7 @@ from gateway.records.database import Database
 from gateway.records.ingest import Progress, Saved, load_progress, save_entries
 from gateway.records.reading import StreamReader
 from gateway.records.recorder import Recorder
-from tests.records.making import NOW_MS, Entry, MemoryStream, a_record, execute, rows
+from tests.records.making import NOW_MS, Entry, MemoryStream, a_record, deposed_primary, execute, rows
 from tests.records.waiting import eventually
 
 HOUR_MS = 3_600_000
@@ -30,6 +29,17 @@ async def call_ids(database: Database) -> list[str]:
 
 async def progress(database: Database) -> dict[int, Progress]:
     return await database.read(load_progress)
+
+
+async def lose_the_last(recorder: Recorder, stream: MemoryStream) -> None:
+    """Have a successor lack what was recorded last, and a slower clock than that was written by."""
+    stream.shard_epochs[0] = 1
+    stream.at_ms += 20
+    lost = stream.add(a_record("lost"))
+    await recorder.drain()
+    stream.take_away(lost)
+    stream.run += 1
+    stream.at_ms -= 10
 
 
 async def test_draining_makes_epochs_known_to_sql_even_where_nothing_waits(
@@ -262,10 +272,7 @@ async def test_what_was_saved_of_a_deposed_primary_hides_nothing_that_its_succes
     database: Database, recorder: Recorder, stream: MemoryStream
 ) -> None:
     """R26: both go by one epoch, as nobody has found yet what was lost."""
-    stream.shard_epochs[0] = 1
-    stream.add(a_record("c-1"))
-    await recorder.drain()
-    deposed = deepcopy(stream)
+    deposed = await deposed_primary(recorder, stream)
     stream.run += 1
     stream.at_ms += 10
     stream.add(a_record("told-by-the-successor"))
@@ -290,11 +297,8 @@ async def test_what_is_saved_of_a_deposed_primary_meanwhile_hides_nothing_that_w
     database: Database, recorder: Recorder, stream: MemoryStream
 ) -> None:
     """R26: another recorder was first, but of another stream."""
-    stream.shard_epochs[0] = 1
-    stream.add(a_record("c-1"))
-    await recorder.drain()
+    deposed = await deposed_primary(recorder, stream)
     known = await progress(database)
-    deposed = deepcopy(stream)
     stream.run += 1
     stream.add(a_record("c-2"))
     deposed.at_ms += 10
@@ -351,13 +355,7 @@ class LateStream(MemoryStream):
 async def test_what_may_be_unread_is_not_trimmed(database: Database) -> None:
     """R26: where nothing is kept, and a successor's clock is slower than that of what was saved last."""
     stream = LateStream()
-    stream.shard_epochs[0] = 1
-    stream.at_ms += 20
-    lost = stream.add(a_record("lost"))
-    await Recorder(database, stream, stream.now_ms, kept_ms=HOUR_MS).drain()
-    stream.take_away(lost)
-    stream.run += 1
-    stream.at_ms -= 10
+    await lose_the_last(Recorder(database, stream, stream.now_ms, kept_ms=HOUR_MS), stream)
     await Recorder(database, stream, stream.now_ms).drain()
     assert stream.kept == 1
 
@@ -395,13 +393,7 @@ async def test_what_its_successor_tells_later_by_a_slower_clock_is_not_hidden_ei
     database: Database, recorder: Recorder, stream: MemoryStream
 ) -> None:
     """R26: it had nothing yet when it was first looked for what was saved last."""
-    stream.shard_epochs[0] = 1
-    stream.at_ms += 20
-    lost = stream.add(a_record("lost"))
-    await recorder.drain()
-    stream.take_away(lost)
-    stream.run += 1
-    stream.at_ms -= 10
+    await lose_the_last(recorder, stream)
     await recorder.drain()
     stream.add(a_record("c-1"))
     with pytest.raises(EngineUnavailable):
@@ -413,10 +405,7 @@ async def test_a_deposed_primary_gets_no_epoch_while_its_successor_is_recorded(
     database: Database, recorder: Recorder, stream: MemoryStream
 ) -> None:
     """R26."""
-    stream.shard_epochs[0] = 1
-    stream.add(a_record("c-1"))
-    await recorder.drain()
-    deposed = deepcopy(stream)
+    deposed = await deposed_primary(recorder, stream)
     at_the_old_one = Recorder(database, deposed, deposed.now_ms, stuck_seconds=0.05)
     for call_id in ("c-2", "c-3", "c-4"):
         deposed.at_ms += 20

@@ -13,7 +13,7 @@ from gateway.domain.policy import Policy
 from gateway.records.database import Database
 from gateway.records.recorder import Recorder
 from gateway.records.store import Records
-from tests.records.making import NOW_MS, MemoryStream, a_cycle, a_record, execute, rows
+from tests.records.making import NOW_MS, MemoryStream, a_cycle, a_record, deposed_primary, execute, rows
 from tests.records.waiting import eventually
 from tests.support.waiting import wait_until
 
@@ -393,10 +393,7 @@ async def test_a_recorder_whose_engine_lacks_what_sql_has_makes_way_for_another(
 ) -> None:
     """R26: it asks a primary that was deposed, and had the lock before that."""
     recorder = Recorder(database, stream, stream.now_ms, kept_ms=HOUR_MS)
-    stream.shard_epochs[0] = 1
-    stream.add(a_record("c-1"))
-    await recorder.drain()
-    deposed = deepcopy(stream)
+    deposed = await deposed_primary(recorder, stream)
     stream.run += 1
     stream.at_ms += 10
     stream.add(a_record("c-2"))

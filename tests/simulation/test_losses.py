@@ -41,7 +41,7 @@ MISTAKES = {
         ),
     },
     "a call that SQL knows to have ended goes on": {
-        "if c and c.admitted_at_ms == decode_call(value).admitted_at_ms": "if false",
+        "if c.admitted_at_ms == decode_call(value).admitted_at_ms": "if false",
     },
     "a pool made anew begins with nothing used": {
         "if p.cycle_start_ms == settled_cycle_start_ms then": "if false then",

@@ -74,13 +74,14 @@ class LiveAccounts:
 
     async def find_known(self, account: str, calls: Sequence[tuple[str, int]]) -> list[CallRecord]:
         """Which of these calls SQL knows to have ended."""
-        standing = _standing(item for item in await self.recorded() if item.account == account)
-        return [record for key, record in standing.items() if key in calls]
+        return [record for key, record in (await self._standing_of(account)).items() if key in calls]
 
     async def find_resettled(self, account: str) -> list[CallRecord]:
         """The records that replaced an earlier one of their calls."""
-        standing = _standing(item for item in await self.recorded() if item.account == account)
-        return [record for record in standing.values() if record.revision > 1]
+        return [record for record in (await self._standing_of(account)).values() if record.revision > 1]
+
+    async def _standing_of(self, account: str) -> dict[tuple[str, int], CallRecord]:
+        return _standing(item for item in await self.recorded() if item.account == account)
 
     async def load(self, account: str) -> AccountConfig | None:
         """What SQL knows of an account, once it has saved all records."""

@@ -85,17 +85,11 @@ class PostgresServer:
 
     def copy(self) -> None:
         """Stop it, copy its data, and start it again."""
-        self.stop()
-        shutil.rmtree(self._copy, ignore_errors=True)
-        subprocess.run(["cp", "-a", self.data, self._copy], check=True)
-        self.start()
+        self._replace(self._copy, self.data)
 
     def restore(self) -> None:
         """Stop it, put the copy in the place of its data, and start it again."""
-        self.stop()
-        shutil.rmtree(self.data)
-        subprocess.run(["cp", "-a", self._copy, self.data], check=True)
-        self.start()
+        self._replace(self.data, self._copy)
 
     def discard(self) -> None:
         """Stop it and remove its directory."""
@@ -115,6 +109,12 @@ class PostgresServer:
     def url(self, database: str = USER) -> str:
         """Return a database's address."""
         return f"postgresql://{USER}@/{database}?host={self.directory}"
+
+    def _replace(self, directory: Path, by: Path) -> None:
+        self.stop()
+        shutil.rmtree(directory, ignore_errors=True)
+        subprocess.run(["cp", "-a", by, directory], check=True)
+        self.start()
 
     def _answers(self) -> bool:
         assert self._process is not None
