@@ -41,10 +41,16 @@ class Device:
             return await asyncio.shield(self._welcomed)
 
     async def ask(self, kind: str, **fields: Any) -> asyncio.Future[Frame]:
-        """Send a request of this `type`; the answer comes in what this returns."""
+        """Send a request of this `type`; the answer comes in what this returns.
+
+        Raises ConnectionError if the gateway is gone, as the answer does if it goes before that.
+        """
         number = next(self._ids)
         self._asked[number] = asyncio.get_running_loop().create_future()
-        await self._connection.send(json.dumps({"type": kind, "id": number, **fields}))
+        try:
+            await self._connection.send(json.dumps({"type": kind, "id": number, **fields}))
+        except ConnectionClosed as closed:
+            raise self._gone() from closed
         return self._asked[number]
 
     async def request(self, kind: str, **fields: Any) -> Frame:
@@ -87,11 +93,14 @@ class Device:
                 self._take(json.loads(text))
         except ConnectionClosed:
             pass
-        gone = ConnectionError(f"closed with {self._connection.close_code} before it was answered")
+        gone = self._gone()
         for waiting in (self._welcomed, *self._asked.values()):
             if not waiting.done():
                 waiting.set_exception(gone)
                 waiting.exception()  # nobody may be waiting
+
+    def _gone(self) -> ConnectionError:
+        return ConnectionError(f"closed with {self._connection.close_code} before it was answered")
 
     def _take(self, frame: Frame) -> None:
         if not self._welcomed.done():
