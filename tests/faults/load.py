@@ -15,7 +15,6 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 
 from gateway.client import CallRefused, Softphone
-from gateway.client.addresses import parse_address
 from gateway.client.call import Call, Settlement
 from gateway.client.errors import PhoneClosed
 from gateway.client.timing import Timing
@@ -31,7 +30,7 @@ TIMING = Timing(
     backoff_seconds=0.2,
     backoff_most_seconds=1.0,
 )
-_NOWHERE = "http://127.0.0.1:9"
+_NOWHERE = "ws://127.0.0.1:9"
 FREEZE_AT = 5_000
 """After so many calls the garbage collector need not look through them any more: it took seconds."""
 
@@ -222,11 +221,12 @@ class Load:
 
     async def _go_away(self, phone: Softphone, booked: Booked) -> None:
         booked.away = True
-        home = phone._link._address
-        phone._link._address = parse_address(_NOWHERE)
+        home = phone._link._url
+        phone._link._url = _NOWHERE
         phone._link.drop()
         await asyncio.sleep(self._habits.away_seconds)
-        phone._link._address = home
+        assert not phone._link.connected, "it was not away"
+        phone._link._url = home
         phone._link.hurry()
         with suppress(CallgateError, TimeoutError):
             async with asyncio.timeout(20):

@@ -178,7 +178,7 @@ class History:
     def _tell_beat(self) -> None:
         """R14: gateways are heard of without a gap if nothing longer than a third of a lease was between."""
         since_ms = self.now_ms - self._beat_ms
-        if since_ms >= LEASE_MS / 6:
+        if since_ms >= LEASE_MS / 12:
             if since_ms > LEASE_MS / 3:
                 self._steady_ms = self.now_ms
             self._beat_ms = self.now_ms
