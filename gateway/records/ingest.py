@@ -401,12 +401,13 @@ def last_number(entry: StreamEntry) -> int:
 
 
 def _is_elsewhere(entry_id: str, shard: int, entries: Sequence[StreamEntry]) -> bool:
-    """Whether a position that another recorder came to is none in these entries, and not behind them all.
+    """Whether a position that another recorder came to is none of these entries.
 
-    Then it is one of another engine's stream, and says nothing of what lies before it in this one.
+    Then it may be one of another engine's stream, and says nothing of what lies before it in this one; or the
+    other one has read further. It is read again, to find out.
     """
     ids = [entry.entry_id for entry in entries if entry.shard == shard]
-    return bool(ids) and entry_id not in ids and _order(entry_id) < _order(ids[-1])
+    return bool(ids) and entry_id not in ids
 
 
 def _order(entry_id: str) -> tuple[int, int]:

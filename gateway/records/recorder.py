@@ -179,10 +179,11 @@ class Recorder:
     async def _drain(self) -> _Round:
         records = 0
         done = await self._round(anew=True)
+        await self._renew_lasting(done)
         while not done.is_last:
             records += done.records
             done = await self._round()
-        await self._renew_lasting(done)
+            await self._renew_lasting(done)
         return done._replace(records=records + done.records)
 
     async def saved_numbers(self) -> Mapping[int, int]:
@@ -223,8 +224,8 @@ class Recorder:
             await self._stand_by()
             return
         done = await self._round()
+        await self._renew_lasting(done)
         if done.is_last:
-            await self._renew_lasting(done)
             if done.stale:
                 # Another gateway may reach the engine that SQL has all this of.
                 await lock.release()
@@ -328,7 +329,8 @@ class Recorder:
         """Give shards a new epoch that lack what SQL has, and that nobody else will see to.
 
         They may be those of a primary that was deposed, in whose place another is at work: then SQL goes on,
-        where there are calls. So there is more patience with those that have nothing to save.
+        where there are calls. So there is more patience with those that have nothing to save. It is looked
+        after in every round: where other shards have traffic there may be no last one.
         """
         now, known = time.monotonic(), self._known or {}
         before, self._stale = self._stale, {}

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import pytest
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -417,3 +418,52 @@ async def test_a_deposed_primary_gets_no_epoch_while_its_successor_is_recorded(
             await at_the_old_one.drain()
         await asyncio.sleep(0.06)
     assert deposed.shard_epochs == {0: 1}
+
+
+async def test_a_drain_does_not_say_that_all_is_saved_where_another_engine_is_further_on(
+    recorder: Recorder, stream: MemoryStream, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    deposed = await deposed_primary(recorder, stream)
+    stream.run += 1
+    stream.add(a_record("told by its successor"))
+    deposed.at_ms += 20
+    deposed.add(a_record("told by the deposed"))
+    other, write = Recorder(database, deposed, deposed.now_ms, kept_ms=HOUR_MS), database.write
+
+    async def write_behind_another(*work: Any) -> Any:
+        monkeypatch.setattr(database, "write", write)
+        await other.drain()
+        return await write(*work)
+
+    monkeypatch.setattr(database, "write", write_behind_another)
+    with pytest.raises(EngineUnavailable):
+        await recorder.drain()
+
+
+async def test_a_shard_with_a_long_backlog_gets_its_epoch_though_others_have_traffic(
+    stream: MemoryStream, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of those that lack what SQL has, more waits than is read at once, and no round is ever the last."""
+    recorder = Recorder(database, stream, stream.now_ms, kept_ms=HOUR_MS, records_at_once=5, stuck_seconds=0)
+    stream.add(a_record("c-1"))
+    await lose_the_last(recorder, stream)
+    stream.at_ms += 20
+    for number in range(20):
+        stream.add(a_record(f"waiting-{number}"))
+    read = stream.read
+
+    async def read_with_traffic(*asked: Any) -> Sequence[Entry]:
+        if stream.shard_epochs[0] == 1:
+            stream.add(a_record(f"traffic-{stream.reads}"), shard=1)
+        return await read(*asked)
+
+    monkeypatch.setattr(stream, "read", read_with_traffic)
+    async with asyncio.timeout(5), asyncio.TaskGroup() as group:
+        running = group.create_task(recorder.run())
+        await eventually(lambda: _has(database, "waiting-19"))
+        running.cancel()
+    assert stream.shard_epochs[0] == 2
+
+
+async def _has(database: Database, call_id: str) -> bool:
+    return call_id in await call_ids(database)
