@@ -448,7 +448,7 @@ async def test_a_shard_with_a_long_backlog_gets_its_epoch_though_others_have_tra
     stream.add(a_record("c-1"))
     await lose_the_last(recorder, stream)
     stream.at_ms += 20
-    for number in range(20):
+    for number in range(2_100):
         stream.add(a_record(f"waiting-{number}"))
     read = stream.read
 
@@ -460,7 +460,7 @@ async def test_a_shard_with_a_long_backlog_gets_its_epoch_though_others_have_tra
     monkeypatch.setattr(stream, "read", read_with_traffic)
     async with asyncio.timeout(5), asyncio.TaskGroup() as group:
         running = group.create_task(recorder.run())
-        await eventually(lambda: _has(database, "waiting-19"))
+        await eventually(lambda: _has(database, "waiting-2099"))
         running.cancel()
     assert stream.shard_epochs[0] == 2
 
