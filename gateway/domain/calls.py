@@ -150,6 +150,16 @@ class CallRecord:
     admitted_offline: bool = False
 
 
+def latest_admitted(*known: CallInProgress | CallRecord | None) -> CallInProgress | CallRecord | None:
+    """Return the call admitted last of those known under one id (R9), the first of equals.
+
+    None where nothing is known of any. What SQL has of a call stands before what its receipt says of it; but
+    not before the receipt of a later one, that was lost before it had a record.
+    """
+    calls = [each for each in known if each is not None]
+    return max(calls, key=lambda each: each.admitted_at_ms, default=None)
+
+
 @dataclass(frozen=True, slots=True)
 class CallReopened:
     """A call whose record has this revision came back and goes on: that record counts in no sum now (R15)."""

@@ -151,6 +151,8 @@ class PoolModel(PoolCalls):
                 self._vouch(ask.call_id, ask.connection, real_ms)
             return Resumed(call, late=False)
         record, state = self._ended.get(ask.call_id), self.state(ask.call_id, now_ms)
+        if record is not None and ask.found is not None and _is_an_earlier_call(record, ask.found):
+            record, state = None, CallState.UNKNOWN
         if state is CallState.OVERTAKEN and ask.found is None:
             raise CallIdUsed
         if state in (CallState.UNKNOWN, CallState.OVERTAKEN) and isinstance(ask.found, CallInProgress):
@@ -202,6 +204,8 @@ class PoolModel(PoolCalls):
         if known is not None and known.admitted_at_ms == record.admitted_at_ms:
             # A call in progress may have come back since just that settlement (R15).
             return record.revision > known.revision
+        if known is not None and _is_an_earlier_call(known, record):
+            return True
         # The id of another call is not to be taken from it.
         return self.state(record.call_id, now_ms) in (CallState.UNKNOWN, CallState.OVERTAKEN)
 
@@ -232,11 +236,17 @@ class PoolModel(PoolCalls):
         return call
 
 
-def _is_earlier_end(told: CallRecord, known: CallRecord) -> bool:
-    """R17: whether a settlement is the call's first end by its client, before it ended as it is known now.
+def _is_an_earlier_call(known: CallInProgress | CallRecord, told: CallInProgress | CallRecord) -> bool:
+    """R9: whether another call, which has ended, was known under an id before the one that this tells of."""
+    return isinstance(known, CallRecord) and known.admitted_at_ms < told.admitted_at_ms
 
-    Its words came a second time after the first were lost, late, or nobody vouched for it meanwhile.
+
+def _is_earlier_end(told: CallRecord, known: CallRecord) -> bool:
+    """R17: whether a settlement is an end by the call's client, before it ended as it is known now.
+
+    Its words came a second time after the first were lost, or nobody vouched for it meanwhile. What comes
+    late ends later than it should have, never earlier: so the earliest end stands, whoever tells of it first.
     """
     is_same = (told.admitted_at_ms, told.revision) == (known.admitted_at_ms, known.revision)
-    is_earlier = told.settled_at_ms < known.settled_at_ms and told.ended_at_ms != known.ended_at_ms
+    is_earlier = known.ended_by != "hangup" or told.ended_at_ms < known.ended_at_ms
     return is_same and told.ended_by == "hangup" and is_earlier

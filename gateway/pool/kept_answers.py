@@ -205,8 +205,10 @@ class KeptAnswers:
             found = by_call.get((record.call_id, record.admitted_at_ms))
             is_as_new = found is not None and found.revision >= record.revision
             if isinstance(found, CallRecord):
-                latest = found if found.revision > record.revision else record
-                await ask(Retell(latest, is_as_new, found.billed_seconds))
+                if is_as_new:
+                    await ask(Retell(found, True, found.billed_seconds))
+                if found.revision <= record.revision and _end_of(found) != _end_of(record):
+                    await ask(Retell(record, False, found.billed_seconds))
             elif not is_as_new:
                 await ask(Retell(record, False))
             # Else it was taken back since, by whoever has the call now (R15).
@@ -246,7 +248,12 @@ class KeptAnswers:
 
 
 def _is_first_end(known: bytes, value: bytes) -> bool:
-    """Whether the known settlement is what the call's client said, and the other one of no later revision."""
+    """R17: whether the known one is an end by the client, and the other of no later revision, nor earlier."""
     first, end = unpack_end(known), unpack_end(value)
     is_same_call = first.admitted_at_ms == end.admitted_at_ms
-    return is_same_call and first.ended_by == "hangup" and end.revision <= first.revision
+    is_first = end.ended_by != "hangup" or first.ended_at_ms <= end.ended_at_ms
+    return is_same_call and first.ended_by == "hangup" and is_first and end.revision <= first.revision
+
+
+def _end_of(record: CallRecord) -> tuple[str, int]:
+    return record.ended_by, record.ended_at_ms

@@ -9,20 +9,23 @@ from collections.abc import AsyncGenerator, Sequence
 from functools import lru_cache
 from typing import Any, Final
 
-from sqlalchemy import Row, Select, and_, func, or_, select, tuple_
+from sqlalchemy import Row, Select, and_, or_, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.policy import CountFrom, Policy
 from gateway.records.database import Database
 from gateway.records.paging import after_instant_and_id, page_of
-from gateway.records.tables import call_records
+from gateway.records.tables import call_records, statements
 
 NAMED_AT_ONCE: Final = 500
 """How many calls one query names."""
 
 PAGE: Final = 1000
 """How many records one query of a long reading takes."""
+
+_CYCLES_OF_RETURNS: Final = 2
+"""A call of the cycle before may come back yet, and be settled again (R15); one of an older cycle may not."""
 
 
 class Calls:
@@ -49,7 +52,7 @@ class Calls:
         return found
 
     async def find_resettled(self, account: str) -> list[CallRecord]:
-        """Return the records of an account's latest cycle that replaced earlier ones of their calls (R15)."""
+        """Return those records that replaced earlier ones of their calls, which may come back yet (R15)."""
         return await self._database.read(_find_resettled, account)
 
     async def list_calls(
@@ -153,10 +156,14 @@ async def reopened_calls(connection: AsyncConnection, account: str) -> tuple[Cal
 
 
 async def _find_resettled(connection: AsyncConnection, account: str) -> list[CallRecord]:
-    of_account = call_records.c.account == account
-    latest = select(func.max(call_records.c.cycle_start_ms)).where(of_account).scalar_subquery()
+    latest = (
+        select(statements.c.cycle_start_ms)
+        .where(statements.c.account == account)
+        .order_by(statements.c.cycle_start_ms.desc())
+        .limit(_CYCLES_OF_RETURNS)
+    )
     query = _of_account(account).where(
-        call_records.c.cycle_start_ms == latest, call_records.c.revision > 1, ~call_records.c.reopened
+        call_records.c.cycle_start_ms.in_(latest), call_records.c.revision > 1, ~call_records.c.reopened
     )
     return [_record(row) for row in await connection.execute(query)]
 

@@ -19,7 +19,7 @@ import structlog
 from gateway.domain.admission import RefusalReason
 from gateway.domain.answers import Admitted, Answer, Refused, settled_before
 from gateway.domain.asks import Answered, Ask, Asker, End, Resume, Start
-from gateway.domain.calls import CallInProgress, CallRecord
+from gateway.domain.calls import CallInProgress, CallRecord, latest_admitted
 from gateway.domain.errors import (
     CallgateError,
     CallIdUsed,
@@ -184,7 +184,7 @@ class Calls:
         except CallgateError as error:
             done(error)
             return
-        found = found if found is not None else ask.found
+        found = latest_admitted(found, ask.found)
         if found is None or ask.device not in (None, (found.staff, found.device)):
             done(CallUnknown())
         else:
@@ -235,9 +235,10 @@ class Calls:
     async def _end_unknown(self, ask: End, done: Done) -> None:
         answer: Answer | CallgateError = CallUnknown()
         try:
-            found = await self._records.calls.find_call(ask.account, ask.call_id)
-            if found is None:
-                found = self._pool.known_call(ask.account, ask.call_id)
+            found = latest_admitted(
+                await self._records.calls.find_call(ask.account, ask.call_id),
+                self._pool.known_call(ask.account, ask.call_id),
+            )
             if found is not None and ask.device in (None, (found.staff, found.device)):
                 if isinstance(found, CallInProgress):
                     # The engine has lost it (R28), perhaps after it had come back late (R15).

@@ -54,8 +54,14 @@ local function restore(a, field, found, connection)
   return answer_resumed(RESUMED, encode_call(c, payload))
 end
 
+-- R9: was another call, which has ended, known under this id before the one of which this tells?
+local function is_an_earlier_call(blob, told)
+  return kind_of(blob) == ENDED and decode_call(blob).admitted_at_ms < decode_call(told).admitted_at_ms
+end
+
 -- `found` is for a call that is not known here ('' nothing): what SQL has of it, or what its receipt says.
 local function resume(a, field, blob, device, connection, found)
+  if blob and found ~= '' and is_an_earlier_call(blob, found) then blob = nil end
   local is_known = blob and is_remembered(blob, a.now_ms, memory_ms)
   if found ~= '' and not (is_known and kind_of(blob) ~= OVERTAKEN) then
     if kind_of(found) == IN_PROGRESS then
@@ -82,13 +88,12 @@ local function resume(a, field, blob, device, connection, found)
   return answer_resumed(RESUMED, encode_call(c, payload_of(blob)))
 end
 
--- R17: did the call's client say in this settlement that it ended, before the call ended as it is known here? Its words came
--- a second time after the first were lost, late, or nobody vouched for the call meanwhile: the first end stands.
+-- R17: did the call's client say in this settlement that it ended, before the call ended as it is known here, or was it
+-- settled in its absence here? Its words came a second time after the first were lost, or nobody vouched for the call meanwhile.
+-- What comes late ends later than it should have, never earlier: so the earliest end stands, whoever tells of it first.
 local function is_earlier_end(value, blob)
   if kind_of(blob) ~= ENDED or not has_hung_up(value) then return false end
-  local _, _, ended_at_ms, settled_at_ms = decode_end(value)
-  local _, _, known_ended_at_ms, known_settled_at_ms = decode_end(blob)
-  return settled_at_ms < known_settled_at_ms and ended_at_ms ~= known_ended_at_ms
+  return not has_hung_up(blob) or select(3, decode_end(value)) < select(3, decode_end(blob))
 end
 
 -- R26: a settlement that a gateway was answered, and that may have been lost since. `is_saved`: SQL has its record, or
@@ -98,7 +103,7 @@ local function retell(a, field, blob, value, is_saved, billed_before)
   local told = decode_call(value)
   local _, revision, _, _, billed = decode_end(value)
   local counts = a.p and told.emergency == 0 and told.admitted_at_ms >= a.cycle_start_ms
-  if blob and kind_of(blob) ~= OVERTAKEN then
+  if blob and kind_of(blob) ~= OVERTAKEN and not is_an_earlier_call(blob, value) then
     local c = decode_call(blob)
     local known = kind_of(blob) == ENDED and select(2, decode_end(blob)) or c.revision
     local is_first_end = known == revision and is_earlier_end(value, blob)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.domain.answers import Noted, Settled
-from gateway.domain.calls import CallRecord, CallState
+from gateway.domain.calls import CallRecord, CallState, latest_admitted
 from gateway.domain.errors import CallIdUsed, CallUnknown
 from gateway.domain.pool import PoolModel
 from tests.support.pool_model import (
@@ -162,3 +162,35 @@ def test_another_call_of_that_id_keeps_it() -> None:
     end(pool, "c-1", AT_MS + MINUTE)
     retell(pool, replace(record, revision=7), AT_MS + MINUTE)
     assert end(pool, "c-1", AT_MS + MINUTE).admitted_at_ms == AT_MS
+
+
+def test_a_settlement_of_a_later_call_of_that_id_is_taken_over() -> None:
+    """R9: it was lost, and an older copy knows the call before it."""
+    pool = a_pool()
+    admit(pool, "c-1", T0)
+    end(pool, "c-1", T0 + MINUTE)
+    later = replace(records()[1], admitted_at_ms=T0 + 3 * MINUTE, billed_seconds=7)
+    retell(pool, later, AT_MS)
+    assert pool.records[1:] == [later]
+    assert pool.read(AT_MS).settled_seconds == 67
+
+
+def test_of_what_is_known_under_an_id_the_call_admitted_last_is_meant() -> None:
+    """R9, R28: what SQL has of a call stands before what its receipt says, but not before a later one's."""
+    record, later = records()[1], replace(records()[1], admitted_at_ms=T0 + 1)
+    assert latest_admitted(record, replace(record, revision=1)) == record
+    assert latest_admitted(record, later) == latest_admitted(later, record) == later
+    assert latest_admitted(None, record) == record
+    assert latest_admitted(None, None) is None
+
+
+def test_of_two_ends_that_a_client_said_the_earlier_one_stands() -> None:
+    """R17: what comes late ends later than it should have, never earlier."""
+    record = records()[1]
+    late = replace(record, ended_at_ms=record.ended_at_ms + 9_000, billed_seconds=309)
+    for first, told in ((late, record), (record, late)):
+        pool = a_pool(now_ms=AT_MS)
+        retell(pool, first, AT_MS)
+        retell(pool, told, AT_MS)
+        assert pool.read(AT_MS).settled_seconds == 300
+        assert pool.records[-1].ended_at_ms == record.ended_at_ms

@@ -59,3 +59,28 @@ async def test_an_end_that_nobody_knew_the_call_of_leaves_its_receipt_good(
         resumed = await device.request("call.resume", call_id="c-1", receipt=admitted["receipt"])
         assert (resumed["type"], resumed["admitted_at_ms"]) == ("call.resumed", admitted["admitted_at_ms"])
         assert (await device.request("call.end", call_id="c-1"))["type"] == "call.settled"
+
+
+async def test_a_lost_call_is_not_taken_for_an_earlier_one_of_its_id(
+    start_engine: Callable[..., EngineServer], start_gateway: StartGateway
+) -> None:
+    """R9: SQL has the earlier one, and only the gateway the one that is lost."""
+    engine = start_engine()
+    gateway = await asyncio.to_thread(start_gateway, redis_url=engine.url)
+    async with operating(gateway) as operator:
+        await operator.account()
+        token = await operator.token()
+
+        async def are_recorded(*admitted_at_ms: int) -> bool:
+            return sorted(each["admitted_at_ms"] for each in await operator.calls()) == [*admitted_at_ms]
+
+        async with connected(gateway, token) as device:
+            first = (await device.start("c-1"))["admitted_at_ms"]
+            await device.request("call.end", call_id="c-1")
+            await wait_until(lambda: are_recorded(first))
+            engine.flush()
+            second = (await device.start("c-1"))["admitted_at_ms"]
+            assert second > first
+            engine.flush()
+            assert (await device.request("call.end", call_id="c-1"))["type"] == "call.settled"
+            await wait_until(lambda: are_recorded(first, second))

@@ -14,6 +14,7 @@ from gateway.records.recorder import Recorder
 from gateway.records.store import Records
 from tests.records.making import (
     CYCLE_MS,
+    DAY_MS,
     NEXT_CYCLE_MS,
     NOW_MS,
     MemoryStream,
@@ -74,6 +75,9 @@ async def test_calls_that_came_back_are_in_it_and_not_in_the_sum(acme: Records, 
     """R15."""
     back = a_record("a", ended_by="connection_lost")
     ended_again = replace(back, call_id="b")
+    stream.add(a_cycle(cycle_start_ms=CYCLE_MS - DAY_MS), a_cycle(), a_cycle(cycle_start_ms=NEXT_CYCLE_MS))
+    stream.add(replace(a_record("c", cycle_start_ms=CYCLE_MS - DAY_MS), revision=2))
+    stream.add(a_record("d", cycle_start_ms=NEXT_CYCLE_MS))
     stream.add(back, reopened(back), ended_again, reopened(ended_again), replace(ended_again, revision=2))
     await Recorder(acme.database, stream, stream.now_ms).drain()
     config = await acme.configs.config("acme", NOW_MS)

@@ -81,8 +81,13 @@ class Sql:
         return tuple([record for record, is_back in self.records.values() if is_back])
 
     def resettled(self) -> list[CallRecord]:
-        """The records that replaced an earlier one."""
-        return [record for record, is_back in self.records.values() if record.revision > 1 and not is_back]
+        """The records that replaced an earlier one, of the two latest cycles."""
+        latest = sorted(self.cycles)[-2:]
+        return [
+            record
+            for record, is_back in self.records.values()
+            if record.cycle_start_ms in latest and record.revision > 1 and not is_back
+        ]
 
     def settled_seconds(self, cycle_start_ms: int) -> int:
         """What the records of a cycle bill, but for those whose calls came back."""
