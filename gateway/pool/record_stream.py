@@ -13,7 +13,7 @@ import structlog
 from gateway.pool.engine import Engine, engine_unavailable
 from gateway.pool.keys import KeySpace
 from gateway.pool.packed import Item, Notice, unpack_items, unpack_notices, unpack_policy
-from gateway.pool.scripts import script
+from gateway.pool.scripts import Argument, script
 from gateway.pool.shards import Saved, Shards, ShardState
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -89,20 +89,19 @@ class RecordStream:
             )
         return {shard: _entry(shard, *each[0]) for shard, each in zip(positions, found, strict=True) if each}
 
-    async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
-        """Delete entries up to and including these that are older than `kept_ms` by the engine's clock.
+    async def trim(self, saved: Mapping[int, tuple[int, int, str]]) -> None:
+        """Delete entries up to and including these: by shard a run of an engine, an epoch, an entry's id.
 
-        Only what SQL has committed. Raises EngineUnavailable.
+        Where the shard is of another run or epoch by now, nothing is deleted. Raises EngineUnavailable.
         """
         with engine_unavailable():
-            until = await self.engine_ms() - kept_ms if kept_ms else None
-            await self._engine.run_all(
-                [
-                    ("XTRIM", self._keys.named(shard, "records")[0], "MINID", _least_kept(entry_id, until))
-                    for shard, entry_id in positions.items()
-                    if entry_id != START
-                ]
-            )
+            for group in self._engine.split_shards(saved):
+                keys = [key for shard in group for key in self._keys.named(shard, "meta", "records")]
+                arguments: list[Argument] = []
+                for shard in group:
+                    run, epoch, entry_id = saved[shard]
+                    arguments += [str(run), str(epoch), _next_id(entry_id)]
+                await script("records_trim").run(self._engine.client, keys, arguments)
 
     async def states(self) -> dict[int, ShardState]:
         """Each shard that is there. Raises EngineUnavailable."""
@@ -167,12 +166,9 @@ def _behind(last: StreamEntry, saved: Saved | None) -> int:
     return max(last.first_number + len(last.items) - 1 - saved.record_number, len(last.items))
 
 
-def _least_kept(entry_id: str, until_ms: int | None) -> str:
-    """The least id that trimming keeps: the one behind this one, and none younger than that."""
-    milliseconds, sequence = entry_id.split("-")
-    if until_ms is not None and until_ms <= int(milliseconds):
-        return f"{until_ms}-0"
-    return f"{milliseconds}-{int(sequence) + 1}"
+def _next_id(entry_id: str) -> str:
+    milliseconds, sequence = _order(entry_id)
+    return f"{milliseconds}-{sequence + 1}"
 
 
 def _order(entry_id: str) -> tuple[int, int]:

@@ -257,7 +257,7 @@ async def save_entries(
             goes_on = read_from.get(shard) == known.entry_id
             saved[shard] = known._replace(entry_id=known.entry_id if goes_on else START, epoch=epoch)
         # A position before where this was read from is that of an older copy of the database.
-        if epoch < known.epoch or _order(saved[shard].entry_id) < _order(read_from.get(shard, START)):
+        if epoch < known.epoch or order(saved[shard].entry_id) < order(read_from.get(shard, START)):
             refused.add(shard)
     moved = {shard for shard in shards if saved[shard].entry_id != read_from.get(shard, START)}
     refused |= {shard for shard in moved - refused if _is_elsewhere(saved[shard].entry_id, shard, entries)}
@@ -267,7 +267,7 @@ async def save_entries(
         if nth % BREATHE == 0:
             await asyncio.sleep(0)
         at = saved[entry.shard]
-        if entry.shard in refused or (entry.shard in moved and _order(entry.entry_id) <= _order(at.entry_id)):
+        if entry.shard in refused or (entry.shard in moved and order(entry.entry_id) <= order(at.entry_id)):
             continue  # another recorder was first, or it is not to be saved at all
         # Of positions that the version before has written, the number is not known.
         is_known = at.record_number > 0 or at.entry_id == START
@@ -410,6 +410,7 @@ def _is_elsewhere(entry_id: str, shard: int, entries: Sequence[StreamEntry]) -> 
     return bool(ids) and entry_id not in ids
 
 
-def _order(entry_id: str) -> tuple[int, int]:
+def order(entry_id: str) -> tuple[int, int]:
+    """Return what ids of entries are ordered by."""
     milliseconds, sequence = entry_id.split("-")
     return int(milliseconds), int(sequence)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from gateway.domain.calls import CallRecord
 from gateway.records.ingest import START, Progress, StreamEntry, last_number
@@ -39,6 +39,14 @@ class ShardState(Protocol):
         """What time it was there, by which entries have their ids."""
 
 
+class Proven(NamedTuple):
+    """An entry up to which a shard's stream is what SQL has, in that run of an engine and that epoch."""
+
+    run: int
+    epoch: int
+    entry_id: str
+
+
 class RecordStream(Protocol):
     """What ended and is not in SQL yet, by shard. Raises EngineUnavailable where it can't be asked."""
 
@@ -58,8 +66,8 @@ class RecordStream(Protocol):
     async def renew(self, saved: Mapping[int, Progress]) -> None:
         """Give these shards a new epoch, newer than the one SQL has: what it has and they lack is lost."""
 
-    async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
-        """Let go of entries up to and including these, which are committed, if they are older than that."""
+    async def trim(self, saved: Mapping[int, Proven]) -> None:
+        """Let go of entries up to and including these, where it still is the stream of which SQL has them."""
 
     async def backlog(self, saved: Mapping[int, Progress]) -> int:
         """Return how many items lie behind what is saved of each shard."""
@@ -69,13 +77,15 @@ class RecordStream(Protocol):
 class Batch:
     """Entries to be saved together, and under which epochs they were read behind which positions.
 
-    `now_ms` is an instant before they were read, by the billing clock; at `at_end` there were no more.
-    `news` are the epochs of the shards that they are of, and those that SQL does not know yet. `stale` are
-    shards whose engine lacks what SQL has, for it is of an older epoch, or never had the entry that was saved
-    last: of those there are no entries. Of them, `waiting` have some all the same.
+    `now_ms` is an instant before they were read, by the billing clock, and `engine_ms` one by the engine's;
+    at `at_end` there were no more. `news` are the epochs of the shards that they are of, and those that SQL
+    does not know yet. `stale` are shards whose engine lacks what SQL has, for it is of an older epoch, or
+    never had the entry that was saved last: of those there are no entries. Of them, `waiting` have some all
+    the same.
     """
 
     now_ms: int
+    engine_ms: int
     read_from: Mapping[int, str]
     epochs: Mapping[int, int]
     entries: Sequence[StreamEntry]
@@ -155,6 +165,8 @@ class StreamReader:
         news |= {s: epoch for s, epoch in epochs.items() if epoch > progress.get(s, nothing).epoch}
         return Batch(
             now_ms=now_ms,
+            # In a Cluster each has a clock: whichever is ahead.
+            engine_ms=max((state.engine_ms for state in states.values()), default=0),
             read_from=read_from,
             epochs=epochs,
             entries=[each for each in entries if each.shard not in lacking] if lacking else entries,
@@ -165,9 +177,14 @@ class StreamReader:
             waiting=frozenset(lacking & with_entries),
         )
 
-    def is_proven(self, shard: int, entry_id: str) -> bool:
-        """Whether up to that entry its stream was found to be what SQL has, when it was read last."""
-        return shard in self._proven and self._proven[shard][1] == entry_id
+    def proven(self, progress: Mapping[int, Progress], epochs: Mapping[int, int]) -> dict[int, Proven]:
+        """Return where SQL is, of shards whose stream was found to be what it has when it was read last."""
+        nowhere = (0, "")
+        return {
+            shard: Proven(self._proven[shard][0], each.epoch, each.entry_id)
+            for shard, each in progress.items()
+            if each.epoch == epochs.get(shard, 0) and self._proven.get(shard, nowhere)[1] == each.entry_id
+        }
 
     async def saved_before_ms(self, progress: Mapping[int, Progress]) -> int:
         """Return an instant before which all that this very engine settled is saved; 0 if there is none.

@@ -1,7 +1,7 @@
 """The recorder: moves what ended from the records stream to SQL (R26).
 
 It reads behind its positions, saves in one transaction with the new positions, and only then has the stream
-trimmed: of what was saved some hours ago, so that a database restored from an older copy is filled again.
+trimmed: of what SQL has had for some hours, so that a database restored from an older copy is filled again.
 Every gateway has a recorder, and one of them records; the others stand by. Should two record at once all the
 same, they come to the same rows (`gateway.records.ingest`): nothing hangs on who holds the lock.
 """
@@ -23,6 +23,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import metrics, turns
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
+from gateway.records.checkpoints import saved_long_enough
 from gateway.records.database import Database, Kind
 from gateway.records.deployment import put_value, value_of
 from gateway.records.exclusive import Exclusive
@@ -314,16 +315,16 @@ class Recorder:
     async def _trim(self, batch: Batch, progress: Mapping[int, Progress]) -> None:
         """Let go of what was saved: now and then everywhere, else where there was news if none is kept."""
         now = time.monotonic()
-        current = {
-            shard: each.entry_id
-            for shard, each in progress.items()
-            if each.epoch == batch.epochs.get(shard, 0) and self._reader.is_proven(shard, each.entry_id)
-        }
-        if now - self._trimmed_at >= TRIM_SECONDS:
+        is_time = now - self._trimmed_at >= TRIM_SECONDS
+        saved = self._reader.proven(progress, batch.epochs)
+        if is_time:
             self._trimmed_at = now
-            await self._stream.trim(current, self._kept_ms)
-        elif not self._kept_ms:
-            await self._stream.trim({s: current[s] for s in batch.news if s in current}, 0)
+        if is_time and saved and self._kept_ms:
+            saved = await saved_long_enough(self._database, saved, batch.engine_ms, self._kept_ms)
+        elif not is_time:
+            saved = {} if self._kept_ms else {s: saved[s] for s in batch.news if s in saved}
+        if saved:
+            await self._stream.trim(saved)
 
     async def _renew_lasting(self, done: _Round) -> None:
         """Give shards a new epoch that lack what SQL has, and that nobody else will see to.

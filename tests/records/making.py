@@ -1,5 +1,7 @@
 """What the tests of records make: plans, accounts, records, and the stream that records come from."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, replace
@@ -15,6 +17,7 @@ from gateway.pool.shards import ShardState
 from gateway.records.database import Database
 from gateway.records.ingest import Item, Notice, Progress
 from gateway.records.plans import PlanFields
+from gateway.records.reading import Proven
 from gateway.records.recorder import Recorder
 from gateway.records.store import Records
 
@@ -145,6 +148,10 @@ class MemoryStream:
         self._shards[entry.shard].remove(entry)
         self._numbers[entry.shard] -= len(entry.items)
 
+    def become(self, other: MemoryStream) -> None:
+        """Have whoever asks this one be answered by another from now on, as after a failover."""
+        self.__dict__ = other.__dict__
+
     async def now_ms(self) -> int:
         """Tell the time."""
         self._check()
@@ -181,16 +188,13 @@ class MemoryStream:
             if _order(each) <= _id(position)
         }
 
-    async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
+    async def trim(self, saved: Mapping[int, Proven]) -> None:
         """Do as `RecordStream` says."""
         self._check()
-        until = (self.at_ms - kept_ms, 0)
-        for shard, position in positions.items():
-            self._shards[shard] = [
-                each
-                for each in self._shards.get(shard, [])
-                if _order(each) > _id(position) or (kept_ms and _order(each) >= until)
-            ]
+        for shard, proven in saved.items():
+            if (proven.run, proven.epoch) == (self.run, self.shard_epochs.get(shard, 0)):
+                kept = [each for each in self._shards.get(shard, []) if _order(each) > _id(proven.entry_id)]
+                self._shards[shard] = kept
 
     async def backlog(self, saved: Mapping[int, Progress]) -> int:
         """Do as `RecordStream` says."""

@@ -1,6 +1,7 @@
 """What was read from an engine that is no longer the one is refused; what SQL has lost comes again."""
 
 import asyncio
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain.errors import EngineUnavailable
 from gateway.records.database import Database
 from gateway.records.ingest import Progress, Saved, load_progress, save_entries
-from gateway.records.reading import StreamReader
+from gateway.records.reading import Proven, StreamReader
 from gateway.records.recorder import Recorder
 from tests.records.making import NOW_MS, Entry, MemoryStream, a_record, deposed_primary, execute, rows
 from tests.records.waiting import eventually
@@ -155,7 +156,7 @@ class ShakyStream(MemoryStream):
         found = await super().read(positions, limit, at_once)
         if self.shard_epochs[0] == 1:
             self.shard_epochs = {0: 2}
-            await self.trim({0: found[-1].entry_id}, 0)
+            await self.trim({0: Proven(self.run, 2, found[-1].entry_id)})
             self.add(a_record("kept"))
         return found
 
@@ -185,24 +186,104 @@ async def test_the_highest_number_saved_is_known_and_never_falls(
     assert await recorder.saved_numbers() == {0: 2, 3: 0}
 
 
+async def kept_after(stream: MemoryStream, database: Database, after_ms: int) -> int:
+    """How many entries are left when somebody else records, that much later."""
+    stream.at_ms += after_ms
+    await Recorder(database, stream, stream.now_ms, kept_ms=HOUR_MS).drain()
+    return stream.kept
+
+
 async def test_what_is_saved_is_kept_for_its_time_and_then_deleted(
-    recorder: Recorder, stream: MemoryStream, database: Database
+    stream: MemoryStream, database: Database
 ) -> None:
     stream.add(a_record("c-1"))
-    await recorder.drain()
+    assert await kept_after(stream, database, 0) == 1
     stream.add(a_record("c-2"), shard=1)
-    stream.at_ms += HOUR_MS
-    await recorder.drain()
-    assert stream.kept == 2
-    assert recorder.status().waiting_entries == 0
+    assert await kept_after(stream, database, HOUR_MS - 1) == 2
+    assert await kept_after(stream, database, 1) == 1
+    assert await kept_after(stream, database, HOUR_MS - 2) == 1
+    assert await kept_after(stream, database, 1) == 0
 
-    stream.at_ms += 1
-    stream.away = True  # nothing is deleted before it is saved
-    with pytest.raises(EngineUnavailable):
-        await recorder.drain()
-    stream.away = False
-    await Recorder(database, stream, stream.now_ms, kept_ms=HOUR_MS).drain()
-    assert stream.kept == 0
+
+async def test_what_is_saved_is_kept_by_an_eighth_longer_at_most(
+    stream: MemoryStream, database: Database
+) -> None:
+    step_ms = HOUR_MS // 16
+    for step in range(40):
+        stream.add(a_record(f"c-{step}"))
+        kept = await kept_after(stream, database, step_ms if step else 0)
+        assert min(step + 1, 16) <= kept <= 17
+        ((checkpoints,),) = await rows(
+            database, "SELECT value FROM deployment WHERE key = 'records_checkpoints'"
+        )
+        assert len(json.loads(checkpoints)) <= 10
+
+
+async def test_what_is_saved_late_is_kept_as_long_as_anything(
+    stream: MemoryStream, database: Database
+) -> None:
+    """The database was away for hours, and is restored from a copy made just before it had what waited."""
+    stream.shard_epochs = {0: 1}
+    stream.add(a_record("c-1"))
+    await kept_after(stream, database, 0)
+    copy = await rows(database, "SELECT shard, entry_id, epoch, record_number FROM recorder_positions")
+    stream.add(a_record("c-2"))
+    await kept_after(stream, database, 3 * HOUR_MS)
+    assert await call_ids(database) == ["c-1", "c-2"]
+    await kept_after(stream, database, HOUR_MS - 1)
+
+    await _restore(database, copy)
+    await kept_after(stream, database, 0)
+    assert await call_ids(database) == ["c-1", "c-2"]
+
+
+async def test_what_is_saved_stays_its_time_after_a_clock_was_set_back_too(
+    stream: MemoryStream, database: Database
+) -> None:
+    stream.add(a_record())
+    assert await kept_after(stream, database, 0) == 1
+    assert await kept_after(stream, database, -9 * HOUR_MS) == 1
+    assert await kept_after(stream, database, HOUR_MS - 1) == 1
+    assert await kept_after(stream, database, 1) == 0
+
+
+async def test_how_far_sql_was_in_another_epoch_says_nothing(
+    stream: MemoryStream, database: Database
+) -> None:
+    stream.shard_epochs = {0: 1}
+    stream.add(a_record())
+    assert await kept_after(stream, database, 0) == 1
+    stream.shard_epochs = {0: 2}
+    assert await kept_after(stream, database, HOUR_MS) == 1
+    assert await kept_after(stream, database, 0) == 1
+    assert await kept_after(stream, database, HOUR_MS) == 0
+
+
+async def test_nothing_is_trimmed_that_another_engine_tells_than_the_one_it_was_read_from(
+    stream: MemoryStream, database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing is kept, and the gateway hears of the successor while it saves what a deposed primary told."""
+    recorder = Recorder(database, stream, stream.now_ms)
+    deposed = await deposed_primary(recorder, stream)
+    stream.run += 1
+    stream.add(a_record("told-by-the-successor"))
+    deposed.at_ms += 20
+    deposed.add(a_record("lost"))
+    write = database.write
+
+    async def write_and_fail_over(*work: Any) -> Any:
+        done = await write(*work)
+        deposed.become(stream)
+        return done
+
+    monkeypatch.setattr(database, "write", write_and_fail_over)
+    await Recorder(database, deposed, deposed.now_ms).drain()
+    monkeypatch.undo()
+
+    assert deposed.kept == 1
+    deposed.shard_epochs[0] = 2
+    await Recorder(database, deposed, deposed.now_ms).drain()
+    assert await call_ids(database) == ["c-1", "lost", "told-by-the-successor"]
 
 
 async def test_a_database_restored_from_an_older_copy_is_filled_again(
@@ -344,13 +425,14 @@ async def test_a_shard_that_lacks_what_sql_has_holds_up_no_other(
 
 
 class LateStream(MemoryStream):
-    """One in which something ends just before it is trimmed, in another run than the first."""
+    """One in which something ends just after it was read, in another run than the first."""
 
-    async def trim(self, positions: Mapping[int, str], kept_ms: int) -> None:
+    async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, Entry]:
         """Do as `RecordStream` says."""
+        found = await super().last_up_to(positions)
         if self.run > 1:
             self.add(a_record("late"))
-        await super().trim(positions, kept_ms)
+        return found
 
 
 async def test_what_may_be_unread_is_not_trimmed(database: Database) -> None:

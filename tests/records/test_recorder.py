@@ -11,6 +11,7 @@ from gateway.domain.calls import CallRecord, CycleOpened
 from gateway.domain.errors import EngineUnavailable
 from gateway.domain.policy import Policy
 from gateway.records.database import Database
+from gateway.records.reading import Proven
 from gateway.records.recorder import Recorder
 from gateway.records.store import Records
 from tests.records.making import NOW_MS, MemoryStream, a_cycle, a_record, deposed_primary, execute, rows
@@ -363,7 +364,7 @@ async def test_answers_are_safe_that_were_settled_before_what_waits(
     assert await recorder.saved_here_before_ms() == record.settled_at_ms
     await recorder.drain()
     assert await recorder.saved_here_before_ms() == stream.at_ms
-    await stream.trim({0: "999999999999999-0"}, 0)
+    await stream.trim({0: Proven(stream.run, 0, "999999999999999-0")})
     assert await recorder.saved_here_before_ms() == stream.at_ms, "what was saved need not be kept"
     stream.add(a_cycle())
     assert await recorder.saved_here_before_ms() == 0, "when that was is not said"
