@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from datetime import date
 
 import pytest
 
 from gateway.domain.asks import End, Start
+from gateway.domain.errors import EngineUnavailable
 from gateway.domain.policy import Policy
 from gateway.pool.record_stream import RecordStream, StreamEntry
 from gateway.records.ingest import Progress
-from tests.support.engines import EngineServer
+from tests.support.engines import KINDS, EngineServer
 from tests.support.pool_model import ANA, T0, TO, a_plan
 from tests.support.pools import LiveAccounts, live_accounts
+from tests.support.waiting import wait_until
 
 HOUR_MS = 3_600_000
 
@@ -132,3 +134,32 @@ async def test_nothing_is_deleted_of_another_run_or_epoch_than_that_of_what_was_
 
     await stream.trim({shard: (state.run, state.epoch, last)})
     assert await everything(stream) == [each for each in before if each.shard != shard]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_an_entry_s_id_tells_which_run_of_an_engine_gave_it(
+    kind: str, start_engine: Callable[..., EngineServer]
+) -> None:
+    """R26: so that two that go on from the same data, in one millisecond too, never give the same id."""
+    server, runs, ids = start_engine(kind, persistent=True), [], []
+    async with live_accounts(server.url, Policy(), shards=1, lease_ms=1500) as accounts:
+        stream = accounts.pool.records
+
+        async def is_there() -> bool:
+            try:
+                return bool(await stream.states())
+            except EngineUnavailable:
+                return False
+
+        await accounts.at(T0)
+        await accounts.make("acme", billing_date=date(2026, 11, 15), plan=a_plan(1_000_000))
+        for run in range(2):
+            await call(accounts, "acme", f"c-{run}")
+            runs.append((await stream.states())[0].run)
+            ids.append((await everything(stream))[-1].entry_id)
+            server.kill()
+            server.start()
+            await wait_until(is_there, 10)
+
+    assert runs[0] != runs[1]
+    assert [int(each.split("-")[1]) // 2**20 for each in ids] == [run % 2**32 for run in runs]

@@ -26,6 +26,7 @@ NOW_MS = 1_795_392_000_000
 CYCLE_MS = 1_794_718_800_000
 """2026-11-15T05:00:00Z, a cycle's start."""
 NEXT_CYCLE_MS = 1_797_310_800_000
+IDS_OF_RUN = 1_000_000
 
 SMALL: PlanFields = {"name": "Small", "minutes": 100, "connected_channels": 1, "staff_seats": 1}
 TEAM: PlanFields = {"name": "Team", "minutes": 1000, "connected_channels": 2, "staff_seats": 3}
@@ -135,7 +136,8 @@ class MemoryStream:
         self._next_id += 1
         number = self._numbers.get(shard, 0)
         self._numbers[shard] = number + len(items)
-        entry = Entry(shard, f"{self.at_ms}-{self._next_id}", items, number, notices)
+        # As the engine gives ids: another run never gives the same one.
+        entry = Entry(shard, f"{self.at_ms}-{self.run * IDS_OF_RUN + self._next_id}", items, number, notices)
         self._shards.setdefault(shard, []).append(entry)
         return entry
 

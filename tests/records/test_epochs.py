@@ -424,6 +424,29 @@ async def test_a_shard_that_lacks_what_sql_has_holds_up_no_other(
     assert await recorder.drain() >= 0
 
 
+async def test_an_entry_in_the_place_of_the_one_saved_last_is_not_taken_for_it(
+    database: Database, recorder: Recorder, stream: MemoryStream
+) -> None:
+    """R26: a deposed primary and its successor told as many things, the last in the same millisecond."""
+    deposed = await deposed_primary(recorder, stream)
+    stream.run += 1
+    stream.at_ms += 5
+    stream.add(a_record("s-1"))
+    stream.at_ms += 5
+    of_successor = stream.add(a_record("s-2"))
+    deposed.at_ms += 10
+    deposed.add(a_record("d-1"))
+    saved = deposed.add(a_record("d-2"))
+    assert saved.entry_id.split("-")[0] == of_successor.entry_id.split("-")[0]
+    assert saved.first_number == of_successor.first_number
+    await Recorder(database, deposed, deposed.now_ms, kept_ms=HOUR_MS).drain()
+
+    assert await recorder.saved_here_before_ms() == 0
+    stream.shard_epochs[0] = 2
+    await recorder.drain()
+    assert await call_ids(database) == ["c-1", "d-1", "d-2", "s-1", "s-2"]
+
+
 class LateStream(MemoryStream):
     """One in which something ends just after it was read, in another run than the first."""
 

@@ -21,7 +21,7 @@ SCRIPTS: Final = (
 _CLOCK: Final = "server_time[1] * 1000 + floor(server_time[2] / 1000)"
 _TIME: Final = "call('TIME')"
 _RUN: Final = "tonumber(string.match(call('INFO', 'server'), 'run_id:(%x%x%x%x%x%x%x%x%x%x%x%x)'), 16)"
-_ENTRY: Final = "call('XADD', records_key, '*',"
+_MICROSECONDS: Final = "server_time[2] % 1000"
 _GOES_ON: Final = ("end", "else", "until", ")", "}")
 """A line at the margin that begins like this belongs to the statement before it."""
 _STATEMENTS: Final = 6
@@ -42,9 +42,8 @@ def at_an_instant(text: str, ms: str, run: str) -> str:
     """A script that takes the time, and which process of an engine this is, from these expressions."""
     if not all(piece in text for piece in (_CLOCK, _TIME, _RUN)):
         raise ValueError("the scripts take the time, or the engine's run, in another way")
-    # Entries have their ids by the engine's clock.
-    entry = _ENTRY.replace("'*'", "text(real_now_ms) .. '-*'")
-    return text.replace(_CLOCK, ms).replace(_TIME, "nil").replace(_RUN, run).replace(_ENTRY, entry)
+    text = text.replace(_CLOCK, ms).replace(_MICROSECONDS, "0")
+    return text.replace(_TIME, "nil").replace(_RUN, run)
 
 
 def all_in_one(texts: Mapping[str, str]) -> str:
