@@ -7,13 +7,14 @@
 --        calls (-1: no limit), seats limit, channels limit; the same five of the pending plan, and the instant from
 --        which it holds (ms; 0 none pending); seats used, channels used; seconds settled in the cycle that holds now,
 --        that cycle's start (ms), and when 50, 80 and 100 % were passed in it (ms; 0 not), for a pool made anew; index of the first boundary, number of boundaries, the
---        boundaries (ms, ascending); 1 if calls were looked up in SQL, number of those in progress that have ended there and
+--        boundaries (ms, ascending); the shard's epoch in which all this was read in SQL, after all that waited was saved there,
+--        and calls were looked up (0 none: good for a pool that is there), number of those in progress that have ended there and
 --        of those that were settled again, and these ("<account>/<call id>", the ended call's value); how long a call may
 --        be in progress that nobody vouches for (ms), number of calls that came back since they had ended, and these in the same way; then the members
 --        ("s/<staff>", "c/<channel>")
 -- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING or SHARD_MOVED; or CYCLES_MISSING and the index of the cycle
---        from which on the boundaries are needed; or CALLS_UNCHECKED: the pool is to be made anew where there was one, and
---        its calls must be looked up first. Behind these two: run of the engine, epoch and seq of the shard
+--        from which on the boundaries are needed; or CALLS_UNCHECKED: the pool is to be made anew, and all that it is made from
+--        must be read in this epoch first. Behind these two: run of the engine, epoch and seq of the shard
 -- Rules  R15, R18, R19, R21-R25, R28, R29
 -- @flags allow-oom
 -- @include shard
@@ -47,7 +48,7 @@ local passed_50_ms, passed_80_ms, passed_100_ms = take_number(), take_number(), 
 local first_index, boundaries = take_number(), {}
 for i = 1, take_number() do boundaries[i] = take_number() end
 
-local is_checked, ended_calls = take() == '1', {}
+local read_in_epoch, ended_calls = take_number(), {}
 for i = 1, 2 * take_number() do ended_calls[i] = take() end
 local unvouched_ms, reopened_calls = take_number(), {}
 for i = 1, 2 * take_number() do reopened_calls[i] = take() end
@@ -182,9 +183,8 @@ if p and p.epoch == m.epoch then
   bring_up_pool(m, account, p, shard_keys, keys, items, notices, set_coming_boundaries)
   if revision >= p.revision then set_coming_boundaries(p) end
 else
-  if not is_checked and (packed or call('EXISTS', keys[ORDER_KEY]) == 1) then
-    return { CALLS_UNCHECKED, 0, run, m.epoch, m.seq }
-  end
+  -- What was read before lacks what was answered until then and is saved later.
+  if read_in_epoch ~= m.epoch then return { CALLS_UNCHECKED, 0, run, m.epoch, m.seq } end
   p, missing_index = new_pool(m)
   if not p then return { CYCLES_MISSING, missing_index, run, m.epoch, m.seq } end
   p.version = max(p.version, version_before)

@@ -58,7 +58,9 @@ for i = 1, #KEYS do
     local is_changed = follow_run(m)
     if lacks(m, seen_run, seen_seq, seen_epoch, saved_number) then
       is_new, is_changed = 1, true
-      m.epoch, m.seq, m.records = max(m.epoch + 1, real_now_ms), max(m.seq, seen_seq), max(m.records, saved_number)
+      -- Never one that was there before, wherever clocks stand: what was read in that is not of this one.
+      m.epoch = max(m.epoch + 1, seen_epoch + 1, real_now_ms)
+      m.seq, m.records = max(m.seq, seen_seq), max(m.records, saved_number)
       m.steady_ms = real_now_ms
     end
     if is_changed then save_shard(m) end

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -10,7 +11,7 @@ import structlog
 from gateway.domain.asks import AccountConfig
 from gateway.domain.calls import CallRecord
 from gateway.domain.cycles import boundary_ms, index_at
-from gateway.domain.errors import EngineUnavailable
+from gateway.domain.errors import EngineUnavailable, NotFound
 from gateway.domain.plans import Plan, channels_limit, seats_limit
 from gateway.domain.pool_minutes import THRESHOLDS_PERCENT
 from gateway.pool.codes import Code
@@ -23,7 +24,10 @@ from gateway.pool.shards import Shards
 log = structlog.get_logger(__name__)
 
 Loader = Callable[[str], Awaitable[AccountConfig | None]]
-"""Reads an account from SQL; None if SQL knows no such account."""
+"""Reads an account from SQL, after all that waited when it was asked is saved there;
+
+None if SQL knows no such account.
+"""
 
 EndedCalls = Callable[[str], Awaitable[Sequence[CallRecord]]]
 """Asks SQL which calls that are in progress in an account's pool have ended, and which were settled again.
@@ -38,7 +42,23 @@ Raises DatabaseUnavailable.
 """
 
 _COMING_CYCLES: Final = 4
-_ATTEMPTS: Final = 4
+_ATTEMPTS: Final = 6
+
+_NO_EPOCH: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class AccountRead:
+    """What SQL says of an account.
+
+    `epoch` is the shard's in which all of it was read, by a `Loader`: a pool is made of no other. 0: it may
+    be from before, and will do for a pool that is there. `ended` are the calls in progress that SQL knows to
+    have ended, and those settled again.
+    """
+
+    config: AccountConfig
+    epoch: int = _NO_EPOCH
+    ended: Sequence[CallRecord] = ()
 
 
 class Accounts:
@@ -67,70 +87,74 @@ class Accounts:
 
         Answers False if SQL knows no such account. Raises DatabaseUnavailable, EngineUnavailable, RedisError.
         """
+        shard = self._keys.shard_of(account)
         if code == Code.TOO_LATE:
             # It was answered all the same, so it is the engine's clock that was set: the next beat tells it.
-            self._shards.forget_real_ms(self._keys.shard_of(account))
+            self._shards.forget_real_ms(shard)
             return True
         if code in (Code.SHARD_MISSING, Code.SHARD_MOVED):
-            await self._shards.confirm([self._keys.shard_of(account)])
+            await self._shards.confirm([shard])
             if code == Code.SHARD_MOVED:
                 # Most probably nothing is missing; if the pool is, the script says so when it is asked again.
                 return True
-        config = await self._loader(account)
-        if config is None:
-            return False
-        await self.apply(config)
-        return True
+        found = await self._read(account, await self._shards.epoch(shard))
+        return found is not None and await self._bring_up(found) is not None
 
     async def apply(self, config: AccountConfig) -> int:
-        """Make the account's pool or bring it up to `config`; an older revision changes nothing.
+        """Bring the account's pool up to `config`; an older revision changes nothing.
 
-        Answers the pool's version. Raises EngineUnavailable, RedisError.
+        A pool that is not there is made from what SQL says then, not from `config`. Answers the pool's
+        version. Raises NotFound, DatabaseUnavailable, EngineUnavailable, RedisError.
         """
-        now_ms = (await self._shards.clock()).now_ms
-        current = index_at(config.billing_date, config.time_zone, now_ms)
-        first, last = current - 2, current + _COMING_CYCLES
-        ended: Sequence[CallRecord] | None = None
+        version = await self._bring_up(AccountRead(config))
+        if version is None:
+            raise NotFound(f"There is no account {config.account}.")
+        return version
+
+    async def _bring_up(self, found: AccountRead | None) -> int | None:
+        """Answer the pool's version, or None if SQL turns out to know no such account."""
+        earliest: int | None = None
         for _ in range(_ATTEMPTS):
-            code, detail = await self._apply(config, first, last, ended)
+            if found is None:
+                return None
+            account = found.config.account
+            code, detail, epoch = await self._apply(found, earliest)
             if code in (Code.APPLIED, Code.UNCHANGED):
                 return detail
             if code == Code.CALLS_UNCHECKED:
-                ended = await self._ended_calls(config.account)
+                found = await self._read(account, epoch)
             elif code in (Code.SHARD_MISSING, Code.SHARD_MOVED):
-                await self._shards.confirm([self._keys.shard_of(config.account)])
+                await self._shards.confirm([self._keys.shard_of(account)])
             else:
                 # Nobody called for many cycles: all of them turn, one by one, so all boundaries are needed.
-                first = min(first, detail)
+                earliest = detail
         raise EngineUnavailable("The account's pool could not be brought up to date; try again shortly.")
 
-    async def _apply(
-        self, config: AccountConfig, first: int, last: int, ended: Sequence[CallRecord] | None
-    ) -> tuple[int, int]:
+    async def _read(self, account: str, epoch: int) -> AccountRead | None:
+        """Read in the epoch that the shard was seen to have, or in a later one: the script will refuse it."""
+        config = await self._loader(account)
+        return None if config is None else AccountRead(config, epoch, await self._ended_calls(account))
+
+    async def _apply(self, found: AccountRead, earliest: int | None) -> tuple[int, int, int]:
+        config = found.config
+        current = index_at(config.billing_date, config.time_zone, (await self._shards.clock()).now_ms)
+        first, last = current - 2, current + _COMING_CYCLES
+        if earliest is not None:
+            first = min(first, earliest)
         shard = self._keys.shard_of(config.account)
         keys = [*self._keys.of_shard(shard), *self._keys.of_account(config.account, shard)]
         code, detail, run, epoch, seq = await script("account_apply").run(
             self._engine.client,
             keys,
-            account_arguments(config, first, last, ended, unvouched_ms=self._unvouched_ms),
+            account_arguments(found, first, last, unvouched_ms=self._unvouched_ms),
         )
         self._shards.saw(shard, run, epoch, seq)
-        return code, detail
+        return code, detail, epoch
 
 
-def account_arguments(
-    config: AccountConfig,
-    first: int,
-    last: int,
-    ended: Sequence[CallRecord] | None = None,
-    *,
-    unvouched_ms: int,
-) -> list[Argument]:
-    """What the script is told of an account, with the boundaries of these cycles.
-
-    `ended` are the calls in progress that SQL knows to have ended, and those settled again; None if it was
-    not asked.
-    """
+def account_arguments(found: AccountRead, first: int, last: int, *, unvouched_ms: int) -> list[Argument]:
+    """What the script is told of an account, with the boundaries of these cycles."""
+    config = found.config
     running = config.running_cycle
     boundaries = {k: boundary_ms(config.billing_date, config.time_zone, k) for k in range(first, last + 1)}
     if running is not None:
@@ -159,9 +183,9 @@ def account_arguments(
         str(first),
         str(len(boundaries)),
         *(str(each) for each in boundaries.values()),
-        "0" if ended is None else "1",
-        str(len(ended or ())),
-        *(part for record in ended or () for part in _named(record)),
+        str(found.epoch),
+        str(len(found.ended)),
+        *(part for record in found.ended for part in _named(record)),
         str(unvouched_ms),
         str(len(config.reopened)),
         *(part for record in config.reopened for part in _named(record)),

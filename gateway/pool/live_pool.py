@@ -309,9 +309,10 @@ class LivePool:
         return self._keys.notices(self._keys.shard_of(account))
 
     async def apply(self, config: AccountConfig) -> PoolView:
-        """Make an account's pool, or bring it in line with SQL; an older revision changes nothing.
+        """Bring an account's pool up to what SQL said; an older revision changes nothing.
 
-        Raises EngineUnavailable.
+        One that is not there is made from what SQL says then. Raises NotFound, DatabaseUnavailable,
+        EngineUnavailable.
         """
         with engine_unavailable():
             await self._accounts.apply(config)

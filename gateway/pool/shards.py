@@ -297,6 +297,15 @@ class Shards:
             raise EngineUnavailable
         return self.saw_clock(Clock(found[0], found[1]))
 
+    async def epoch(self, shard: int) -> int:
+        """The epoch that a shard has now. Raises EngineUnavailable, RedisError."""
+        for _ in range(2):
+            (found,) = await script("clock_read").run(self._engine.client, self._metas([shard]))
+            if found:
+                return int(found[4])
+            await self.confirm([shard])
+        raise EngineUnavailable
+
     async def count_calls(self) -> int:
         """How many calls are in progress in all shards. Raises RedisError."""
         count = 0

@@ -91,8 +91,6 @@ class Administration:
         return len(accounts)
 
     async def _bring_up(self, account: str) -> None:
-        # A pool that is not there is made once all is saved (`load`), not from what SQL has just now.
-        await self._pool.read_many([account])
         now_ms = (await self._pool.clock()).now_ms
         config = await self._records.configs.config(account, now_ms)
         assert config is not None, "accounts are never deleted"

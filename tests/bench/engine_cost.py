@@ -22,7 +22,7 @@ from redis import Redis
 from gateway.domain.asks import AccountConfig, Ask, End, Start
 from gateway.domain.plans import Plan
 from gateway.embedded import valkey_binary
-from gateway.pool.accounts import account_arguments
+from gateway.pool.accounts import AccountRead, account_arguments
 from gateway.pool.keys import KeySpace
 from gateway.pool.operations import Operation, section_arguments
 from gateway.pool.scripts import Argument, script
@@ -81,13 +81,14 @@ class PoolLoad:
         self._calls = calls
         policy = ["30", "1", "60", "0"]
         metas = [self._keys.of_shard(0)[0]]
-        self._run("shards_open", metas, ["1", *policy, "1", str(START_MS), "0", "0", "0", "0", "0"])
+        opening = ["1", *policy, "1", str(START_MS), "0", "0", "0", "0", "0"]
+        ((_, epoch, *_),) = self._run("shards_open", metas, opening)
         plan = Plan("big", "Big", 1_000_000_000, 10, 10)
         for account in self._accounts:
             config = AccountConfig(
                 account, 1, "active", date(2026, 11, 23), "UTC", plan, staff=frozenset({"ana"})
             )
-            arguments = account_arguments(config, -2, 4, unvouched_ms=45_000)
+            arguments = account_arguments(AccountRead(config, epoch), -2, 4, unvouched_ms=45_000)
             self._run("account_apply", self._keys_of([account]), arguments)
         self._fill()
 

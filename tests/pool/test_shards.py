@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -18,6 +19,7 @@ from gateway.domain.policy import Policy
 from gateway.pool.engine import connect
 from gateway.pool.live_pool import LivePool
 from gateway.pool.shards import SavedNumbers, Shards, none_saved
+from gateway.records.ingest import Progress
 from tests.support.engines import EngineServer
 from tests.support.pools import LiveAccounts, live_accounts
 
@@ -114,6 +116,24 @@ async def test_data_of_before_the_latest_epoch_is_found_out(
         engine.client.set(meta, older)
         await shards.confirm([0])
         assert (await shards.states())[0].epoch > latest
+
+
+async def test_an_epoch_is_never_one_that_was_there_before(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    """R26: also not in an engine whose clock is behind that of the one before."""
+    (meta, *_) = accounts.keys.of_shard(0)
+    in_an_hour = time.time_ns() // 1_000_000 + 3600 * SECOND
+    async with a_gateway_s_shards(engine, accounts) as shards:
+        await shards.open()
+        older: Any = engine.client.get(meta)
+        await shards.renew_epochs({0: Progress("0-0", in_an_hour, 0)})
+        await shards.confirm([0])
+        latest = await shards.epoch(0)
+        assert latest > in_an_hour
+        engine.client.set(meta, older)
+        await shards.confirm([0])
+        assert await shards.epoch(0) > latest
 
 
 async def test_what_was_read_of_a_stream_is_missed_when_it_is_lost(

@@ -17,7 +17,7 @@ from gateway.domain.answers import Answer
 from gateway.domain.asks import AccountConfig, Ask
 from gateway.domain.errors import CallgateError
 from gateway.domain.leases import Renewed
-from gateway.pool.accounts import account_arguments
+from gateway.pool.accounts import AccountRead, account_arguments
 from gateway.pool.codes import UNDECIDED, Code
 from gateway.pool.keys import ACCOUNT_KEYS, SHARD_KEYS, KeySpace
 from gateway.pool.operations import Operation, section_arguments
@@ -113,7 +113,9 @@ class Steps:
         self.add(
             "account_apply",
             ALL,
-            account_arguments(config, first, last, [], unvouched_ms=LEASE_MS + GRACE_MS),
+            account_arguments(
+                AccountRead(config, epoch=self.now_ms), first, last, unvouched_ms=LEASE_MS + GRACE_MS
+            ),
             lambda reply: check(reply[0] == Code.APPLIED, "the pool is not made", reply),
         )
 

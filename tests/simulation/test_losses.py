@@ -161,6 +161,35 @@ def test_what_a_deposed_primary_answered_is_kept_though_sql_is_further_on(valkey
         assert again.replayed
 
 
+def test_a_change_read_before_an_engine_lost_something_makes_no_pool(valkey: EngineServer) -> None:
+    """R28: the new primary has a settlement that SQL had not yet when the account was read."""
+    with closing(SimulatedEngine(valkey, scripts_with({}))) as engine:
+        history = LossyHistory(engine, 1)
+        (gateway, other), steps = history.gateways, history.steps
+        ana, bob = ("ana", "d-0"), ("ana", "d-1")
+        for call_id, device in (("c", ana), ("d", bob)):
+            asked = Start(ACCOUNT, *device, call_id, TO, connection=1)
+            assert isinstance(gateway.ask(asked), Admitted)
+        history.now_ms = steps.now_ms = history.now_ms + 100 * SECOND
+        gateway.beat()
+        changed = finish(history.load(ACCOUNT))
+        assert changed is not None
+        assert isinstance(gateway.ask(End(ACCOUNT, "c", ana, connection=1)), Settled)
+        steps.copy("new")
+        assert isinstance(other.ask(End(ACCOUNT, "d", bob, connection=1)), Settled)
+        fail_over(history, "new", run=2)
+        finish(other.accounts.apply(changed))
+        gateway.beat()
+        other.beat()
+        finish(history.load(ACCOUNT))
+        sums: list[tuple[int, int]] = []
+        steps.pool(
+            lambda pool: sums.append((pool.settled_seconds, history.sql.settled_seconds(pool.cycle_start_ms)))
+        )
+        engine.carry_out(steps)
+        assert sums == [(200, 200)]
+
+
 def test_what_is_emptied_just_when_it_is_written_is_away_for_a_moment(
     valkey: EngineServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
