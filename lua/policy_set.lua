@@ -4,7 +4,8 @@
 --
 -- KEYS   for each shard: meta, alarms
 -- ARGV   free, increment, hold (s), count from (0 admission, 1 answer)
--- Reply  the number of shards that had another policy
+-- Reply  the number of shards that had another policy, run of the engine; then for each shard its epoch and seq, 0 and 0 where
+--        it is not there or has not been compared yet, and so keeps what it has
 -- Rules  the policy is kept with the data; R29
 -- @flags allow-oom
 -- @include shard
@@ -17,7 +18,7 @@ local function set_alarms(alarms_key, now_ms)
   call_variadic('ZADD', alarms_key, alarms)
 end
 
-local changed = 0
+local changed, reply = 0, { 0, run }
 for i = 1, #KEYS, 2 do
   local m = open_shard(KEYS[i])
   if m then
@@ -33,5 +34,7 @@ for i = 1, #KEYS, 2 do
       save_shard(m)
     end
   end
+  reply[i + 2], reply[i + 3] = m and m.epoch or 0, m and m.seq or 0
 end
-return changed
+reply[1] = changed
+return reply

@@ -42,7 +42,15 @@ from gateway.pool.packed import (
 )
 from gateway.pool.record_stream import RecordStream
 from gateway.pool.scripts import script
-from gateway.pool.shards import Clock, NewEpoch, SavedNumbers, Shards, none_saved
+from gateway.pool.shards import (
+    Clock,
+    NewEpoch,
+    SavedNumbers,
+    SavedPolicy,
+    Shards,
+    no_policy_saved,
+    none_saved,
+)
 from gateway.pool.together import run_together
 
 log = structlog.get_logger(__name__)
@@ -84,6 +92,7 @@ class LivePool:
         late_resume_hours: int = 12,
         shards: int = DEFAULT_SHARDS,
         saved_numbers: SavedNumbers | None = None,
+        saved_policy: SavedPolicy | None = None,
         find_known: FindKnown | None = None,
         find_resettled: FindResettled | None = None,
         saved_before_ms: Callable[[], Awaitable[int]] | None = None,
@@ -95,7 +104,12 @@ class LivePool:
         self.lease_ms = lease_ms
         self.grace_ms = grace_ms
         self._shards = Shards(
-            engine, self._keys, policy, simulate=simulate, saved_numbers=saved_numbers or none_saved
+            engine,
+            self._keys,
+            policy,
+            simulate=simulate,
+            saved_numbers=saved_numbers or none_saved,
+            saved_policy=saved_policy or no_policy_saved,
         )
         self._accounts = Accounts(
             engine,
@@ -361,6 +375,11 @@ class LivePool:
         with engine_unavailable():
             await self._shards.set_policy(policy)
 
+    async def keep_policy(self) -> None:
+        """Bill by the policy that SQL has. Raises DatabaseUnavailable, EngineUnavailable."""
+        with engine_unavailable():
+            await self._shards.keep_policies()
+
     def shard_of(self, account: str) -> int:
         """The shard that an account's pool lives on."""
         return self._keys.shard_of(account)
@@ -492,6 +511,7 @@ class LivePool:
 
     async def _release_saved(self) -> None:
         await self._shards.confirm_blind()
+        await self._shards.keep_policies()
         if self._saved_before_ms is None or not len(self._kept):
             return
         saved_before_ms = await self._saved_before_ms()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -33,6 +33,9 @@ whether it was this gateway that gave them a new epoch, by shard.
 
 SavedNumbers = Callable[[], Awaitable[Mapping[int, int]]]
 """Asks SQL for the number of each shard's last item that it has. Raises DatabaseUnavailable."""
+
+SavedPolicy = Callable[[], Awaitable[Policy | None]]
+"""Asks SQL for the policy of the deployment; None if it has none. Raises DatabaseUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,10 @@ async def none_saved() -> Mapping[int, int]:
     return {}
 
 
+async def no_policy_saved() -> None:
+    """SQL has none, or is not asked."""
+
+
 class Shards:
     """All shards of a deployment.
 
@@ -105,12 +112,16 @@ class Shards:
         *,
         simulate: bool,
         saved_numbers: SavedNumbers = none_saved,
+        saved_policy: SavedPolicy = no_policy_saved,
     ) -> None:
         self._engine = engine
         self._keys = keys
         self._policy = policy
         self._simulate = simulate
         self._saved_numbers = saved_numbers
+        self._saved_policy = saved_policy
+        # The epoch of each shard in which it was last given SQL's policy.
+        self._policy_in: dict[int, int] = {}
         self._clock: Clock | None = None
         self._clock_at = 0.0
         self._seen: dict[int, Seen] = {}
@@ -251,11 +262,23 @@ class Shards:
         return unpack_policy(packed)
 
     async def set_policy(self, policy: Policy) -> None:
-        """Set the policy of all shards, at once on a single server. Raises RedisError."""
-        for group in self._engine.split_shards(range(self._keys.shards)):
-            keys = [key for shard in group for key in self._keys.named(shard, "meta", "alarms")]
-            await script("policy_set").run(self._engine.client, keys, _policy_arguments(policy))
-        self._policy = policy
+        """Set the policy of all shards, at once on a single server. Raises EngineUnavailable, RedisError."""
+        await self._set_policy(range(self._keys.shards), policy)
+
+    async def keep_policy(self, shard: int, epoch: int) -> None:
+        """Have a shard bill by the policy that SQL has, once in an epoch.
+
+        An engine that went back may be older than the policy. Raises DatabaseUnavailable, EngineUnavailable,
+        RedisError.
+        """
+        if self._policy_in.get(shard) != epoch:
+            await self._keep_policy([shard])
+
+    async def keep_policies(self) -> None:
+        """The same for all shards. Raises DatabaseUnavailable, EngineUnavailable, RedisError."""
+        left = [shard for shard, seen in self._seen.items() if self._policy_in.get(shard) != seen.epoch]
+        if left:
+            await self._keep_policy(left)
 
     async def renew_epochs(self, saved: Mapping[int, Saved] | None = None) -> int:
         """Give all shards that are there a new epoch, or only those of `saved`: above what SQL has of them.
@@ -369,6 +392,38 @@ class Shards:
         return self._clock.now_ms + elapsed_ms * self._clock.speed
 
     # Inside
+
+    async def _keep_policy(self, shards: Sequence[int]) -> None:
+        kept: Policy | None = None
+        epochs: dict[int, int] = {}
+        # One that is just being set is in SQL first: if it was set back here, SQL says so by now.
+        while (saved := await self._saved_policy()) is not None and saved != kept:
+            kept, epochs = saved, await self._set_policy(shards, saved)
+        self._policy_in |= epochs
+
+    async def _set_policy(self, shards: Iterable[int], policy: Policy) -> dict[int, int]:
+        """Answer the epoch in which each of them was given it."""
+        epochs: dict[int, int] = {}
+        for group in self._engine.split_shards(shards):
+            keys = [key for shard in group for key in self._keys.named(shard, "meta", "alarms")]
+            for _ in range(2):
+                changed, run, *said = await script("policy_set").run(
+                    self._engine.client, keys, _policy_arguments(policy)
+                )
+                if changed:
+                    log.info("policy.set", shards=changed)
+                found = dict(zip(group, said[::2], strict=True))
+                for (shard, epoch), seq in zip(found.items(), said[1::2], strict=True):
+                    self.saw(shard, run, epoch, seq)
+                absent = [shard for shard, epoch in found.items() if epoch == _ABSENT]
+                if not absent:
+                    break
+                await self.confirm(absent)
+            else:
+                raise EngineUnavailable
+            epochs |= found
+        self._policy = policy
+        return epochs
 
     async def _read_clock(self) -> list[int]:
         found: list[list[int]] = await script("clock_read").run(self._engine.client, self._metas([0]))

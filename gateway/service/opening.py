@@ -16,6 +16,7 @@ from redis.exceptions import RedisError
 from gateway.domain.asks import AccountConfig
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable, StartRefused
+from gateway.domain.policy import Policy
 from gateway.embedded import EmbeddedEngine
 from gateway.live.control import Control
 from gateway.live.gateways import Gateways
@@ -25,6 +26,7 @@ from gateway.pool.live_pool import LivePool
 from gateway.records.recorder import Recorder
 from gateway.records.store import Records
 from gateway.service.administration import Administration
+from gateway.service.attaching import kept_policy
 from gateway.service.callgate import Callgate, packed_policy, unpacked_policy
 from gateway.service.engine_safety import engine_warnings
 from gateway.service.health import Monitor
@@ -87,6 +89,7 @@ class _Parts:
             grace_ms=settings.grace_seconds * 1000,
             late_resume_hours=settings.late_resume_hours,
             saved_numbers=self._saved_numbers,
+            saved_policy=self._saved_policy,
             find_known=self._find_known,
             find_resettled=self._find_resettled,
             saved_before_ms=self._saved_before_ms,
@@ -197,6 +200,9 @@ class _Parts:
 
     async def _saved_numbers(self) -> Mapping[int, int]:
         return await self._recorder.saved_numbers()
+
+    async def _saved_policy(self) -> Policy:
+        return await kept_policy(self.records)
 
     async def _find_known(
         self, account: str, calls: Sequence[tuple[str, int]]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import httpx
 import pytest
@@ -120,6 +120,22 @@ def test_gateways_tell_again_what_they_answered(http: httpx.Client, engine: Engi
     Callgate()("rebuild")
     wait_until_sync(lambda: pool_of(http) == (0, ["c-1"]))
     assert end(http, "c-1")["billed_seconds"] == BILLED
+
+
+def test_an_engine_that_went_back_while_no_gateway_ran_has_the_database_s_policy(
+    http: httpx.Client, gateway: GatewayProcess, engine: EngineServer, start: Callable[[], GatewayProcess]
+) -> None:
+    metas = [KEYS.of_shard(shard)[0] for shard in range(KEYS.shards)]
+    older: Any = dict(zip(metas, engine.client.mget(metas), strict=True))
+    http.put("/v1/policy", json={"hold_seconds": 30}).raise_for_status()
+    assert gateway.stop() == 0
+    engine.client.mset(older)
+    callgate = Callgate()
+    assert "hold 60 s" in callgate.check()
+    callgate("rebuild")
+    assert "Redis and SQL agree" in callgate("check").stdout
+    with start().client() as again:
+        assert again.get("/v1/policy").json()["hold_seconds"] == 30
 
 
 def test_an_engine_that_was_emptied_while_no_gateway_ran_is_filled(

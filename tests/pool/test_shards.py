@@ -22,6 +22,7 @@ from gateway.pool.shards import SavedNumbers, Shards, none_saved
 from gateway.records.ingest import Progress
 from tests.support.engines import EngineServer
 from tests.support.pools import LiveAccounts, live_accounts
+from tests.support.waiting import wait_until
 
 NOON = 1_795_392_000_000
 SECOND = 1000
@@ -182,6 +183,99 @@ async def test_a_policy_that_is_set_holds_for_calls_in_progress(accounts: LiveAc
     await accounts.pool.set_policy(replace(Policy(), count_from="answer"))
     assert (await accounts.pool.read("acme")).used_seconds == 0
     assert await accounts.pool.policy() == replace(Policy(), count_from="answer")
+
+
+BY_THE_MINUTE = replace(Policy(), increment_seconds=60)
+
+
+def metas_of(engine: EngineServer, accounts: LiveAccounts) -> dict[str, Any]:
+    """What the shards are now, to go back to."""
+    metas = [accounts.keys.of_shard(shard)[0] for shard in range(accounts.keys.shards)]
+    return {meta: engine.client.get(meta) for meta in metas}
+
+
+async def go_back(engine: EngineServer, accounts: LiveAccounts, metas: dict[str, Any]) -> None:
+    engine.client.mset(metas)
+    await accounts.pool._shards.confirm([0])
+
+
+async def test_an_engine_that_went_back_bills_by_the_policy_that_sql_has(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    """R26: before there is a pool that would bill by another, and not before SQL can be asked."""
+    await accounts.make("acme", billing_date=date(2026, 11, 23), plan=TEN_MINUTES)
+    await accounts.pool.ask(Start("acme", "ana", "desk", "c-1", "+14155550100"))
+    await accounts.at(NOON + 61 * SECOND)
+    older = metas_of(engine, accounts)
+    accounts.saved_policy = BY_THE_MINUTE
+    await accounts.pool.set_policy(BY_THE_MINUTE)
+    accounts.database_failure = DatabaseUnavailable()
+    await go_back(engine, accounts, older)
+    assert await accounts.pool.policy() == Policy()
+    with pytest.raises(DatabaseUnavailable):
+        await accounts.pool.read("acme")
+    accounts.database_failure = None
+    view = await accounts.pool.read("acme")
+    assert (view.used_seconds, view.policy) == (120, BY_THE_MINUTE)
+
+
+async def test_shards_follow_the_policy_that_sql_has_with_nobody_asking(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    older = metas_of(engine, accounts)
+    accounts.saved_policy = BY_THE_MINUTE
+    await accounts.pool.set_policy(BY_THE_MINUTE)
+    await go_back(engine, accounts, older)
+
+    async def is_set() -> bool:
+        return await accounts.pool.policy() == BY_THE_MINUTE
+
+    await wait_until(is_set, 10)
+
+
+async def test_a_policy_that_is_just_being_set_is_not_set_back(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    """SQL and then the engine are told of it just after SQL was asked."""
+    client = connect(engine.url)
+    answers = iter([Policy(), BY_THE_MINUTE, BY_THE_MINUTE])
+
+    async def saved_policy() -> Policy:
+        answer = next(answers)
+        if answer == Policy():
+            await accounts.pool.set_policy(BY_THE_MINUTE)
+        return answer
+
+    try:
+        shards = Shards(client, accounts.keys, Policy(), simulate=True, saved_policy=saved_policy)
+        await shards.open()
+        await shards.keep_policies()
+        assert await accounts.pool.policy() == shards.policy == BY_THE_MINUTE
+    finally:
+        await client.close()
+
+
+async def test_a_policy_is_set_also_where_the_engine_was_just_emptied(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    engine.flush()
+    await accounts.pool.set_policy(BY_THE_MINUTE)
+    assert await accounts.pool.policy() == BY_THE_MINUTE
+
+
+async def test_a_policy_that_was_set_is_missed_when_it_is_lost(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    """R26."""
+    (meta, *_) = accounts.keys.of_shard(0)
+    async with a_gateway_s_shards(engine, accounts) as shards:
+        await shards.open()
+        older: Any = engine.client.get(meta)
+        epoch = await shards.epoch(0)
+        await shards.set_policy(BY_THE_MINUTE)
+        engine.client.set(meta, older)
+        await shards.confirm([0])
+        assert await shards.epoch(0) > epoch
 
 
 async def test_the_clock_only_moves_forward_once_there_is_an_account(accounts: LiveAccounts) -> None:

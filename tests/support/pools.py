@@ -50,6 +50,8 @@ class LiveAccounts:
         self.lost_notices: list[Notice] = []
         self.loads: list[str] = []
         """The accounts that SQL was asked for, in order."""
+        self.saved_policy: Policy | None = None
+        """The policy that SQL has."""
         self.database_failure: CallgateError | None = None
         """Raised to whoever asks SQL."""
         self.database_answers = asyncio.Event()
@@ -66,6 +68,7 @@ class LiveAccounts:
             lease_ms=lease_ms,
             grace_ms=grace_ms,
             shards=shards,
+            saved_policy=self.load_policy,
             find_known=self.find_known,
             find_resettled=self.find_resettled,
         )
@@ -82,6 +85,12 @@ class LiveAccounts:
 
     async def _standing_of(self, account: str) -> dict[tuple[str, int], CallRecord]:
         return _standing(item for item in await self.recorded() if item.account == account)
+
+    async def load_policy(self) -> Policy | None:
+        """The policy that SQL has."""
+        if self.database_failure is not None:
+            raise self.database_failure
+        return self.saved_policy
 
     async def load(self, account: str) -> AccountConfig | None:
         """What SQL knows of an account, once it has saved all records."""
