@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
-from typing import Final
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Final
 
 import structlog
 from redis.exceptions import RedisError
@@ -107,11 +107,13 @@ class Alarms:
         clock: Clock | None = None
         next_ms = 0
         due: list[str] = []
-        for group in self._engine.split_shards(range(self._keys.shards)):
-            keys = [key for shard in group for key in self._keys.named(shard, "meta", "alarms")]
-            now_ms, speed, later_ms, *accounts = await script("alarms_due").run(
-                self._engine.client, keys, [str(MOST_DUE)]
-            )
+
+        async def look(shards: Sequence[int]) -> Any:
+            keys = [key for shard in shards for key in self._keys.named(shard, "meta", "alarms")]
+            return await script("alarms_due").run(self._engine.client, keys, [str(MOST_DUE)])
+
+        asked = await self._engine.ask_shards(range(self._keys.shards), look)
+        for _, (now_ms, speed, later_ms, *accounts) in asked.said:
             if now_ms:
                 clock = Clock(now_ms, speed)
             due.extend(account.decode() for account in accounts)

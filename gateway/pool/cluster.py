@@ -21,7 +21,6 @@ from redis.exceptions import (
     MovedError,
     RedisError,
     ResponseError,
-    SlotNotCoveredError,
 )
 
 from gateway.pool.connections import Address, Server, make_pool
@@ -174,8 +173,15 @@ class ClusterClient:
             await self.look()
             node = self._owners[slot]
             if node is None:
-                raise SlotNotCoveredError(f"No node owns slot {slot}")
+                raise ClusterDownError(f"No node owns slot {slot}")
         return node
+
+    async def owners(self, keys: Iterable[str]) -> list[Server | None]:
+        """The node that owns each key, as far as is known, None where no node does. Raises RedisError."""
+        slots = [key_slot(key.encode()) for key in keys]
+        if any(self._owners[slot] is None for slot in slots):
+            await self.look()
+        return [self._owners[slot] for slot in slots]
 
     async def primaries(self) -> list[Server]:
         """A client of each node that owns something. Raises RedisError."""

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import monotonic, perf_counter
-from typing import Any, Final, Literal, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 from urllib.parse import parse_qs, unquote
 
 from redis.asyncio.connection import BlockingConnectionPool, parse_url
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import ClusterDownError, NoScriptError, RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.domain.errors import EngineUnavailable, SettingsError
 from gateway.pool.cluster import ClusterClient, send_together
 from gateway.pool.connections import IN_STEP, Address, Server, TcpConnection, make_pool
+from gateway.pool.keys import hash_tag
 from gateway.pool.scripts import Argument, Client, Script
 from gateway.pool.sentinel import SentinelPool, Sentinels
 from gateway.urls import split_url
@@ -41,6 +42,13 @@ def engine_unavailable() -> Iterator[None]:
         yield
     except (RedisError, OSError) as failure:
         raise EngineUnavailable from failure
+
+
+class Asked(NamedTuple, Generic[T]):
+    """What shards said, each group that was asked together; and which are away, and why."""
+
+    said: Sequence[tuple[Sequence[int], T]]
+    away: Mapping[int, Exception]
 
 
 @dataclass(slots=True)
@@ -83,6 +91,50 @@ class Engine:
     def split_shards(self, shards: Iterable[int]) -> list[list[int]]:
         """The same for bare shards."""
         return [list(shards)] if self.spans_shards else [[shard] for shard in shards]
+
+    async def ask_shards(
+        self, shards: Iterable[int], ask: Callable[[Sequence[int]], Awaitable[T]]
+    ) -> Asked[T]:
+        """Ask shards: all at once, or in a Cluster one by one, its nodes side by side.
+
+        There a shard that can't be asked is left out, so that it holds up none but itself. Raises what `ask`
+        raises (RedisError, OSError) if none can be, as on a single server.
+        """
+        if self.spans_shards:
+            together = list(shards)
+            return Asked([(together, await ask(together))], {})
+        said: list[tuple[Sequence[int], T]] = []
+        away: dict[int, Exception] = {}
+
+        async def in_turn(of_node: Sequence[int]) -> None:
+            for at, shard in enumerate(of_node):
+                try:
+                    said.append(([shard], await ask([shard])))
+                except ResponseError as failure:
+                    away[shard] = failure
+                except (RedisError, OSError) as failure:
+                    # It is the node. To wait for it once more for each shard would take minutes.
+                    away.update(dict.fromkeys(of_node[at:], failure))
+                    return
+
+        by_node = await self._by_node(shards)
+        unowned = by_node.pop(None, [])
+        away.update(dict.fromkeys(unowned, ClusterDownError("No node owns its slot")))
+        await asyncio.gather(*map(in_turn, by_node.values()))
+        if away and not said:
+            raise next(iter(away.values()))
+        return Asked(said, away)
+
+    async def _by_node(self, shards: Iterable[int]) -> dict[Server | int | None, list[int]]:
+        """Shards, those of one node of the Cluster together. Raises RedisError if no node can be asked."""
+        shards = list(shards)
+        if not isinstance(self.client, ClusterClient):
+            return {shard: [shard] for shard in shards}
+        by_node: dict[Server | int | None, list[int]] = {}
+        owners = await self.client.owners(map(hash_tag, shards))
+        for shard, owner in zip(shards, owners, strict=True):
+            by_node.setdefault(owner, []).append(shard)
+        return by_node
 
     async def run_all(self, commands: Sequence[tuple[str | int, ...]]) -> list[Any]:
         """Send plain commands together, and answer their replies in order. Raises RedisError."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -144,20 +144,19 @@ class KeptAnswers:
 
     # What is safe, and what was lost
 
-    async def release(self, saved_before_ms: int) -> None:
-        """Let go of settlements made before an instant, as SQL has them all.
+    async def release(self, saved_before_ms: int, away: Set[int] = frozenset()) -> None:
+        """Let go of settlements made before an instant, as SQL has them all, but for shards that are away.
 
         When it was away for long that is many at once: others have their turn now and then.
         """
-        released = 0
-        while self._settled:
-            key, value = next(iter(self._settled.items()))
+        for looked_at, (key, value) in enumerate(list(self._settled.items())):
+            if looked_at % RELEASED_AT_ONCE == RELEASED_AT_ONCE - 1:
+                await asyncio.sleep(0)
+            if self._shard_of(key[0]) in away or self._settled.get(key) is not value:
+                continue
             if max(unpack_end(value).settled_at_ms, self._told_ms.get(key, 0)) >= saved_before_ms:
                 break
             self._let_go(key)
-            released += 1
-            if released % RELEASED_AT_ONCE == 0:
-                await asyncio.sleep(0)
         metrics.ANSWERS_KEPT.set(len(self._settled))
 
     def lost(self, shards: Iterable[int]) -> None:

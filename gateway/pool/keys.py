@@ -11,6 +11,11 @@ ACCOUNT_KEYS: Final = ("pool", "order", "phase", "members")
 DEPLOYMENT_KEY: Final = "cg:deployment"
 
 
+def hash_tag(shard: int) -> str:
+    """What all keys of a shard have in common, and alone says which slot of a Cluster they are in."""
+    return f"{{{shard}}}"
+
+
 class KeySpace:
     """Names of all keys of a deployment with so many shards.
 
@@ -20,7 +25,9 @@ class KeySpace:
 
     def __init__(self, shards: int = DEFAULT_SHARDS) -> None:
         self.shards = shards
-        self._shard_keys = [tuple(f"cg:{{{shard}}}:{name}" for name in SHARD_KEYS) for shard in range(shards)]
+        self._shard_keys = [
+            tuple(f"cg:{hash_tag(shard)}:{name}" for name in SHARD_KEYS) for shard in range(shards)
+        ]
 
     def shard_of(self, account: str) -> int:
         """The shard that an account's pool lives on, for ever."""
@@ -41,7 +48,7 @@ class KeySpace:
 
     def of_account(self, account: str, shard: int) -> tuple[str, ...]:
         """An account's keys, in the order of ACCOUNT_KEYS."""
-        tag = f"cg:{{{shard}}}:"
+        tag = f"cg:{hash_tag(shard)}:"
         return (
             f"{tag}pool:{account}",
             f"{tag}order:{account}",

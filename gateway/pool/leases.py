@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from itertools import groupby
+from operator import itemgetter
+from typing import Any, Final
 
 from gateway.domain.asks import Asker
 from gateway.domain.leases import Renewed
@@ -73,25 +75,39 @@ class Leases:
     async def renew(self, vouchings: Sequence[Vouching]) -> list[Renewed]:
         """Renew leases, and start the grace of what is lost; answers where each call stands, in their order.
 
-        Raises RedisError: those of a piece whose script call failed may have been renewed.
+        In a Cluster those of a shard that is away are UNDECIDED. Raises RedisError if all are. Those of a
+        script call that failed may have been renewed.
         """
-        renewed: list[Renewed] = []
-        for first in range(0, len(vouchings), RENEWED_AT_ONCE):
-            renewed += await self._renew(vouchings[first : first + RENEWED_AT_ONCE])
+        by_shard: dict[int, list[int]] = {}
+        for at, vouching in enumerate(vouchings):
+            by_shard.setdefault(self._keys.shard_of(vouching.account), []).append(at)
+        renewed = [Renewed.UNDECIDED] * len(vouchings)
+
+        async def renew(shards: Sequence[int]) -> None:
+            places = [(shard, at) for shard in shards for at in by_shard[shard]]
+            for first in range(0, len(places), RENEWED_AT_ONCE):
+                piece = places[first : first + RENEWED_AT_ONCE]
+                codes = await self._renew([(shard, vouchings[at]) for shard, at in piece])
+                for (_, at), code in zip(piece, codes, strict=True):
+                    renewed[at] = _RENEWED[Code(code)]
+
+        await self._engine.ask_shards(by_shard, renew)
         return renewed
 
     async def due(self) -> tuple[list[tuple[str, str]], int]:
         """Calls (account, call id) that nobody has vouched for in time, and in how many ms to look again.
 
-        Raises RedisError.
+        Of shards that are not away in a Cluster. Raises RedisError if all are.
         """
         found: list[tuple[str, str]] = []
         wait_ms = self._lease_ms + self._grace_ms
-        for group in self._engine.split_shards(range(self._keys.shards)):
-            keys = [key for shard in group for key in self._keys.named(shard, "meta", "calls", "leases")]
-            next_ms, now_ms, *fields = await script("leases_due").run(
-                self._engine.client, keys, [str(ENTRIES_AT_ONCE)]
-            )
+
+        async def look(shards: Sequence[int]) -> Any:
+            keys = [key for shard in shards for key in self._keys.named(shard, "meta", "calls", "leases")]
+            return await script("leases_due").run(self._engine.client, keys, [str(ENTRIES_AT_ONCE)])
+
+        asked = await self._engine.ask_shards(range(self._keys.shards), look)
+        for _, (next_ms, now_ms, *fields) in asked.said:
             if next_ms:
                 wait_ms = min(wait_ms, max(0, next_ms - now_ms))
             for field in fields:
@@ -99,24 +115,18 @@ class Leases:
                 found.append((account, call_id))
         return found, wait_ms
 
-    async def _renew(self, vouchings: Sequence[Vouching]) -> list[Renewed]:
-        by_shard: dict[int, list[int]] = {}
-        for at, vouching in enumerate(vouchings):
-            by_shard.setdefault(self._keys.shard_of(vouching.account), []).append(at)
-        renewed = [Renewed.UNDECIDED] * len(vouchings)
-        for sections in self._engine.split(list(by_shard.items())):
-            keys: list[str] = []
-            until_ms = carry_out_until_ms(self._real_ms(sections[0][0]))
-            arguments: list[Argument] = [str(self._lease_ms), str(self._grace_ms), until_ms]
-            for shard, places in sections:
-                keys += self._keys.named(shard, "meta", "calls", "leases")
-                arguments.append(str(len(places)))
-                arguments += _arguments(vouchings[at] for at in places)
-            codes = await script("calls_renew").run(self._engine.client, keys, arguments)
-            named = [at for _, places in sections for at in places]
-            for at, code in zip(named, codes, strict=True):
-                renewed[at] = _RENEWED[Code(code)]
-        return renewed
+    async def _renew(self, sections: Sequence[tuple[int, Vouching]]) -> Sequence[int]:
+        """What the script says of each, those of a shard in a row."""
+        keys: list[str] = []
+        until_ms = carry_out_until_ms(self._real_ms(sections[0][0]))
+        arguments: list[Argument] = [str(self._lease_ms), str(self._grace_ms), until_ms]
+        for shard, members in groupby(sections, itemgetter(0)):
+            vouchings = [vouching for _, vouching in members]
+            keys += self._keys.named(shard, "meta", "calls", "leases")
+            arguments.append(str(len(vouchings)))
+            arguments += _arguments(vouchings)
+        codes: Sequence[int] = await script("calls_renew").run(self._engine.client, keys, arguments)
+        return codes
 
 
 def _arguments(vouchings: Iterable[Vouching]) -> Iterable[Argument]:

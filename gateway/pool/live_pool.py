@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -95,7 +95,7 @@ class LivePool:
         saved_policy: SavedPolicy | None = None,
         find_known: FindKnown | None = None,
         find_resettled: FindResettled | None = None,
-        saved_before_ms: Callable[[], Awaitable[int]] | None = None,
+        saved_before_ms: Callable[[Set[int]], Awaitable[int]] | None = None,
         replicas: Replicas = 0,
     ) -> None:
         self._engine = engine
@@ -237,7 +237,7 @@ class LivePool:
     async def renew(self, vouchings: Sequence[Vouching]) -> list[Renewed]:
         """Vouch for calls, or say that their connection is lost (R12, R13).
 
-        Answers where each stands. Raises EngineUnavailable.
+        Answers where each stands: UNDECIDED where it could not be asked. Raises EngineUnavailable.
         """
         with engine_unavailable():
             return await self._leases.renew(vouchings)
@@ -514,21 +514,25 @@ class LivePool:
         await self._shards.keep_policies()
         if self._saved_before_ms is None or not len(self._kept):
             return
-        saved_before_ms = await self._saved_before_ms()
+        # What was answered of shards that are away stays.
+        away = self._shards.away
+        saved_before_ms = await self._saved_before_ms(away)
         # Only if nothing was lost up to now is what SQL has got all that was answered before that.
-        await self._shards.beat(self.lease_ms)
-        if not self._kept.has_to_tell:
-            await self._kept.release(saved_before_ms)
+        away_now = await self._shards.beat(self.lease_ms)
+        if away_now <= away and not self._kept.has_to_tell:
+            await self._kept.release(saved_before_ms, away)
 
     async def _beat(self) -> None:
         """Say to the shards that a gateway is there, so that they know that leases could be renewed (R14)."""
         while True:
             try:
-                await self._shards.beat(self.lease_ms)
+                away = await self._shards.beat(self.lease_ms)
             except (RedisError, OSError, CallgateError) as failure:
                 log.warning("shards.not_told", error=type(failure).__name__)
             else:
                 turns.finished("beats")
+                if away:
+                    log.warning("shards.away", shards=len(away))
             # However long a lease is: this is also how a gateway hears that a shard has a new epoch.
             pause = min(self.lease_ms / 1000 / BEATS_A_LEASE, LONGEST_BEAT_SECONDS)
             await asyncio.sleep(pause * random.uniform(0.8, 1))  # noqa: S311 - no secret
@@ -553,19 +557,18 @@ class LivePool:
         while True:
             await asyncio.sleep(FORGET_SECONDS)
             try:
-                for group in self._engine.split_shards(range(self._keys.shards)):
-                    keys = [
-                        key
-                        for shard in group
-                        for key in self._keys.named(shard, "meta", "calls", "ended", "overtaken")
-                    ]
-                    await script("calls_forget").run(
-                        self._engine.client, keys, [str(self._memory_ms), str(FORGET_AT_ONCE)]
-                    )
+                await self._engine.ask_shards(range(self._keys.shards), self._forget)
             except (RedisError, OSError) as failure:
                 log.warning("calls.not_forgotten", error=type(failure).__name__)
             else:
                 turns.finished("forgetting")
+
+    async def _forget(self, shards: Sequence[int]) -> None:
+        names = ("meta", "calls", "ended", "overtaken")
+        keys = [key for shard in shards for key in self._keys.named(shard, *names)]
+        await script("calls_forget").run(
+            self._engine.client, keys, [str(self._memory_ms), str(FORGET_AT_ONCE)]
+        )
 
 
 def _reaped(account: str, answer: Answer | CallgateError) -> None:

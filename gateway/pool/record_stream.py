@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ from gateway.pool.engine import Engine, engine_unavailable
 from gateway.pool.keys import KeySpace
 from gateway.pool.packed import Item, Notice, unpack_items, unpack_notices, unpack_policy
 from gateway.pool.scripts import Argument, script
-from gateway.pool.shards import Saved, Shards, ShardState
+from gateway.pool.shards import Saved, Shards, States
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -47,19 +47,26 @@ class RecordStream:
         self._shard_by_key = {keys.named(shard, "records")[0].encode(): shard for shard in range(keys.shards)}
 
     async def read(
-        self, positions: Mapping[int, str], limit: int, at_once: int = DECODED_AT_ONCE
+        self,
+        positions: Mapping[int, str],
+        limit: int,
+        at_once: int = DECODED_AT_ONCE,
+        away: Set[int] = frozenset(),
     ) -> list[StreamEntry]:
         """Entries behind each shard's position, oldest first in each, at most `limit` a shard.
 
-        Others get their turn on the event loop after each `at_once` items. Raises EngineUnavailable.
+        Others get their turn on the event loop after each `at_once` items. Those of `away` are not asked.
+        Raises EngineUnavailable if another can't be: else it would seem to have no more.
         """
         with engine_unavailable():
-            return await self._read(positions, limit, at_once)
+            return await self._read(positions, limit, at_once, away)
 
-    async def _read(self, positions: Mapping[int, str], limit: int, at_once: int) -> list[StreamEntry]:
+    async def _read(
+        self, positions: Mapping[int, str], limit: int, at_once: int, away: Set[int]
+    ) -> list[StreamEntry]:
         entries: list[StreamEntry] = []
         decoded = 0
-        for group in self._engine.split_shards(range(self._keys.shards)):
+        for group in self._engine.split_shards(s for s in range(self._keys.shards) if s not in away):
             streams = {self._keys.named(shard, "records")[0]: positions.get(shard, START) for shard in group}
             reply: list[Any] = await self._engine.client.execute_command(
                 "XREAD", "COUNT", limit, "STREAMS", *streams, *streams.values()
@@ -103,8 +110,8 @@ class RecordStream:
                     arguments += [str(run), str(epoch), _next_id(entry_id)]
                 await script("records_trim").run(self._engine.client, keys, arguments)
 
-    async def states(self) -> dict[int, ShardState]:
-        """Each shard that is there. Raises EngineUnavailable."""
+    async def states(self) -> States:
+        """Each shard that is there, and those that are away. Raises EngineUnavailable if all are."""
         with engine_unavailable():
             return await self._shards.states()
 
@@ -115,12 +122,11 @@ class RecordStream:
 
     async def engine_ms(self) -> int:
         """The engine's clock, by which entries have their ids. Raises RedisError."""
-        reply: int = await script("server_time").run(self._engine.client, [self._keys.of_shard(0)[0]])
-        return reply
+        return await self._shards.server_ms()
 
-    async def backlog(self, saved: Mapping[int, Saved]) -> int:
-        """Items of all shards behind what is saved of each. Raises EngineUnavailable."""
-        shards = range(self._keys.shards)
+    async def backlog(self, saved: Mapping[int, Saved], away: Set[int] = frozenset()) -> int:
+        """Items of all shards but `away` behind what is saved of each. Raises EngineUnavailable."""
+        shards = [shard for shard in range(self._keys.shards) if shard not in away]
         with engine_unavailable():
             last = await self._engine.run_all(
                 [

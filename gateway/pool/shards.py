@@ -6,9 +6,10 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import structlog
+from redis.exceptions import RedisError
 
 from gateway.domain.errors import CallgateError, EngineUnavailable, FieldError, InvalidField, StartRefused
 from gateway.domain.policy import Policy
@@ -19,6 +20,8 @@ from gateway.pool.packed import COUNT_FROM, unpack_policy
 from gateway.pool.scripts import Argument, script
 
 log = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 _REAL: Final = 0
 _SIMULATED: Final = 1
@@ -67,6 +70,13 @@ class ShardState(NamedTuple):
     epoch: int
     run: int
     engine_ms: int
+
+
+class States(NamedTuple):
+    """Each shard that is there, and those that could not be asked, in a Cluster."""
+
+    there: Mapping[int, ShardState]
+    away: frozenset[int]
 
 
 class Saved(Protocol):
@@ -128,6 +138,8 @@ class Shards:
         self._comparing = asyncio.Lock()
         self._listeners: list[NewEpoch] = []
         self._suspect: set[int] = set()
+        self._away: frozenset[int] = frozenset()
+        self._any_shard = 0
         # Compared while SQL could not be asked, which may have later records than they.
         self._blind: set[int] = set()
         # Given a new epoch here, which is still to be heard of.
@@ -216,29 +228,48 @@ class Shards:
             self._suspect.add(shard)
             self._strangers.setdefault(shard, set()).add(run)
 
-    async def beat(self, lease_ms: int) -> None:
+    @property
+    def away(self) -> frozenset[int]:
+        """Shards of a Cluster that could not be told in the latest beat that told any."""
+        return self._away
+
+    async def beat(self, lease_ms: int) -> frozenset[int]:
         """Tell all shards that a gateway is there, and see to those that are not as they were.
 
-        Raises EngineUnavailable, RedisError.
+        Answers those that are away, in a Cluster; the others are told, and seen to. Raises EngineUnavailable,
+        RedisError.
         """
-        suspect, self._suspect = self._suspect, set()
-        for group in self._engine.split_shards(range(self._keys.shards)):
+
+        async def tell(shards: Sequence[int]) -> None:
             asked_at = time.monotonic()
             run, real_ms, *said = await script("shards_beat").run(
-                self._engine.client, self._metas(group), [str(lease_ms)]
+                self._engine.client, self._metas(shards), [str(lease_ms)]
             )
-            for shard, epoch, seq in zip(group, said[::2], said[1::2], strict=True):
+            for shard, epoch, seq in zip(shards, said[::2], said[1::2], strict=True):
                 self._real[shard] = (real_ms, asked_at)
                 if epoch <= _ABSENT:
-                    suspect.add(shard)
+                    self._suspect.add(shard)
                 else:
                     self.saw(shard, run, epoch, seq)
-        suspect |= self._suspect
-        self._suspect = set()
+
+        asked = await self._engine.ask_shards(range(self._keys.shards), tell)
+        away = self._away = frozenset(asked.away)
+        suspect = self._suspect - away
+        self._suspect -= suspect
         if suspect:
             await self.confirm(suspect)
         # Another gateway may have set it; what is made anew is made under the one in force.
         self._policy = await self.read_policy()
+        return away
+
+    async def server_ms(self) -> int:
+        """What time it is at the engine (real ms). Raises RedisError."""
+
+        async def ask(shards: Sequence[int]) -> int:
+            reply: int = await script("server_time").run(self._engine.client, self._metas(shards))
+            return reply
+
+        return await self._of_any(ask)
 
     def real_ms(self, shard: int) -> int:
         """What a shard's engine says the time is (real ms), reckoned from the latest beat; 0 before that.
@@ -256,7 +287,11 @@ class Shards:
 
     async def read_policy(self) -> Policy:
         """The policy in force. Raises EngineUnavailable if the shards are not built, RedisError."""
-        packed = await script("policy_read").run(self._engine.client, self._metas([0]))
+
+        async def ask(shards: Sequence[int]) -> Any:
+            return await script("policy_read").run(self._engine.client, self._metas(shards))
+
+        packed = await self._of_any(ask)
         if not packed:
             raise EngineUnavailable
         return unpack_policy(packed)
@@ -295,27 +330,27 @@ class Shards:
         self._renewed |= (saved or {}).keys()
         return renewed
 
-    async def states(self) -> dict[int, ShardState]:
-        """Each shard that is there. Raises RedisError.
+    async def states(self) -> States:
+        """Each shard that is there. Raises RedisError if none can be asked.
 
         What is read of its stream before this counts as seen: were it lost, this gateway would find out.
         """
         found: dict[int, ShardState] = {}
-        for group in self._engine.split_shards(range(self._keys.shards)):
-            said = await script("clock_read").run(self._engine.client, self._metas(group))
-            for shard, each in zip(group, said, strict=True):
+        asked = await self._engine.ask_shards(range(self._keys.shards), self._read_clocks)
+        for shards, said in asked.said:
+            for shard, each in zip(shards, said, strict=True):
                 if each:
                     epoch, run, engine_ms, seq = each[4:]
                     found[shard] = ShardState(epoch, run, engine_ms)
                     self.saw(shard, run, epoch, seq)
-        return found
+        return States(found, frozenset(asked.away))
 
     async def clock(self) -> Clock:
         """What the billing clock shows. Raises EngineUnavailable if the shards are not built, RedisError."""
-        found = await self._read_clock()
+        (found,) = await self._of_any(self._read_clocks)
         if not found:
-            await self.confirm([0])
-            found = await self._read_clock()
+            await self.confirm([self._any_shard])
+            (found,) = await self._of_any(self._read_clocks)
         if not found:
             raise EngineUnavailable
         return self.saw_clock(Clock(found[0], found[1]))
@@ -425,9 +460,20 @@ class Shards:
         self._policy = policy
         return epochs
 
-    async def _read_clock(self) -> list[int]:
-        found: list[list[int]] = await script("clock_read").run(self._engine.client, self._metas([0]))
-        return found[0]
+    async def _of_any(self, ask: Callable[[Sequence[int]], Awaitable[T]]) -> T:
+        """Ask a shard what all would say: the same as before, or another if that is away in a Cluster."""
+        try:
+            return await ask([self._any_shard])
+        except (RedisError, OSError):
+            if self._engine.spans_shards:
+                raise
+        asked = await self._engine.ask_shards(range(self._keys.shards), ask)
+        (self._any_shard,), answer = asked.said[0]
+        return answer
+
+    async def _read_clocks(self, shards: Sequence[int]) -> list[list[int]]:
+        found: list[list[int]] = await script("clock_read").run(self._engine.client, self._metas(shards))
+        return found
 
     async def _keep_number(self) -> None:
         """Keep how many shards there are with the data.
@@ -451,27 +497,33 @@ class Shards:
         except CallgateError as failure:
             # Nothing can be made anew without SQL either; what is missing shows when it is back.
             log.warning("shards.compared_blindly", code=failure.code)
-            found = await self._compare_with({}, shards, build=build)
-            self._blind |= found.keys()
-            return found
+            return await self._compare_with(None, shards, build=build)
         return await self._compare_with(saved, shards, build=build)
 
     async def _compare_with(
-        self, saved: Mapping[int, int], shards: Iterable[int], *, build: bool
+        self, saved: Mapping[int, int] | None, shards: Iterable[int], *, build: bool
     ) -> dict[int, list[int]]:
-        found: dict[int, list[int]] = {}
-        base = ""
-        for group in self._engine.split_shards(shards):
-            if not base:
-                # In a Cluster shards are built one by one: a simulated clock must start at one instant for
-                # all; one that was lost goes on from where it was seen.
-                base = str(self.estimated_now_ms()) if self._clock else await self._server_ms()
+        """`saved` is None if SQL is away. What was said is taken in, also if RedisError is raised."""
+        # In a Cluster shards are built one by one: a simulated clock must start at one instant for all; one
+        # that was lost goes on from where it was seen.
+        base = str(self.estimated_now_ms() if self._clock else await self.server_ms())
+
+        async def compare(group: Sequence[int]) -> list[list[int]]:
+            opening = self._opening(group, base, saved or {}, build=build)
             reply: list[list[int]] = await script("shards_open").run(
-                self._engine.client, self._metas(group), self._opening(group, base, saved, build=build)
+                self._engine.client, self._metas(group), opening
             )
-            found |= dict(zip(group, reply, strict=True))
+            return reply
+
+        asked = await self._engine.ask_shards(shards, compare)
+        found = {s: each for group, reply in asked.said for s, each in zip(group, reply, strict=True)}
         self._take_in(found)
-        self._blind -= found.keys()
+        if saved is None:
+            self._blind |= found.keys()
+        else:
+            self._blind -= found.keys()
+        for failure in asked.away.values():
+            raise failure
         return found
 
     def _opening(
@@ -505,10 +557,6 @@ class Shards:
             log.info("shards.new_epoch", shards=len(changed), found_out=sum(changed.values()))
             for listener in self._listeners:
                 listener(changed)
-
-    async def _server_ms(self) -> str:
-        reply: Any = await script("server_time").run(self._engine.client, self._metas([0]))
-        return str(reply)
 
     def _metas(self, shards: Iterable[int]) -> list[str]:
         return [self._keys.of_shard(shard)[0] for shard in shards]

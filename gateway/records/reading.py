@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
@@ -50,15 +50,17 @@ class Proven(NamedTuple):
 class RecordStream(Protocol):
     """What ended and is not in SQL yet, by shard. Raises EngineUnavailable where it can't be asked."""
 
-    async def read(self, positions: Mapping[int, str], limit: int, at_once: int) -> Sequence[StreamEntry]:
-        """Return entries behind each shard's position, oldest first in each.
+    async def read(
+        self, positions: Mapping[int, str], limit: int, at_once: int, away: Set[int]
+    ) -> Sequence[StreamEntry]:
+        """Return entries behind each shard's position, oldest first in each, but of those that are away.
 
         At most `limit` of each shard; fewer than that only if there are no more. A shard without a position
         is read from its beginning. All else has its turn after every `at_once` items.
         """
 
-    async def states(self) -> Mapping[int, ShardState]:
-        """Return each shard that is there."""
+    async def states(self) -> tuple[Mapping[int, ShardState], Set[int]]:
+        """Return each shard that is there, and those that are away: they can't be asked, but others can."""
 
     async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, StreamEntry]:
         """Return the last entry of each of these shards that is not behind that position, if there is one."""
@@ -69,8 +71,8 @@ class RecordStream(Protocol):
     async def trim(self, saved: Mapping[int, Proven]) -> None:
         """Let go of entries up to and including these, where it still is the stream of which SQL has them."""
 
-    async def backlog(self, saved: Mapping[int, Progress]) -> int:
-        """Return how many items lie behind what is saved of each shard."""
+    async def backlog(self, saved: Mapping[int, Progress], away: Set[int]) -> int:
+        """Return how many items lie behind what is saved of each shard, but of those that are away."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +83,7 @@ class Batch:
     at `at_end` there were no more. `news` are the epochs of the shards that they are of, and those that SQL
     does not know yet. `stale` are shards whose engine lacks what SQL has, for it is of an older epoch, or
     never had the entry that was saved last: of those there are no entries. Of them, `waiting` have some all
-    the same.
+    the same. What shards hold that are `away` is not known.
     """
 
     now_ms: int
@@ -93,6 +95,12 @@ class Batch:
     news: Mapping[int, int]
     stale: frozenset[int]
     waiting: frozenset[int]
+    away: frozenset[int]
+
+    @property
+    def left_out(self) -> frozenset[int]:
+        """Shards that may hold what is in no batch."""
+        return self.stale | self.away
 
     @property
     def lag_ms(self) -> int:
@@ -138,16 +146,19 @@ class StreamReader:
         """Read what waits, each shard under one epoch; at most `a_shard` entries of each, if given."""
         while True:
             now_ms = await self._now_ms()
-            states = await self._stream.states()
+            states, away = await self._stream.states()
             epochs = _epochs(states)
             read_from = await self._where_to_read_from(progress, epochs)
             if a_shard is None:
-                entries, at_end = await self._read_behind(read_from)
+                entries, at_end = await self._read_behind(read_from, away)
             else:
-                entries, at_end = await self._stream.read(read_from, a_shard, self._at_once), False
+                entries, at_end = await self._stream.read(read_from, a_shard, self._at_once, away), False
             unproven = self._unproven(progress, states)
             there = await self._stream.last_up_to(unproven) if unproven else {}
-            if not (entries or unproven) or _answering(states) == _answering(await self._stream.states()):
+            if not (entries or unproven):
+                break
+            states_now, _ = await self._stream.states()
+            if _answering(states) == _answering(states_now):
                 break
         lacking = {shard for shard, each in progress.items() if epochs.get(shard, 0) < each.epoch}
         lacking |= {shard for shard, last in there.items() if not _is_saved(last, progress[shard])}
@@ -175,6 +186,7 @@ class StreamReader:
             # One that was lost whole, and is not built again yet, says nothing.
             stale=frozenset(lacking & (with_entries | {s for s in epochs if epochs[s]})),
             waiting=frozenset(lacking & with_entries),
+            away=frozenset(away),
         )
 
     def proven(self, progress: Mapping[int, Progress], epochs: Mapping[int, int]) -> dict[int, Proven]:
@@ -186,22 +198,24 @@ class StreamReader:
             if each.epoch == epochs.get(shard, 0) and self._proven.get(shard, nowhere)[1] == each.entry_id
         }
 
-    async def saved_before_ms(self, progress: Mapping[int, Progress]) -> int:
+    async def saved_before_ms(self, progress: Mapping[int, Progress], away: Set[int] = frozenset()) -> int:
         """Return an instant before which all that this very engine settled is saved; 0 if there is none.
 
         What SQL has may be of the engine that took this one's place, while this gateway still asks a primary
-        that was deposed: so what was saved last of each shard must be here too.
+        that was deposed: so what was saved last of each shard must be here too. It says nothing of shards
+        that are known to be `away`; if another one is, there is none.
         """
         now_ms = await self._now_ms()
-        epochs, nothing = _epochs(await self._stream.states()), Progress()
-        shards = epochs.keys() | progress.keys()
-        if any(epochs.get(shard, 0) != progress.get(shard, nothing).epoch for shard in shards):
+        states, away_now = await self._stream.states()
+        epochs, nothing = _epochs(states), Progress()
+        shards = (epochs.keys() | progress.keys()) - away
+        if away_now - away or any(epochs.get(s, 0) != progress.get(s, nothing).epoch for s in shards):
             return 0
-        saved = {shard: each.entry_id for shard, each in progress.items()}
+        saved = {shard: each.entry_id for shard, each in progress.items() if shard not in away}
         last = await self._stream.last_up_to(saved)
         if not all(_is_saved(entry, progress[shard]) for shard, entry in last.items()):
             return 0
-        waiting = await self._stream.read(saved, 1, self._at_once)
+        waiting = await self._stream.read(saved, 1, self._at_once, away)
         return min([now_ms, *map(_settled_from_ms, waiting)])
 
     async def _where_to_read_from(
@@ -234,14 +248,16 @@ class StreamReader:
             and self._proven.get(shard) != (states[shard].run, known.entry_id)
         }
 
-    async def _read_behind(self, positions: Mapping[int, str]) -> tuple[Sequence[StreamEntry], bool]:
+    async def _read_behind(
+        self, positions: Mapping[int, str], away: Set[int]
+    ) -> tuple[Sequence[StreamEntry], bool]:
         """Read behind the positions, a little at a time; return the entries, and whether those are all."""
         entries: list[StreamEntry] = []
         read_to = dict(positions)
         items = 0
         while True:
             limit = self._entries_a_shard
-            found = await self._stream.read(read_to, limit, self._at_once)
+            found = await self._stream.read(read_to, limit, self._at_once, away)
             at_end = max(Counter(entry.shard for entry in found).values(), default=0) < limit
             entries += found
             read_to |= {entry.shard: entry.entry_id for entry in found}

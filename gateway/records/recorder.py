@@ -13,7 +13,7 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Final, NamedTuple, NoReturn
 
@@ -72,7 +72,7 @@ class _Round(NamedTuple):
     """What one round did: whether it saved anything, and how many records, and whether that was all.
 
     `stale` are shards whose engine lacks what SQL has: nothing of theirs is saved. Those of `waiting` among
-    them have something to save.
+    them have something to save. Nor is anything saved of those that are `away`.
     """
 
     has_saved: bool
@@ -80,6 +80,16 @@ class _Round(NamedTuple):
     at_end: bool
     stale: frozenset[int]
     waiting: frozenset[int]
+    away: frozenset[int]
+
+    def check(self, shard: int | None = None) -> None:
+        """Raise EngineUnavailable if something of any shard, or of this one, could not be saved."""
+        if self.stale if shard is None else shard in self.stale:
+            raise EngineUnavailable(
+                f"The engine lacks records that SQL has, in {len(self.stale)} shards: its data is older."
+            )
+        if self.away if shard is None else shard in self.away:
+            raise EngineUnavailable(f"{len(self.away)} shards of the engine are away; the others are saved.")
 
     @property
     def is_last(self) -> bool:
@@ -160,16 +170,16 @@ class Recorder:
 
         SQL then has the epochs that the engine had: a recorder elsewhere that still holds entries of an older
         one will be refused. So pools can be made from SQL: all of them, or those of a `shard`, when others
-        may lack what SQL has. Raises DatabaseUnavailable or EngineUnavailable; what was saved by then stays
-        saved. All who ask before it begins share one: after a loss thousands of pools are made at once.
+        may lack what SQL has, or be away. Raises DatabaseUnavailable or EngineUnavailable; what was saved by
+        then stays saved. All who ask before it begins share one: after a loss thousands of pools are made at
+        once.
         """
         if self._next_drain is None:
             self._next_drain = asyncio.create_task(self._drain_in_turn())
             # If it fails when nobody waits any more, nobody asks how it did.
             self._next_drain.add_done_callback(lambda task: task.cancelled() or task.exception())
         done = await asyncio.shield(self._next_drain)
-        if done.stale if shard is None else shard in done.stale:
-            raise _older(done.stale)
+        done.check(shard)
         return done.records
 
     async def _drain_in_turn(self) -> _Round:
@@ -211,13 +221,13 @@ class Recorder:
             self._as_of_asked_at = time.monotonic()
         return self._as_of_ms
 
-    async def saved_here_before_ms(self) -> int:
+    async def saved_here_before_ms(self, away: Set[int] = frozenset()) -> int:
         """Return an instant before which all that this gateway's very engine settled is in SQL; 0 if none is.
 
         Unlike `as_of_ms` it does not believe what others saved from an engine that took this one's place.
-        Raises DatabaseUnavailable, EngineUnavailable.
+        Of shards that are known to be `away` it says nothing. Raises DatabaseUnavailable, EngineUnavailable.
         """
-        return await self._reader.saved_before_ms(await self._database.read(load_progress))
+        return await self._reader.saved_before_ms(await self._database.read(load_progress), away)
 
     async def _turn(self, lock: Exclusive) -> None:
         self._recording = await lock.acquire()
@@ -227,10 +237,10 @@ class Recorder:
         done = await self._round()
         await self._renew_lasting(done)
         if done.is_last:
-            if done.stale:
-                # Another gateway may reach the engine that SQL has all this of.
+            if done.stale or done.away:
+                # Another gateway may reach the engine that SQL has all this of, or what is away from here.
                 await lock.release()
-                raise _older(done.stale)
+                done.check()
             with anyio.move_on_after(IDLE_SECONDS):
                 await self._woken.wait()
             self._woken.clear()
@@ -255,7 +265,7 @@ class Recorder:
     async def _look(self, progress: Mapping[int, Progress]) -> Sequence[StreamEntry]:
         batch = await self._reader.read(progress, 1)
         self._observe(batch.lag_ms)
-        await self._count_waiting(progress, at_end=not batch.entries)
+        await self._count_waiting(progress, batch, at_end=not batch.entries)
         return batch.entries
 
     async def _round(self, *, anew: bool = False) -> _Round:
@@ -275,13 +285,13 @@ class Recorder:
                 progress |= saved.progress
                 if saved.refused:
                     # And ask SQL again.
-                    return _Round(True, records, False, batch.stale, batch.waiting)
+                    return _Round(True, records, False, batch.stale, batch.waiting, batch.away)
             await self._trim(batch, progress)
-            if batch.at_end and not batch.stale:
+            if batch.at_end and not batch.left_out:
                 self._as_of_ms = max(self._as_of_ms, batch.now_ms)
             self._progress = self._known = progress
-            await self._count_waiting(progress, at_end=batch.at_end)
-            return _Round(bool(batch.news), records, batch.at_end, batch.stale, batch.waiting)
+            await self._count_waiting(progress, batch, at_end=batch.at_end)
+            return _Round(bool(batch.news), records, batch.at_end, batch.stale, batch.waiting, batch.away)
 
     async def _save_and_read_on(self, batch: Batch, progress: Mapping[int, Progress]) -> Saved:
         """Save a batch; meanwhile read the next one, if there is more."""
@@ -351,12 +361,12 @@ class Recorder:
         self._reader.make_haste(lag_ms)
         metrics.RECORDER_LAG_SECONDS.set(lag_ms / 1000)
 
-    async def _count_waiting(self, progress: Mapping[int, Progress], *, at_end: bool) -> None:
+    async def _count_waiting(self, progress: Mapping[int, Progress], batch: Batch, *, at_end: bool) -> None:
         if at_end:
             self._waiting_entries = 0
         elif time.monotonic() - self._waiting_asked_at >= FRESH_SECONDS:
             self._waiting_asked_at = time.monotonic()
-            self._waiting_entries = await self._stream.backlog(progress)
+            self._waiting_entries = await self._stream.backlog(progress, batch.away)
         metrics.RECORDER_LAG_ENTRIES.set(self._waiting_entries)
 
     async def _ask_as_of_ms(self) -> int:
@@ -365,7 +375,7 @@ class Recorder:
         try:
             batch = await self._reader.read(progress, 1)
             now_ms = batch.now_ms
-            if not batch.entries and not batch.stale:
+            if not batch.entries and not batch.left_out:
                 return now_ms
         except EngineUnavailable:
             return max(known)
@@ -375,7 +385,7 @@ class Recorder:
 
 async def _save(connection: AsyncConnection, batch: Batch) -> Saved:
     saved = await save_entries(connection, batch.entries, batch.read_from, batch.news, batch.now_ms)
-    if batch.at_end and not batch.stale and not saved.refused:
+    if batch.at_end and not batch.left_out and not saved.refused:
         await put_value(connection, _AS_OF, str(batch.now_ms))
     return saved
 
@@ -389,12 +399,6 @@ def _report(saved: Saved) -> None:
     for shard, items in saved.missing.items():
         # Deleted from the stream before this database had them: it was restored from too old a copy.
         log.error("records.missing", shard=shard, items=items)
-
-
-def _older(stale: frozenset[int]) -> EngineUnavailable:
-    return EngineUnavailable(
-        f"The engine lacks records that SQL has, in {len(stale)} shards: its data is older."
-    )
 
 
 def _backoff(failures: int) -> float:

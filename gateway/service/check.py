@@ -80,7 +80,7 @@ class Comparison:
         Raises NotFound if it was emptied, and no gateway has filled it again.
         """
         await self._pool.attach()
-        missing = DEFAULT_SHARDS - len(await self._pool.records.states())
+        missing = DEFAULT_SHARDS - len((await self._pool.records.states()).there)
         if missing:
             raise NotFound(
                 f"The engine was emptied: {missing} of its {DEFAULT_SHARDS} shards are not there. A gateway "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Final
 
@@ -212,8 +212,8 @@ class _Parts:
     async def _find_resettled(self, account: str) -> Sequence[CallRecord]:
         return await self.records.calls.find_resettled(account)
 
-    async def _saved_before_ms(self) -> int:
-        return await self._recorder.saved_here_before_ms()
+    async def _saved_before_ms(self, away: Set[int]) -> int:
+        return await self._recorder.saved_here_before_ms(away)
 
     async def _now_ms(self) -> int:
         return (await self._pool.clock()).now_ms

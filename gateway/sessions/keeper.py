@@ -10,6 +10,7 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from time import monotonic
 from typing import Final, NoReturn
 
@@ -76,10 +77,11 @@ class Keeper:
         while True:
             self._woken.clear()
             try:
-                await self.tell_lost()
+                # First, so that calls are kept while the shard of a lost one is away.
                 if monotonic() >= next_at:
                     await self.renew()
                     next_at = monotonic() + self._pause_seconds()
+                await self.tell_lost()
             except EngineUnavailable as failure:
                 log.warning("leases.not_renewed", code=failure.code)
                 await asyncio.sleep(RETRY_SECONDS)
@@ -112,15 +114,19 @@ class Keeper:
             self._see_to(connection, call_id, standing)
 
     async def tell_lost(self) -> None:
-        """Start the grace of what was lost. Raises EngineUnavailable; then it is still to be told."""
+        """Start the grace of what was lost. Raises EngineUnavailable if some is still to be told."""
         async with self._telling:
             while self._lost:
                 telling = self._lost[:]
                 standings = await self._renew([each for lost in telling for each in lost.vouchings()])
                 del self._lost[: len(telling)]
-                if Renewed.UNDECIDED in standings:
-                    # The shard is being compared; a call that it does not know is told of by its device.
-                    self._lost += telling
+                said = iter(standings)
+                undecided = [
+                    each for each in telling if Renewed.UNDECIDED in list(islice(said, len(each.call_ids)))
+                ]
+                if undecided:
+                    # The shard is away, or being compared; a call that it does not know its device tells of.
+                    self._lost += undecided
                     raise EngineUnavailable
 
     def _pause_seconds(self) -> float:

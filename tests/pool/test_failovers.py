@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from time import monotonic
 from typing import Any
@@ -16,6 +16,7 @@ from gateway.live.control import CHANNEL, Control, DeviceConnected, Message
 from gateway.pool.cluster import ClusterClient, key_of
 from gateway.pool.connections import Server
 from gateway.pool.engine import Engine, connect
+from gateway.pool.keys import hash_tag
 from tests.support.engines import EngineServer
 from tests.support.proxy import FaultyProxy
 from tests.support.topologies import SERVICE, Cluster, SentinelSetup
@@ -262,6 +263,22 @@ async def test_one_dead_shard_does_not_disturb_the_others(
         else:
             dead.resume()
         await wait_until(lambda: answers(engine, "SET", lost[0], "1"), 5)
+
+
+async def test_a_slot_that_no_node_owns_is_away_alone(start_cluster: Callable[..., Cluster]) -> None:
+    cluster = start_cluster(options=("--cluster-require-full-coverage", "no"))
+    for server in cluster.servers:
+        server.ask("CLUSTER", "DELSLOTS", key_slot(hash_tag(0).encode()))
+    async with engine_at(cluster.url) as engine:
+
+        async def ask(shards: Sequence[int]) -> Any:
+            (shard,) = shards
+            return await engine.client.execute_command("SET", f"{hash_tag(shard)}a", shard)
+
+        asked = await engine.ask_shards(range(16), ask)
+        assert sorted(asked.said) == [([shard], True) for shard in range(1, 16)]
+        assert list(asked.away) == [0]
+        assert not await answers(engine, "SET", hash_tag(0), "1")
 
 
 async def test_slots_that_move_are_followed_also_while_they_are_on_their_way(

@@ -117,3 +117,17 @@ async def test_a_client_says_more_than_its_absence() -> None:
     for each in (record, said := replace(record, ended_by="hangup")):
         kept.settled("acme", "c", pack_record(each))
     assert await told_again(kept) == [Retell(said, False)]
+
+
+async def test_settlements_of_shards_that_are_away_stay_when_others_are_let_go() -> None:
+    """R26: of what those hold nobody knows whether it is saved."""
+    record, _ = came_back()
+    kept = KeptAnswers(lambda account: int(account[-1]), lambda: TOLD_MS, None)
+    for account in ("a-1", "a-2", "a-3"):
+        kept.settled(account, "c", pack_record(record))
+    kept.settled("a-2", "later", pack_record(replace(record, settled_at_ms=TOLD_MS)))
+    kept.settled("a-3", "late", pack_record(record))
+    await kept.release(TOLD_MS, away={1})
+    assert len(kept) == 3, "that of a-1, and whatever was settled behind what is not saved"
+    await kept.release(TOLD_MS)
+    assert len(kept) == 2

@@ -88,7 +88,7 @@ async def test_all_that_can_be_asked(accounts: LiveAccounts) -> None:
     )
     assert {item.account for item in items if isinstance(item, CycleOpened)} == set(ACCOUNTS)
     assert await pool.records.backlog({}) == len(items)
-    states = await pool.records.states()
+    states = (await pool.records.states()).there
     saved = {
         entry.shard: (states[entry.shard].run, states[entry.shard].epoch, entry.entry_id) for entry in entries
     }

@@ -89,14 +89,14 @@ async def test_a_shard_that_lacks_what_sql_has_gets_an_epoch_and_numbers_above_t
 ) -> None:
     """R26: so that SQL takes what is told in it, and nothing of the one before."""
     stream, shard = accounts.pool.records, accounts.pool.shard_of("acme")
-    before = await stream.states()
+    before = (await stream.states()).there
     in_sql = Progress("1-1", before[shard].epoch + HOUR_MS, 1_000)
     await stream.renew({shard: in_sql})
-    after = await stream.states()
+    after = (await stream.states()).there
     assert after[shard].epoch > in_sql.epoch
     assert {s for s in before if before[s].epoch != after[s].epoch} == {shard}
     await stream.renew({shard: in_sql})
-    assert (await stream.states())[shard].epoch == after[shard].epoch, "another gateway was first"
+    assert (await stream.states()).there[shard].epoch == after[shard].epoch, "another gateway was first"
     await call(accounts, "acme", "c-1")
     last = [entry for entry in await everything(stream) if entry.shard == shard][-1]
     assert last.first_number > in_sql.record_number
@@ -105,7 +105,7 @@ async def test_a_shard_that_lacks_what_sql_has_gets_an_epoch_and_numbers_above_t
 async def test_only_what_is_saved_is_deleted(accounts: LiveAccounts) -> None:
     stream = accounts.pool.records
     await call(accounts, "acme", "c-1")
-    states = await stream.states()
+    states = (await stream.states()).there
     positions = {
         each.shard: (states[each.shard].run, states[each.shard].epoch, each.entry_id)
         for each in await everything(stream)
@@ -126,7 +126,7 @@ async def test_nothing_is_deleted_of_another_run_or_epoch_than_that_of_what_was_
     await call(accounts, "acme", "c-1")
     before = await everything(stream)
     last = [each for each in before if each.shard == shard][-1].entry_id
-    state = (await stream.states())[shard]
+    state = (await stream.states()).there[shard]
 
     await stream.trim({shard: (state.run + 1, state.epoch, last)})
     await stream.trim({shard: (state.run, state.epoch - 1, last)})
@@ -147,7 +147,7 @@ async def test_an_entry_s_id_tells_which_run_of_an_engine_gave_it(
 
         async def is_there() -> bool:
             try:
-                return bool(await stream.states())
+                return bool((await stream.states()).there)
             except EngineUnavailable:
                 return False
 
@@ -155,7 +155,7 @@ async def test_an_entry_s_id_tells_which_run_of_an_engine_gave_it(
         await accounts.make("acme", billing_date=date(2026, 11, 15), plan=a_plan(1_000_000))
         for run in range(2):
             await call(accounts, "acme", f"c-{run}")
-            runs.append((await stream.states())[0].run)
+            runs.append((await stream.states()).there[0].run)
             ids.append((await everything(stream))[-1].entry_id)
             server.kill()
             server.start()

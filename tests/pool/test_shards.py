@@ -113,10 +113,10 @@ async def test_data_of_before_the_latest_epoch_is_found_out(
         older: Any = engine.client.get(meta)
         await shards.renew_epochs()
         await shards.beat(10_000)
-        latest = (await shards.states())[0].epoch
+        latest = (await shards.states()).there[0].epoch
         engine.client.set(meta, older)
         await shards.confirm([0])
-        assert (await shards.states())[0].epoch > latest
+        assert (await shards.states()).there[0].epoch > latest
 
 
 async def test_an_epoch_is_never_one_that_was_there_before(
@@ -148,10 +148,10 @@ async def test_what_was_read_of_a_stream_is_missed_when_it_is_lost(
         async with a_gateway_s_shards(engine, accounts) as others:
             await others.open()
             await others.next_connection(0)
-        before = await shards.states()
+        before = (await shards.states()).there
         engine.client.set(meta, older)
         await shards.confirm([0])
-        assert (await shards.states())[0].epoch > before[0].epoch
+        assert (await shards.states()).there[0].epoch > before[0].epoch
 
 
 async def test_data_under_another_policy_is_not_opened(engine: EngineServer, accounts: LiveAccounts) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain.calls import CallRecord, CallReopened, CycleOpened
 from gateway.domain.errors import EngineUnavailable
 from gateway.domain.policy import Policy
-from gateway.pool.shards import ShardState
+from gateway.pool.shards import ShardState, States
 from gateway.records.database import Database
 from gateway.records.ingest import Item, Notice, Progress
 from gateway.records.plans import PlanFields
@@ -122,6 +122,7 @@ class MemoryStream:
     def __init__(self) -> None:
         self.at_ms = NOW_MS
         self.away = False
+        self.shards_away: set[int] = set()
         self.reads = 0
         self.run = 1
         self.shard_epochs: dict[int, int] = {}
@@ -159,30 +160,33 @@ class MemoryStream:
         self._check()
         return self.at_ms
 
-    async def read(self, positions: Mapping[int, str], limit: int, at_once: int) -> Sequence[Entry]:
+    async def read(
+        self, positions: Mapping[int, str], limit: int, at_once: int, away: Set[int]
+    ) -> Sequence[Entry]:
         """Do as `RecordStream` says."""
         self._check()
         self.reads += 1
         return [
             entry
-            for shard, entries in self._shards.items()
+            for shard, entries in self._asked(away)
             for entry in [each for each in entries if _order(each) > _id(positions.get(shard, "0-0"))][:limit]
         ]
 
-    async def states(self) -> Mapping[int, ShardState]:
+    async def states(self) -> States:
         """Do as `RecordStream` says."""
         self._check()
-        shards = self._shards.keys() | self.shard_epochs.keys()
-        return {shard: ShardState(self.shard_epochs.get(shard, 0), self.run, self.at_ms) for shard in shards}
+        shards = (self._shards.keys() | self.shard_epochs.keys()) - self.shards_away
+        found = {s: ShardState(self.shard_epochs.get(s, 0), self.run, self.at_ms) for s in shards}
+        return States(found, frozenset(self.shards_away))
 
     async def renew(self, saved: Mapping[int, Progress]) -> None:
         """Do as `RecordStream` says."""
-        self._check()
+        self._check(saved)
         self.shard_epochs |= {shard: each.epoch + 1 for shard, each in saved.items()}
 
     async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, Entry]:
         """Do as `RecordStream` says."""
-        self._check()
+        self._check(positions)
         return {
             shard: each
             for shard, position in positions.items()
@@ -192,18 +196,18 @@ class MemoryStream:
 
     async def trim(self, saved: Mapping[int, Proven]) -> None:
         """Do as `RecordStream` says."""
-        self._check()
+        self._check(saved)
         for shard, proven in saved.items():
             if (proven.run, proven.epoch) == (self.run, self.shard_epochs.get(shard, 0)):
                 kept = [each for each in self._shards.get(shard, []) if _order(each) > _id(proven.entry_id)]
                 self._shards[shard] = kept
 
-    async def backlog(self, saved: Mapping[int, Progress]) -> int:
+    async def backlog(self, saved: Mapping[int, Progress], away: Set[int]) -> int:
         """Do as `RecordStream` says."""
         self._check()
         return sum(
             len(each.items)
-            for shard, entries in self._shards.items()
+            for shard, entries in self._asked(away)
             for each in entries
             if _order(each) > _id(saved.get(shard, Progress()).entry_id)
         )
@@ -213,8 +217,13 @@ class MemoryStream:
         """How many entries there are, saved or not."""
         return sum(map(len, self._shards.values()))
 
-    def _check(self) -> None:
-        if self.away:
+    def _asked(self, away: Set[int]) -> list[tuple[int, list[Entry]]]:
+        asked = [(shard, entries) for shard, entries in self._shards.items() if shard not in away]
+        self._check(shard for shard, _ in asked)
+        return asked
+
+    def _check(self, shards: Iterable[int] = ()) -> None:
+        if self.away or self.shards_away & set(shards):
             raise EngineUnavailable
 
 

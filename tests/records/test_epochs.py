@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 import pytest
@@ -151,9 +151,11 @@ async def test_what_lies_before_the_entry_saved_last_is_not_read_again_if_that_i
 class ShakyStream(MemoryStream):
     """A stream whose engine fails over while it is read."""
 
-    async def read(self, positions: Mapping[int, str], limit: int, at_once: int) -> Sequence[Entry]:
+    async def read(
+        self, positions: Mapping[int, str], limit: int, at_once: int, away: Set[int]
+    ) -> Sequence[Entry]:
         """Read what the old engine has; the next one asked is the new one, which lacks it."""
-        found = await super().read(positions, limit, at_once)
+        found = await super().read(positions, limit, at_once, away)
         if self.shard_epochs[0] == 1:
             self.shard_epochs = {0: 2}
             await self.trim({0: Proven(self.run, 2, found[-1].entry_id)})

@@ -443,3 +443,77 @@ def test_what_comes_out_of_the_stream_has_a_column_for_each_field() -> None:
 
     assert set(CallRecord.__slots__) - {"policy"} <= set(call_records.c.keys())
     assert set(CycleOpened.__slots__) <= set(statements.c.keys())
+
+
+# A shard that is away, in a Cluster
+
+
+async def test_a_shard_that_is_away_holds_up_no_other(
+    database: Database, recorder: Recorder, stream: MemoryStream
+) -> None:
+    stream.add(a_record("c-0"), shard=1)
+    await recorder.drain()
+    for shard in (0, 1, 2):
+        stream.add(a_record(f"of-{shard}"), shard=shard)
+    stream.shards_away = {1}
+    async with running(recorder):
+        await eventually(lambda: saved(database, 3))
+        await wait_until(lambda: "1 shards of the engine are away" in str(recorder.status().failing), 5)
+        for shard in (0, 2):
+            await recorder.drain(shard)
+        for whole in (1, None):
+            with pytest.raises(EngineUnavailable, match="1 shards"):
+                await recorder.drain(whole)
+        assert await count(database) == 3
+
+        stream.shards_away = set()
+        await eventually(lambda: saved(database, 4))
+        await wait_until(lambda: recorder.status().failing is None, 10)
+        await recorder.drain()
+
+
+async def test_records_are_up_to_date_as_of_before_a_shard_went_away(
+    database: Database, recorder: Recorder, stream: MemoryStream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R27: nobody knows what it holds that is not saved; this gateway's answers of it are kept (R26)."""
+    monkeypatch.setattr("gateway.records.recorder.FRESH_SECONDS", 0)
+    stream.add(a_record("c-0"), shard=1)
+    await recorder.drain()
+    assert await recorder.as_of_ms() == NOW_MS
+    stream.shards_away = {1}
+    stream.at_ms += HOUR_MS
+    stream.add(a_record("c-1"))
+    with pytest.raises(EngineUnavailable):
+        await recorder.drain()
+    assert await count(database) == 2
+    assert await recorder.as_of_ms() == NOW_MS
+    assert await Recorder(database, stream, stream.now_ms).as_of_ms() == NOW_MS, "nor is another one's"
+    assert await recorder.saved_here_before_ms() == 0
+    assert await recorder.saved_here_before_ms({1}) == stream.at_ms
+    assert await recorder.saved_here_before_ms({0}) == 0, "not the one that is known to be away"
+
+    stream.shards_away = set()
+    await recorder.drain()
+    assert await recorder.as_of_ms() == await recorder.saved_here_before_ms() == stream.at_ms
+
+
+async def test_a_shard_that_is_away_is_given_no_new_epoch(database: Database, stream: MemoryStream) -> None:
+    stream.shard_epochs |= {0: 1, 1: 1}
+    recorder = Recorder(database, stream, stream.now_ms, stuck_seconds=0)
+    stream.add(a_record("c-1"), shard=1)
+    await recorder.drain()
+    stream.shards_away = {1}
+    for _ in range(3):
+        with pytest.raises(EngineUnavailable):
+            await recorder.drain()
+    stream.shards_away = set()
+    await recorder.drain()
+    assert stream.shard_epochs == {0: 1, 1: 1}
+
+
+async def test_all_shards_are_away_as_the_engine_is(recorder: Recorder, stream: MemoryStream) -> None:
+    stream.add(a_record())
+    stream.away = True
+    for shard in (0, None):
+        with pytest.raises(EngineUnavailable):
+            await recorder.drain(shard)

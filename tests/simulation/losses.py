@@ -31,7 +31,7 @@ from gateway.pool.operations import Operation, section_arguments
 from gateway.pool.packed import is_in_progress, unpack_call_in_progress, unpack_items, unpack_policy
 from gateway.pool.record_stream import START
 from gateway.pool.scripts import script
-from gateway.pool.shards import Shards, ShardState
+from gateway.pool.shards import Shards, ShardState, States
 from gateway.records.ingest import Progress
 from gateway.records.reading import StreamReader
 from tests.simulation.engine import (
@@ -115,17 +115,17 @@ class Stream:
     def __init__(self, history: LossyHistory) -> None:
         self._history = history
 
-    async def states(self) -> Mapping[int, ShardState]:
+    async def states(self) -> States:
         """The shard's, if it is there."""
         (found,) = self._history.run_step("clock_read", META, ())
-        return {0: ShardState(*found[4:7])} if found else {}
+        return States({0: ShardState(*found[4:7])} if found else {}, frozenset())
 
     async def last_up_to(self, positions: Mapping[int, str]) -> Mapping[int, Entry]:
         """The last entry that is not behind that position."""
         entries = self._history.entries("-", positions[0])
         return {0: entries[-1]} if entries else {}
 
-    async def read(self, positions: Mapping[int, str], limit: int, _: int) -> Sequence[Entry]:
+    async def read(self, positions: Mapping[int, str], limit: int, *_: object) -> Sequence[Entry]:
         """Entries behind that position."""
         return self._history.entries(f"({positions[0]}", "+")[:limit]
 
