@@ -150,14 +150,29 @@ class CallRecord:
     admitted_offline: bool = False
 
 
-def latest_admitted(*known: CallInProgress | CallRecord | None) -> CallInProgress | CallRecord | None:
-    """Return the call admitted last of those known under one id (R9), the first of equals.
+def is_an_earlier_call(known: CallInProgress | CallRecord, told: CallInProgress | CallRecord) -> bool:
+    """Return whether what is known under an id is another call than the one that this tells of (R9).
 
-    None where nothing is known of any. What SQL has of a call stands before what its receipt says of it; but
-    not before the receipt of a later one, that was lost before it had a record.
+    It was settled before that was admitted. Else it is the same one, also where they were admitted at
+    different instants: of a start whose answer was lost the engine may know one, and the gateway that then
+    let it through without the engine (`admitted_offline`) another.
     """
-    calls = [each for each in known if each is not None]
-    return max(calls, key=lambda each: each.admitted_at_ms, default=None)
+    if not isinstance(known, CallRecord) or known.admitted_at_ms == told.admitted_at_ms:
+        return False
+    return known.settled_at_ms <= told.admitted_at_ms
+
+
+def call_meant(
+    saved: CallInProgress | CallRecord | None, told: CallInProgress | CallRecord | None
+) -> CallInProgress | CallRecord | None:
+    """Return the call that an id means, by what SQL has and what its receipt or its gateway tells of it.
+
+    What SQL has stands, unless it is an earlier call of that id: then the later one was lost before it had a
+    record. None if nothing is known.
+    """
+    if saved is None or told is None:
+        return saved or told
+    return told if is_an_earlier_call(saved, told) else saved
 
 
 @dataclass(frozen=True, slots=True)

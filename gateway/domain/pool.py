@@ -14,7 +14,14 @@ from dataclasses import replace
 
 from gateway.domain.answers import NotDue, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, Asker, End, Reap, Resume, Retell
-from gateway.domain.calls import CallInProgress, CallRecord, CallReopened, CallState, EndedBy
+from gateway.domain.calls import (
+    CallInProgress,
+    CallRecord,
+    CallReopened,
+    CallState,
+    EndedBy,
+    is_an_earlier_call,
+)
 from gateway.domain.errors import CallIdUsed, CallUnknown
 from gateway.domain.leases import Renewed, lease_of_told, new_lease
 from gateway.domain.pool_calls import PoolCalls
@@ -151,7 +158,7 @@ class PoolModel(PoolCalls):
                 self._vouch(ask.call_id, ask.connection, real_ms)
             return Resumed(call, late=False)
         record, state = self._ended.get(ask.call_id), self.state(ask.call_id, now_ms)
-        if record is not None and ask.found is not None and _is_an_earlier_call(record, ask.found):
+        if record is not None and ask.found is not None and is_an_earlier_call(record, ask.found):
             record, state = None, CallState.UNKNOWN
         if state is CallState.OVERTAKEN and ask.found is None:
             raise CallIdUsed
@@ -204,7 +211,7 @@ class PoolModel(PoolCalls):
         if known is not None and known.admitted_at_ms == record.admitted_at_ms:
             # A call in progress may have come back since just that settlement (R15).
             return record.revision > known.revision
-        if known is not None and _is_an_earlier_call(known, record):
+        if known is not None and is_an_earlier_call(known, record):
             return True
         # The id of another call is not to be taken from it.
         return self.state(record.call_id, now_ms) in (CallState.UNKNOWN, CallState.OVERTAKEN)
@@ -234,11 +241,6 @@ class PoolModel(PoolCalls):
         )
         self._changed(now_ms)
         return call
-
-
-def _is_an_earlier_call(known: CallInProgress | CallRecord, told: CallInProgress | CallRecord) -> bool:
-    """R9: whether another call, which has ended, was known under an id before the one that this tells of."""
-    return isinstance(known, CallRecord) and known.admitted_at_ms < told.admitted_at_ms
 
 
 def _is_earlier_end(told: CallRecord, known: CallRecord) -> bool:

@@ -169,19 +169,25 @@ class KeptAnswers:
         """Whether something is still to be told again."""
         return bool(self._to_tell)
 
+    def has_to_tell_but_of(self, away: Set[int]) -> bool:
+        """The same, of other shards than these."""
+        return any(self._shard_of(account) not in away for account, _ in self._to_tell)
+
     async def tell(
         self,
         bring_up: Callable[[str], Awaitable[object]],
         ask: Callable[[Ask], Awaitable[object]],
         policy: Policy,
+        away: Set[int] = frozenset(),
     ) -> None:
-        """Tell again what was lost; what can't be told now stays to be told.
+        """Tell again what was lost; what can't be told now, or is of shards that are away, stays to be told.
 
         `bring_up` has an account's pool made anew: only then does SQL tell what it has in its sum already.
         """
         by_account: dict[str, list[Key]] = {}
         for key in self._to_tell:
-            by_account.setdefault(key[0], []).append(key)
+            if self._shard_of(key[0]) not in away:
+                by_account.setdefault(key[0], []).append(key)
         for account, keys in by_account.items():
             try:
                 await bring_up(account)

@@ -498,7 +498,7 @@ class LivePool:
                 pass
             self._has_to_tell.clear()
             if self._kept.has_to_tell:
-                await self._kept.tell(self._bring_up, self.ask, self._shards.policy)
+                await self._kept.tell(self._bring_up, self.ask, self._shards.policy, self._shards.away)
             try:
                 await self._release_saved()
             except (CallgateError, RedisError, OSError) as failure:
@@ -519,7 +519,7 @@ class LivePool:
         saved_before_ms = await self._saved_before_ms(away)
         # Only if nothing was lost up to now is what SQL has got all that was answered before that.
         away_now = await self._shards.beat(self.lease_ms)
-        if away_now <= away and not self._kept.has_to_tell:
+        if away_now <= away and not self._kept.has_to_tell_but_of(away):
             await self._kept.release(saved_before_ms, away)
 
     async def _beat(self) -> None:

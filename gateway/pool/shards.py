@@ -132,6 +132,7 @@ class Shards:
         self._saved_policy = saved_policy
         # The epoch of each shard in which it was last given SQL's policy.
         self._policy_in: dict[int, int] = {}
+        self._keeping_policy = asyncio.Lock()
         self._clock: Clock | None = None
         self._clock_at = 0.0
         self._seen: dict[int, Seen] = {}
@@ -180,7 +181,8 @@ class Shards:
                 raise StartRefused(
                     f"The data is kept under the policy {_describe(kept_policy)}, "
                     f"but the settings say {_describe(self._policy)}. Set the same one, "
-                    "or change the data's with `callgate policy set` on a running gateway."
+                    "or change the data's with `callgate policy set` on a running gateway. "
+                    "If the engine went back to an older copy, run `callgate rebuild`."
                 )
         self._is_open = True
 
@@ -306,12 +308,23 @@ class Shards:
         An engine that went back may be older than the policy. Raises DatabaseUnavailable, EngineUnavailable,
         RedisError.
         """
-        if self._policy_in.get(shard) != epoch:
-            await self._keep_policy([shard])
+        if self._policy_in.get(shard) == epoch:
+            return
+        async with self._keeping_policy:
+            # All who wait for a shard's pools want the same.
+            if self._policy_in.get(shard) != epoch:
+                await self._keep_policy([shard])
 
     async def keep_policies(self) -> None:
-        """The same for all shards. Raises DatabaseUnavailable, EngineUnavailable, RedisError."""
-        left = [shard for shard, seen in self._seen.items() if self._policy_in.get(shard) != seen.epoch]
+        """The same for all shards, but those that are away.
+
+        Raises DatabaseUnavailable, EngineUnavailable, RedisError.
+        """
+        left = [
+            shard
+            for shard, seen in self._seen.items()
+            if self._policy_in.get(shard) != seen.epoch and shard not in self._away
+        ]
         if left:
             await self._keep_policy(left)
 

@@ -19,7 +19,7 @@ import structlog
 from gateway.domain.admission import RefusalReason
 from gateway.domain.answers import Admitted, Answer, Refused, settled_before
 from gateway.domain.asks import Answered, Ask, Asker, End, Resume, Start
-from gateway.domain.calls import CallInProgress, CallRecord, latest_admitted
+from gateway.domain.calls import CallInProgress, CallRecord, call_meant
 from gateway.domain.errors import (
     CallgateError,
     CallIdUsed,
@@ -184,7 +184,7 @@ class Calls:
         except CallgateError as error:
             done(error)
             return
-        found = latest_admitted(found, ask.found)
+        found = call_meant(found, ask.found)
         if found is None or ask.device not in (None, (found.staff, found.device)):
             done(CallUnknown())
         else:
@@ -235,7 +235,7 @@ class Calls:
     async def _end_unknown(self, ask: End, done: Done) -> None:
         answer: Answer | CallgateError = CallUnknown()
         try:
-            found = latest_admitted(
+            found = call_meant(
                 await self._records.calls.find_call(ask.account, ask.call_id),
                 self._pool.known_call(ask.account, ask.call_id),
             )

@@ -54,9 +54,12 @@ local function restore(a, field, found, connection)
   return answer_resumed(RESUMED, encode_call(c, payload))
 end
 
--- R9: was another call, which has ended, known under this id before the one of which this tells?
+-- R9: is it another call than the one of which this tells, settled before that was admitted? Else it is the same one, though
+-- a gateway that let it through without the engine may tell another instant of its admission than the engine knows.
 local function is_an_earlier_call(blob, told)
-  return kind_of(blob) == ENDED and decode_call(blob).admitted_at_ms < decode_call(told).admitted_at_ms
+  if kind_of(blob) ~= ENDED then return false end
+  local admitted_at_ms = decode_call(told).admitted_at_ms
+  return settled_at(blob) <= admitted_at_ms and decode_call(blob).admitted_at_ms ~= admitted_at_ms
 end
 
 -- `found` is for a call that is not known here ('' nothing): what SQL has of it, or what its receipt says.

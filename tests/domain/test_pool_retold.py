@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.domain.answers import Noted, Settled
-from gateway.domain.calls import CallRecord, CallState, latest_admitted
+from gateway.domain.calls import CallRecord, CallState, call_meant
 from gateway.domain.errors import CallIdUsed, CallUnknown
 from gateway.domain.pool import PoolModel
 from tests.support.pool_model import (
@@ -175,13 +175,16 @@ def test_a_settlement_of_a_later_call_of_that_id_is_taken_over() -> None:
     assert pool.read(AT_MS).settled_seconds == 67
 
 
-def test_of_what_is_known_under_an_id_the_call_admitted_last_is_meant() -> None:
-    """R9, R28: what SQL has of a call stands before what its receipt says, but not before a later one's."""
-    record, later = records()[1], replace(records()[1], admitted_at_ms=T0 + 1)
-    assert latest_admitted(record, replace(record, revision=1)) == record
-    assert latest_admitted(record, later) == latest_admitted(later, record) == later
-    assert latest_admitted(None, record) == record
-    assert latest_admitted(None, None) is None
+def test_what_an_id_means_is_what_sql_has_unless_another_call_was_admitted_since() -> None:
+    """R9, R28: the later one was lost before it had a record."""
+    record = records()[1]
+    same = replace(record, admitted_at_ms=record.settled_at_ms - 1, revision=1)
+    later = replace(record, admitted_at_ms=record.settled_at_ms)
+    assert call_meant(record, same) == record
+    assert call_meant(record, later) == later
+    assert call_meant(later, record) == later
+    assert call_meant(record, None) == call_meant(None, record) == record
+    assert call_meant(None, None) is None
 
 
 def test_of_two_ends_that_a_client_said_the_earlier_one_stands() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from shutil import copytree, rmtree
@@ -12,7 +13,7 @@ import pytest
 from gateway.domain.answers import Admitted, Noted, Resumed, Settled
 from gateway.domain.asks import End, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord
-from gateway.domain.errors import CallUnknown
+from gateway.domain.errors import CallIdUsed, CallUnknown
 from gateway.domain.policy import Policy
 from tests.support.engines import KINDS, EngineServer
 from tests.support.pool_model import ANA, BOB, MINUTE, SECOND, T0, TO, a_plan
@@ -201,6 +202,20 @@ async def test_a_call_that_was_let_through_without_the_engine_joins_its_pool_unc
     ended = await accounts.pool.ask(End("acme", "c-1", ANA, ended_ago_ms=4 * MINUTE))
     assert isinstance(ended, Settled)
     assert (ended.billed_seconds, ended.ended_at_ms) == (5 * 60, T0 + 6 * MINUTE)
+
+
+async def test_a_call_that_was_carried_out_after_all_and_ended_is_not_let_through_a_second_time(
+    accounts: LiveAccounts,
+) -> None:
+    """R17: the engine's answer was lost; the gateway let the call through without it, a little later."""
+    admitted = await start(accounts, "c-1")
+    await accounts.at(T0 + 100 * SECOND)
+    ended = await end(accounts, "c-1")
+    told = replace(receipt(admitted), admitted_at_ms=T0 + 2 * SECOND, admitted_offline=True)
+    with pytest.raises(CallIdUsed):
+        await accounts.pool.ask(Resume("acme", "c-1", None, 0, told, vouched=False))
+    assert (await accounts.pool.ask(End("acme", "c-1", None, 0))) == replace(ended, replayed=True)
+    assert (await accounts.pool.read("acme")).used_seconds == 100
 
 
 async def test_a_call_that_is_made_again_ended_when_its_device_says(server: EngineServer) -> None:

@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar, cast
 
 from gateway.domain.answers import Admitted, Answer, NotDue, Resumed, Settled, settled_before
 from gateway.domain.asks import AccountConfig, Ask, End, Reap, Resume, Retell, Start
-from gateway.domain.calls import CallInProgress, CallRecord, latest_admitted
+from gateway.domain.calls import CallInProgress, CallRecord, call_meant
 from gateway.domain.cycles import Cycle, cycle_at, index_at
 from gateway.domain.errors import CallgateError, CallIdUsed, CallUnknown, EngineUnavailable
 from gateway.domain.leases import Renewed
@@ -175,7 +175,7 @@ class Gateway:
             is_lost = isinstance(answer, CallIdUsed) and ask.found is not None
             if not (is_lost or isinstance(answer, CallUnknown)):
                 return answer
-            found = latest_admitted(self._history.sql.find_call(ask.call_id), ask.found)
+            found = call_meant(self._history.sql.find_call(ask.call_id), ask.found)
             return CallUnknown() if found is None else self.ask_pool(replace(ask, found=found))
         answer = self.ask_pool(ask)
         if isinstance(ask, End) and isinstance(answer, CallUnknown):
@@ -184,7 +184,7 @@ class Gateway:
 
     def _end_unknown(self, ask: End) -> Answer | CallgateError:
         kept = self.kept.call_in_progress(ACCOUNT, ask.call_id)
-        found = latest_admitted(self._history.sql.find_call(ask.call_id), kept)
+        found = call_meant(self._history.sql.find_call(ask.call_id), kept)
         if found is None:
             return CallUnknown()
         if isinstance(found, CallInProgress):
