@@ -134,6 +134,8 @@ async def test_of_those_who_ask_for_the_last_minute_at_once_one_is_admitted(acco
 
 
 async def test_a_missing_pool_is_loaded_once_and_the_asks_keep_their_order(accounts: LiveAccounts) -> None:
+    await accounts.make("other", billing_date=BILLING_DATE, plan=a_plan(10))
+    accounts.loads.clear()
     sign_up(accounts, "acme")
     accounts.database_answers.clear()
     first = asyncio.create_task(
@@ -143,7 +145,6 @@ async def test_a_missing_pool_is_loaded_once_and_the_asks_keep_their_order(accou
     then = asyncio.create_task(
         accounts.ask_all([End("acme", "c-2"), End("acme", "c-1"), start("acme", "c-2")])
     )
-    await accounts.make("other", billing_date=BILLING_DATE, plan=a_plan(10))
     assert said(await accounts.pool.ask(start("other", "c-1"))) == "admitted", "others need not wait"
     accounts.database_answers.set()
     assert [said(answer) for answer in await first] == ["admitted", "noted", "admitted"]
