@@ -190,11 +190,9 @@ class Recorder:
     async def _drain(self) -> _Round:
         records = 0
         done = await self._round(anew=True)
-        await self._renew_lasting(done)
         while not done.is_last:
             records += done.records
             done = await self._round()
-            await self._renew_lasting(done)
         return done._replace(records=records + done.records)
 
     async def saved_numbers(self) -> Mapping[int, int]:
@@ -235,7 +233,6 @@ class Recorder:
             await self._stand_by()
             return
         done = await self._round()
-        await self._renew_lasting(done)
         if done.is_last:
             if done.stale or done.away:
                 # Another gateway may reach the engine that SQL has all this of, or what is away from here.
@@ -271,27 +268,32 @@ class Recorder:
     async def _round(self, *, anew: bool = False) -> _Round:
         """Save what waits, or about `records_at_once` of it; `anew`: nothing that was read before this."""
         async with self._one_round:
-            # Forgotten until all went well: what was committed must otherwise be asked for again.
-            progress, batch = await self._how_far(anew), None if anew else self._ahead
-            self._progress = self._ahead = None
-            if batch is None:
-                batch = await self._reader.read(progress)
-            self._observe(batch.lag_ms)
-            records = 0
-            if batch.news:
-                saved = await self._save_and_read_on(batch, progress)
-                _report(saved)
-                records = saved.records
-                progress |= saved.progress
-                if saved.refused:
-                    # And ask SQL again.
-                    return _Round(True, records, False, batch.stale, batch.waiting, batch.away)
-            await self._trim(batch, progress)
-            if batch.at_end and not batch.left_out:
-                self._as_of_ms = max(self._as_of_ms, batch.now_ms)
-            self._progress = self._known = progress
-            await self._count_waiting(progress, batch, at_end=batch.at_end)
-            return _Round(bool(batch.news), records, batch.at_end, batch.stale, batch.waiting, batch.away)
+            done = await self._save_waiting(anew)
+            await self._renew_lasting(done)
+            return done
+
+    async def _save_waiting(self, anew: bool) -> _Round:
+        # Forgotten until all went well: what was committed must otherwise be asked for again.
+        progress, batch = await self._how_far(anew), None if anew else self._ahead
+        self._progress = self._ahead = None
+        if batch is None:
+            batch = await self._reader.read(progress)
+        self._observe(batch.lag_ms)
+        records = 0
+        if batch.news:
+            saved = await self._save_and_read_on(batch, progress)
+            _report(saved)
+            records = saved.records
+            progress |= saved.progress
+            if saved.refused:
+                # And ask SQL again.
+                return _Round(True, records, False, batch.stale, batch.waiting, batch.away)
+        await self._trim(batch, progress)
+        if batch.at_end and not batch.left_out:
+            self._as_of_ms = max(self._as_of_ms, batch.now_ms)
+        self._progress = self._known = progress
+        await self._count_waiting(progress, batch, at_end=batch.at_end)
+        return _Round(bool(batch.news), records, batch.at_end, batch.stale, batch.waiting, batch.away)
 
     async def _save_and_read_on(self, batch: Batch, progress: Mapping[int, Progress]) -> Saved:
         """Save a batch; meanwhile read the next one, if there is more."""
@@ -326,13 +328,15 @@ class Recorder:
         """Let go of what was saved: now and then everywhere, else where there was news if none is kept."""
         now = time.monotonic()
         is_time = now - self._trimmed_at >= TRIM_SECONDS
+        if self._kept_ms and not is_time:
+            return
         saved = self._reader.proven(progress, batch.epochs)
         if is_time:
             self._trimmed_at = now
-        if is_time and saved and self._kept_ms:
+        else:
+            saved = {shard: saved[shard] for shard in batch.news if shard in saved}
+        if saved and self._kept_ms:
             saved = await saved_long_enough(self._database, saved, batch.engine_ms, self._kept_ms)
-        elif not is_time:
-            saved = {} if self._kept_ms else {s: saved[s] for s in batch.news if s in saved}
         if saved:
             await self._stream.trim(saved)
 
