@@ -77,10 +77,14 @@ class Comparison:
     async def attach(self) -> None:
         """Reach the engine, which may have been restarted since a gateway last worked with it.
 
-        Raises NotFound if it was emptied, and no gateway has filled it again.
+        Raises NotFound if it was emptied, and no gateway has filled it again; EngineUnavailable if not all of
+        it can be asked.
         """
         await self._pool.attach()
-        missing = DEFAULT_SHARDS - len((await self._pool.records.states()).there)
+        there, away = await self._pool.records.states()
+        if away:
+            raise EngineUnavailable
+        missing = DEFAULT_SHARDS - len(there)
         if missing:
             raise NotFound(
                 f"The engine was emptied: {missing} of its {DEFAULT_SHARDS} shards are not there. A gateway "
