@@ -13,7 +13,7 @@
 --        be in progress that nobody vouches for (ms), number of calls that came back since they had ended, and these in the same way; then the members
 --        ("s/<staff>", "c/<channel>")
 -- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING or SHARD_MOVED; or CYCLES_MISSING and the index of the cycle
---        from which on the boundaries are needed; or CALLS_UNCHECKED: the pool is to be made anew, and all that it is made from
+--        from which on the boundaries are needed; or ACCOUNT_UNREAD: the pool is to be made anew, and all that it is made from
 --        must be read in this epoch first. Behind these two: run of the engine, epoch and seq of the shard
 -- Rules  R15, R18, R19, R21-R25, R28, R29
 -- @flags allow-oom
@@ -184,7 +184,7 @@ if p and p.epoch == m.epoch then
   if revision >= p.revision then set_coming_boundaries(p) end
 else
   -- What was read before lacks what was answered until then and is saved later.
-  if read_in_epoch ~= m.epoch then return { CALLS_UNCHECKED, 0, run, m.epoch, m.seq } end
+  if read_in_epoch ~= m.epoch then return { ACCOUNT_UNREAD, 0, run, m.epoch, m.seq } end
   p, missing_index = new_pool(m)
   if not p then return { CYCLES_MISSING, missing_index, run, m.epoch, m.seq } end
   p.version = max(p.version, version_before)

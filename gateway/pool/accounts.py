@@ -24,10 +24,7 @@ from gateway.pool.shards import Shards
 log = structlog.get_logger(__name__)
 
 Loader = Callable[[str], Awaitable[AccountConfig | None]]
-"""Reads an account from SQL, after all that waited when it was asked is saved there;
-
-None if SQL knows no such account.
-"""
+"""Reads an account from SQL, once all that waited is saved there; None if SQL knows no such account."""
 
 EndedCalls = Callable[[str], Awaitable[Sequence[CallRecord]]]
 """Asks SQL which calls that are in progress in an account's pool have ended, and which were settled again.
@@ -121,7 +118,7 @@ class Accounts:
             code, detail, epoch = await self._apply(found, earliest)
             if code in (Code.APPLIED, Code.UNCHANGED):
                 return detail
-            if code == Code.CALLS_UNCHECKED:
+            if code == Code.ACCOUNT_UNREAD:
                 found = await self._read(account, epoch)
             elif code in (Code.SHARD_MISSING, Code.SHARD_MOVED):
                 await self._shards.confirm([self._keys.shard_of(account)])

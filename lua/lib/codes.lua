@@ -24,7 +24,7 @@ local POOL_MISSING = 31
 local CYCLES_MISSING = 32
 local CLOCK_BACKWARDS = 33
 local SHARD_MOVED = 34
-local CALLS_UNCHECKED = 35
+local ACCOUNT_UNREAD = 35
 local TOO_LATE = 36
 
 -- Refusals, in the order of R8.
