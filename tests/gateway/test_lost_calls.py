@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 from tests.gateway.conftest import StartGateway
-from tests.support.devices import connected
+from tests.support.devices import Device, connected
 from tests.support.engines import EngineServer
 from tests.support.gateways import GatewayProcess
-from tests.support.operators import operating
+from tests.support.operators import Operator, operating
 from tests.support.waiting import wait_until
+
+
+@asynccontextmanager
+async def a_device(gateway: GatewayProcess) -> AsyncIterator[tuple[Operator, Device]]:
+    """The operator, and a connected device of the one account."""
+    async with operating(gateway) as operator:
+        await operator.account()
+        async with connected(gateway, await operator.token()) as device:
+            yield operator, device
+
+
+async def are_recorded(operator: Operator, *admitted_at_ms: int) -> bool:
+    """Whether the calls that SQL has are those that were admitted then."""
+    return sorted(each["admitted_at_ms"] for each in await operator.calls()) == [*admitted_at_ms]
 
 
 async def test_an_end_of_a_call_that_the_engine_has_lost_ends_it(
@@ -19,25 +34,12 @@ async def test_an_end_of_a_call_that_the_engine_has_lost_ends_it(
     """The gateway that it was admitted by knows it."""
     engine = start_engine()
     gateway = await asyncio.to_thread(start_gateway, redis_url=engine.url)
-    async with operating(gateway) as operator:
-        await operator.account()
-        token = await operator.token()
-        async with connected(gateway, token) as device:
-            admitted = await device.start("c-1")
-            engine.flush()
-            settled = await device.request("call.end", call_id="c-1")
-            assert (settled["type"], settled["revision"], settled["ended_by"]) == (
-                "call.settled",
-                1,
-                "hangup",
-            )
-
-            async def recorded() -> bool:
-                return [each["admitted_at_ms"] for each in await operator.calls()] == [
-                    admitted["admitted_at_ms"]
-                ]
-
-            await wait_until(recorded)
+    async with a_device(gateway) as (operator, device):
+        admitted = await device.start("c-1")
+        engine.flush()
+        settled = await device.request("call.end", call_id="c-1")
+        assert (settled["type"], settled["revision"], settled["ended_by"]) == ("call.settled", 1, "hangup")
+        await wait_until(lambda: are_recorded(operator, admitted["admitted_at_ms"]))
 
 
 async def test_an_end_that_nobody_knew_the_call_of_leaves_its_receipt_good(
@@ -67,20 +69,13 @@ async def test_a_lost_call_is_not_taken_for_an_earlier_one_of_its_id(
     """R9: SQL has the earlier one, and only the gateway the one that is lost."""
     engine = start_engine()
     gateway = await asyncio.to_thread(start_gateway, redis_url=engine.url)
-    async with operating(gateway) as operator:
-        await operator.account()
-        token = await operator.token()
-
-        async def are_recorded(*admitted_at_ms: int) -> bool:
-            return sorted(each["admitted_at_ms"] for each in await operator.calls()) == [*admitted_at_ms]
-
-        async with connected(gateway, token) as device:
-            first = (await device.start("c-1"))["admitted_at_ms"]
-            await device.request("call.end", call_id="c-1")
-            await wait_until(lambda: are_recorded(first))
-            engine.flush()
-            second = (await device.start("c-1"))["admitted_at_ms"]
-            assert second > first
-            engine.flush()
-            assert (await device.request("call.end", call_id="c-1"))["type"] == "call.settled"
-            await wait_until(lambda: are_recorded(first, second))
+    async with a_device(gateway) as (operator, device):
+        first = (await device.start("c-1"))["admitted_at_ms"]
+        await device.request("call.end", call_id="c-1")
+        await wait_until(lambda: are_recorded(operator, first))
+        engine.flush()
+        second = (await device.start("c-1"))["admitted_at_ms"]
+        assert second > first
+        engine.flush()
+        assert (await device.request("call.end", call_id="c-1"))["type"] == "call.settled"
+        await wait_until(lambda: are_recorded(operator, first, second))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import date
 
 import pytest
@@ -57,15 +57,15 @@ async def test_a_node_that_is_away_holds_up_only_its_own_accounts(
         replica.kill()
         (dead.kill if way == "killed" else dead.pause)()
 
-        async def are_settled() -> bool:
+        async def are_settled(of: Sequence[str]) -> bool:
             try:
-                for account in near:
+                for account in of:
                     await accounts.pool.ask(End(account, "ends"))
             except EngineUnavailable:
                 return False
             return True
 
-        await wait_until(are_settled, 15)
+        await wait_until(lambda: are_settled(near), 15)
 
         async def recorded() -> set[str]:
             return {account for (account,) in await rows(database, "SELECT account FROM call_records")}
@@ -95,12 +95,7 @@ async def test_a_node_that_is_away_holds_up_only_its_own_accounts(
                 dead.resume()
 
             async def all_are_recorded() -> bool:
-                try:
-                    for account in far:
-                        await accounts.pool.ask(End(account, "ends"))
-                except EngineUnavailable:
-                    return False
-                return await recorded() == set(ACCOUNTS)
+                return await are_settled(far) and await recorded() == set(ACCOUNTS)
 
             await wait_until(all_are_recorded, 30)
             await wait_until(lambda: recorder.status().failing is None, 15)

@@ -18,10 +18,10 @@ import pytest
 import structlog
 
 from gateway.domain.answers import Admitted, Settled
-from gateway.domain.asks import End, Start
+from gateway.domain.asks import Asker, End, Start
 from gateway.domain.errors import EngineUnavailable
 from tests.simulation.engine import ACCOUNT, InconsistentError, SimulatedEngine
-from tests.simulation.losses import FAR_BACK, LOSSES, Client, LossyHistory, finish
+from tests.simulation.losses import FAR_BACK, LOSSES, Client, Gateway, LossyHistory, finish
 from tests.simulation.scripts import scripts_with
 from tests.support.engines import EngineServer
 from tests.support.pool_model import SECOND, TO
@@ -104,6 +104,15 @@ def fail_over(history: LossyHistory, copy: str, run: int) -> None:
     history.steps.run = run
 
 
+def two_calls(gateway: Gateway) -> tuple[Asker, Asker]:
+    """The devices of two calls that it has admitted, "c" and "d"."""
+    devices = ("ana", "d-0"), ("ana", "d-1")
+    for call_id, device in zip("cd", devices, strict=True):
+        asked = Start(ACCOUNT, *device, call_id, TO, connection=1)
+        assert isinstance(gateway.ask(asked), Admitted)
+    return devices
+
+
 def test_an_engine_goes_back_to_before_a_call_came_back(valkey: EngineServer) -> None:
     """R15: the call is in progress there, without a record; in SQL it has one, which was taken back."""
     play(valkey, scripts_with({}), [207], LOSSES + FAR_BACK)
@@ -139,10 +148,7 @@ def test_what_a_deposed_primary_answered_is_kept_though_sql_is_further_on(valkey
     with closing(SimulatedEngine(valkey, scripts_with({}))) as engine:
         history = LossyHistory(engine, 1)
         (gateway, other), steps = history.gateways, history.steps
-        ana, bob = ("ana", "d-0"), ("ana", "d-1")
-        for call_id, device in (("c", ana), ("d", bob)):
-            asked = Start(ACCOUNT, *device, call_id, TO, connection=1)
-            assert isinstance(gateway.ask(asked), Admitted)
+        ana, bob = two_calls(gateway)
         steps.copy("new")
         assert isinstance(gateway.ask(End(ACCOUNT, "c", ana, connection=1)), Settled)
         steps.copy("old")
@@ -166,10 +172,7 @@ def test_a_change_read_before_an_engine_lost_something_makes_no_pool(valkey: Eng
     with closing(SimulatedEngine(valkey, scripts_with({}))) as engine:
         history = LossyHistory(engine, 1)
         (gateway, other), steps = history.gateways, history.steps
-        ana, bob = ("ana", "d-0"), ("ana", "d-1")
-        for call_id, device in (("c", ana), ("d", bob)):
-            asked = Start(ACCOUNT, *device, call_id, TO, connection=1)
-            assert isinstance(gateway.ask(asked), Admitted)
+        ana, bob = two_calls(gateway)
         history.now_ms = steps.now_ms = history.now_ms + 100 * SECOND
         gateway.beat()
         changed = finish(history.load(ACCOUNT))
