@@ -2,8 +2,8 @@
 --
 -- KEYS   meta of each shard
 -- ARGV   lease (ms)
--- Reply  run of the engine, its time (real ms); then for each shard its epoch and seq: 0 and 0 where it is not there, -1 and 0 where its run has
---        not been compared yet
+-- Reply  run of the engine, its time (real ms); then for each shard its epoch, its seq before this, and its seq when that
+--        run began: 0, 0 and 0 where it is not there, -1, 0 and 0 where its run has not been compared yet
 -- Rules  R14
 -- @flags allow-oom
 -- @include shard
@@ -14,6 +14,7 @@ local reply = { run, real_now_ms }
 for i = 1, #KEYS do
   local m, absent = open_shard(KEYS[i])
   if m then
+    reply[3 * i], reply[3 * i + 1], reply[3 * i + 2] = m.epoch, m.seq, m.run_seq
     local since_ms = real_now_ms - m.beat_ms
     -- Any gateway will do, and one is enough: the others find that it was said. It speaks each sixth of a lease at the latest,
     -- and must not find that of its own last words: two of its pauses leave nothing for one that is a little late.
@@ -22,9 +23,8 @@ for i = 1, #KEYS do
       m.beat_ms = real_now_ms
       save_shard(m)
     end
-    reply[2 * i + 1], reply[2 * i + 2] = m.epoch, m.seq
   else
-    reply[2 * i + 1], reply[2 * i + 2] = absent == SHARD_MOVED and -1 or 0, 0
+    reply[3 * i], reply[3 * i + 1], reply[3 * i + 2] = absent == SHARD_MOVED and -1 or 0, 0, 0
   end
 end
 return reply

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NamedTuple, Protocol, TypeVar
 
 import structlog
@@ -54,14 +54,21 @@ class Clock:
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """How far a shard had come when a script last answered: in which run of an engine, and in which epoch."""
+    """How far a shard had come when a script last answered: in which run of an engine, and in which epoch.
+
+    `run_seq` tells where that run began. A primary that was deposed, filled by its successor and made the
+    primary again is the same process, but not in the same term of office.
+    """
 
     run: int
+    run_seq: int
     seq: int
     epoch: int
 
 
-_NOTHING_SEEN: Final = Seen(0, 0, 0)
+_NOTHING_SEEN: Final = Seen(0, 0, 0, 0)
+_NO_TERM: Final = -1
+"""The `run_seq` of what is not what was seen in this run."""
 
 
 class ShardState(NamedTuple):
@@ -223,7 +230,7 @@ class Shards:
         before = self._seen.get(shard, _NOTHING_SEEN)
         if (before.run, before.epoch) == (run, epoch):
             if seq > before.seq:
-                self._seen[shard] = Seen(run, seq, epoch)
+                self._seen[shard] = replace(before, seq=seq)
         elif epoch > 0:
             # Another gateway has compared it already; what this one saw must be compared as well. Or else it
             # is a primary that was deposed and does not know it yet: what that answered is lost.
@@ -244,14 +251,16 @@ class Shards:
 
         async def tell(shards: Sequence[int]) -> None:
             asked_at = time.monotonic()
+            before = {shard: self._seen.get(shard, _NOTHING_SEEN) for shard in shards}
             run, real_ms, *said = await script("shards_beat").run(
                 self._engine.client, self._metas(shards), [str(lease_ms)]
             )
-            for shard, epoch, seq in zip(shards, said[::2], said[1::2], strict=True):
+            for shard, epoch, seq, run_seq in zip(shards, said[::3], said[1::3], said[2::3], strict=True):
                 self._real[shard] = (real_ms, asked_at)
                 if epoch <= _ABSENT:
                     self._suspect.add(shard)
                 else:
+                    self._saw_term(shard, before[shard], Seen(run, run_seq, seq, epoch))
                     self.saw(shard, run, epoch, seq)
 
         asked = await self._engine.ask_shards(range(self._keys.shards), tell)
@@ -441,6 +450,14 @@ class Shards:
 
     # Inside
 
+    def _saw_term(self, shard: int, before: Seen, now: Seen) -> None:
+        """Find out that an engine was another in between: `before` was known when it was asked for `now`."""
+        if (now.run, now.epoch) != (before.run, before.epoch):
+            return
+        if now.run_seq != before.run_seq or now.seq < before.seq:
+            self._seen[shard] = replace(self._seen[shard], run_seq=_NO_TERM)
+            self._suspect.add(shard)
+
     async def _keep_policy(self, shards: Sequence[int]) -> None:
         kept: Policy | None = None
         epochs: dict[int, int] = {}
@@ -551,7 +568,8 @@ class Shards:
         ]
         for shard in group:
             seen = self._seen.get(shard, _NOTHING_SEEN)
-            arguments += [str(seen.run), str(seen.seq), str(seen.epoch), str(saved.get(shard, 0))]
+            numbers = (seen.run, seen.run_seq, seen.seq, seen.epoch, saved.get(shard, 0))
+            arguments += map(str, numbers)
         return arguments
 
     def _take_in(self, found: Mapping[int, list[int]]) -> None:
@@ -559,9 +577,9 @@ class Shards:
         for shard, said in found.items():
             if not said:
                 continue
-            is_new, epoch, seq, run = said[0], said[1], said[2], said[9]
+            is_new, epoch, seq, run, run_seq = said[0], said[1], said[2], said[9], said[10]
             before = self._seen.get(shard)
-            self._seen[shard] = Seen(run, seq, epoch)
+            self._seen[shard] = Seen(run, run_seq, seq, epoch)
             strangers = self._strangers.pop(shard, set()) - {run}
             if is_new or strangers or (before is not None and before.epoch != epoch):
                 changed[shard] = bool(is_new) or shard in self._renewed

@@ -81,7 +81,7 @@ class PoolLoad:
         self._calls = calls
         policy = ["30", "1", "60", "0"]
         metas = [self._keys.of_shard(0)[0]]
-        opening = ["1", *policy, "1", str(START_MS), "0", "0", "0", "0", "0"]
+        opening = ["1", *policy, "1", str(START_MS), "0", "0", "0", "0", "0", "0"]
         ((_, epoch, *_),) = self._run("shards_open", metas, opening)
         plan = Plan("big", "Big", 1_000_000_000, 10, 10)
         for account in self._accounts:

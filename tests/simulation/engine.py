@@ -108,7 +108,7 @@ class Steps:
     def begin(self, config: AccountConfig, first: int, last: int) -> None:
         """An empty shard, and the account's pool in it, with the boundaries of these cycles."""
         self.empty()
-        opening = ("1", "30", "1", "60", "0", "0", "", "0", "0", "0", "0", "0")
+        opening = ("1", "30", "1", "60", "0", "0", "", "0", "0", "0", "0", "0", "0")
         self.add("shards_open", META, opening, lambda _: None)
         self.add(
             "account_apply",

@@ -20,7 +20,7 @@ from tests.simulation.sql import order
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, TO
 
-COMPARED = ("0", "30", "1", "60", "0", "0", "", "0", "0", "0", "0", "0")
+COMPARED = ("0", "30", "1", "60", "0", "0", "", "0", "0", "0", "0", "0", "0")
 """What `shards_open` is given by a gateway that has seen nothing yet."""
 IDS_OF_RUN = 2**20
 
