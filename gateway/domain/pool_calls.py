@@ -327,6 +327,14 @@ def _is_same_call(call: CallInProgress | CallRecord, ask: Start) -> bool:
 
 
 def _is_same_emergency(call: CallInProgress | CallRecord, ask: Start) -> bool:
-    """R30: whether the pool has that emergency already: in progress, or told of before and ended since."""
-    is_told_again = isinstance(call, CallInProgress) or call.admitted_at_ms == ask.admitted_at_ms
-    return call.emergency and is_told_again and _is_same_call(call, ask)
+    """R30: whether the pool has that emergency already.
+
+    In progress; or it ended since it was let through, told of before or admitted by the engine all the same.
+    """
+    if isinstance(call, CallRecord):
+        told_at_ms = ask.admitted_at_ms
+        if told_at_ms is None:
+            return False
+        if call.admitted_at_ms != told_at_ms and call.settled_at_ms <= told_at_ms:
+            return False
+    return call.emergency and _is_same_call(call, ask)

@@ -71,11 +71,14 @@ local function admit_emergency(a, field, payload, admitted_at_ms, cycle_start_ms
 end
 
 -- This emergency call, if it was already recorded under that id. A gateway that could not reach the engine tells of it
--- later, with the instant it was admitted at, perhaps after it ended, perhaps twice.
+-- later, with the instant it was admitted at, perhaps after it ended, perhaps twice. The engine may have admitted it all
+-- the same, and have settled it since; one settled before that instant is another.
 local function told_before(blob, payload, told_at_ms)
   if not blob or kind_of(blob) == OVERTAKEN or payload_of(blob) ~= payload then return nil end
   local c = decode_call(blob)
-  if kind_of(blob) == ENDED and c.admitted_at_ms ~= told_at_ms then return nil end
+  if kind_of(blob) == ENDED and c.admitted_at_ms ~= told_at_ms and settled_at(blob) <= (told_at_ms or math.huge) then
+    return nil
+  end
   return c.emergency == 1 and c or nil
 end
 
@@ -98,10 +101,11 @@ local function start_emergency(a, field, blob, fresh_field, fresh_blob, payload,
   end
   if before then
     -- A gateway that tells of it once more does not know either whether it goes on.
-    if kind_of(known_blob) == IN_PROGRESS and not told_at_ms then
+    local is_in_progress = kind_of(known_blob) == IN_PROGRESS
+    if is_in_progress and not told_at_ms then
       replay(a, field, known_blob, payload, before, connection)
     else
-      if told_at_ms and told_at_ms < before.admitted_at_ms and before.revision == 0 then
+      if is_in_progress and told_at_ms < before.admitted_at_ms and before.revision == 0 then
         admit_as_told(a, field, before, payload, told_at_ms, cycle_start)
       end
       answer_start(REPLAYED, before.admitted_at_ms, remaining(a), before.cycle_start_ms)

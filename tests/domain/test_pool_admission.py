@@ -281,6 +281,22 @@ def test_such_an_emergency_told_of_again_after_its_end_is_the_same_call() -> Non
     assert pool.read(T0 + HOUR).calls_in_progress == 0
 
 
+def test_an_emergency_that_was_settled_before_its_gateway_tells_of_it_is_one_call() -> None:
+    """R26, R30: the engine's answer was lost, and another gateway settled the call."""
+    pool = a_pool()
+    emergency(pool, "e-1", T0, "fresh")
+    end(pool, "e-1", T0 + MINUTE)
+    told = Start(ACCOUNT, *ANA, "e-1", "112", None, True, True, "fresh", admitted_at_ms=T0 + SECOND)
+    answer = pool.start(told, T0 + HOUR)
+    assert isinstance(answer, Admitted)
+    assert (answer.call_id, answer.replayed) == ("e-1", True)
+    later = replace(told, admitted_at_ms=T0 + 2 * MINUTE)
+    answer = pool.start(later, T0 + HOUR)
+    assert isinstance(answer, Admitted)
+    assert (answer.call_id, answer.replayed) == ("fresh", False), "the device gave its id another time"
+    assert len(pool.records) == 1
+
+
 def test_a_gateways_clock_that_is_ahead_admits_nobody_in_the_future() -> None:
     pool = a_pool()
     ask = Start(ACCOUNT, *ANA, "e-1", "112", None, True, True, "fresh", admitted_at_ms=T0 + HOUR)
