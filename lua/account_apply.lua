@@ -109,8 +109,9 @@ local function let_go_on(m, p)
   end
 end
 
--- A pool made anew stands in the cycle that holds now. Calls in progress that outlived the pool are counted in.
-local function new_pool(m)
+-- A pool made anew stands in the cycle that holds now. Calls in progress that outlived the pool are counted in, by the policy
+-- in force, which need not be the one of the pool that was there (`before`, or nil).
+local function new_pool(m, before)
   local index = first_index
   while boundary(index + 1) ~= 0 and boundary(index + 1) <= m.now_ms do index = index + 1 end
   if boundary(index) == 0 or boundary(index) > m.now_ms or boundary(index + 1) == 0 then return nil, first_index end
@@ -123,9 +124,10 @@ local function new_pool(m)
   end
   p.folded_to_ms = p.cycle_start_ms
   p.free_seconds, p.increment_seconds, p.count_from = m.free_seconds, m.increment_seconds, m.count_from
+  local order_key, start_ms = keys[ORDER_KEY], p.cycle_start_ms
+  if before and before.count_from ~= p.count_from then sort_anew(m, p, order_key, shard_keys[CALLS_KEY]) end
   end_calls(m)
   let_go_on(m, p)
-  local order_key, start_ms = keys[ORDER_KEY], p.cycle_start_ms
   local function count(from, to) return call('ZCOUNT', order_key, from, to) end
   p.emergencies = count(text(EMERGENCY_BASE), '+inf')
   p.calls = count('-inf', '(' .. text(EMERGENCY_BASE))
@@ -185,7 +187,7 @@ if p and p.epoch == m.epoch then
 else
   -- What was read before lacks what was answered until then and is saved later.
   if read_in_epoch ~= m.epoch then return { ACCOUNT_UNREAD, 0, run, m.epoch, m.seq } end
-  p, missing_index = new_pool(m)
+  p, missing_index = new_pool(m, p)
   if not p then return { CYCLES_MISSING, missing_index, run, m.epoch, m.seq } end
   p.version = max(p.version, version_before)
   set_coming_boundaries(p)

@@ -37,20 +37,23 @@ local function fold(m, p, order_key, phase_key)
   p.dirty = true
 end
 
+-- Calls in progress are counted from another instant than before: sort them anew, at a cost that grows with them.
+local function sort_anew(m, p, order_key, calls_key)
+  local fields = call('ZRANGE', order_key, 0, -1)
+  for first = 1, #fields, 1000 do
+    local blobs, scores = call('HMGET', calls_key, unpack(fields, first, min(first + 999, #fields))), {}
+    for i = 1, #blobs do
+      local c = decode_call(blobs[i])
+      scores[2 * i - 1] = text(order_score(m, p, c.emergency, c.admitted_at_ms, c.answered_at_ms))
+      scores[2 * i] = fields[first + i - 1]
+    end
+    call_variadic('ZADD', order_key, scores)
+  end
+end
+
 -- The sums were built under another policy: build them anew, once, at a cost that does grow with the calls.
 local function refold(m, p, order_key, phase_key, calls_key)
-  if p.count_from ~= m.count_from then
-    local fields = call('ZRANGE', order_key, 0, -1)
-    for first = 1, #fields, 1000 do
-      local blobs, scores = call('HMGET', calls_key, unpack(fields, first, min(first + 999, #fields))), {}
-      for i = 1, #blobs do
-        local c = decode_call(blobs[i])
-        scores[2 * i - 1] = text(order_score(m, p, c.emergency, c.admitted_at_ms, c.answered_at_ms))
-        scores[2 * i] = fields[first + i - 1]
-      end
-      call_variadic('ZADD', order_key, scores)
-    end
-  end
+  if p.count_from ~= m.count_from then sort_anew(m, p, order_key, calls_key) end
   call('UNLINK', phase_key)
   p.folded, p.folded_ticks, p.folded_to_ms = 0, 0, p.cycle_start_ms
   p.free_seconds, p.increment_seconds, p.count_from = m.free_seconds, m.increment_seconds, m.count_from

@@ -11,7 +11,7 @@ from shutil import copytree, rmtree
 import pytest
 
 from gateway.domain.answers import Admitted, Noted, Resumed, Settled
-from gateway.domain.asks import End, Resume, Retell, Start
+from gateway.domain.asks import Answered, End, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import CallIdUsed, CallUnknown
 from gateway.domain.policy import Policy
@@ -22,6 +22,7 @@ from tests.support.waiting import wait_until
 
 BILLING_DATE = date(2026, 11, 15)
 AOF = "appendonlydir"
+FROM_ANSWER = Policy(count_from="answer")
 
 
 @pytest.fixture(params=KINDS)
@@ -80,6 +81,14 @@ def receipt(admitted: Admitted, staff: str = "ana", device: str = "desk") -> Cal
         emergency=False,
         counts=True,
     )
+
+
+def go_back_to(copy: Path, server: EngineServer) -> None:
+    """Have an older copy of an engine's data take the place of what it has."""
+    server.kill()
+    rmtree(server.directory / AOF)
+    copytree(copy, server.directory / AOF)
+    server.start()
 
 
 async def heard_of(new_epochs: list[Mapping[int, bool]], accounts: LiveAccounts) -> None:
@@ -158,10 +167,7 @@ async def test_an_engine_with_an_older_copy_of_its_data_is_found_out_and_set_rig
     await end(accounts, "ghost")
     going = await start(accounts, "going")
     await accounts.keep_records()
-    server.kill()
-    rmtree(server.directory / AOF)
-    copytree(tmp_path / AOF, server.directory / AOF)
-    server.start()
+    go_back_to(tmp_path / AOF, server)
     await wait_until(accounts.pool.ping, 10)
     await heard_of(new_epochs, accounts)
     await accounts.at(T0 + 100 * SECOND)
@@ -170,6 +176,38 @@ async def test_an_engine_with_an_older_copy_of_its_data_is_found_out_and_set_rig
     assert [call.call_id for call in view.calls] == ["going"]
     assert (view.settled_seconds, view.used_seconds) == (100, 100)
     assert (await end(accounts, "ghost")).replayed
+
+
+@pytest.mark.parametrize("policies", [(Policy(), FROM_ANSWER), (FROM_ANSWER, Policy())], ids=["to", "from"])
+async def test_calls_in_an_older_copy_are_counted_by_the_policy_that_sql_has(
+    accounts: LiveAccounts,
+    server: EngineServer,
+    new_epochs: list[Mapping[int, bool]],
+    tmp_path: Path,
+    policies: tuple[Policy, Policy],
+) -> None:
+    """R3, R4: and bill what the pool had them use, whichever policy they began under."""
+    before, after = policies
+    accounts.saved_policy = before
+    await accounts.pool.set_policy(before)
+    await start(accounts, "answered")
+    await start(accounts, "unanswered")
+    await accounts.at(T0 + 20 * SECOND)
+    await accounts.pool.ask(Answered("acme", "answered"))
+    copytree(server.directory / AOF, tmp_path / AOF)
+    accounts.saved_policy = after
+    await accounts.pool.set_policy(after)
+    go_back_to(tmp_path / AOF, server)
+    await wait_until(accounts.pool.ping, 10)
+    await heard_of(new_epochs, accounts)
+    await accounts.at(T0 + 100 * SECOND)
+    used = 80 if after == FROM_ANSWER else 200
+    assert (await accounts.pool.read("acme")).used_seconds == used
+    await end(accounts, "answered")
+    await end(accounts, "unanswered")
+    await accounts.at(T0 + 1000 * SECOND)
+    view = await accounts.pool.read("acme")
+    assert (view.used_seconds, view.settled_seconds) == (used, used)
 
 
 async def test_a_call_that_was_lost_is_made_again_after_its_end_was_not_known(
