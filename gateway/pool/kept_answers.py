@@ -100,8 +100,10 @@ class KeptAnswers:
             assert isinstance(ask, Start)
             self.admitted(ask, answer)
         elif isinstance(answer, Settled):
-            if not answer.replayed:
-                assert isinstance(value, bytes)
+            assert isinstance(value, bytes)
+            if answer.replayed:
+                self.settled_before(ask.account, ask.call_id, value)
+            else:
                 self.settled(ask.account, ask.call_id, value)
         elif isinstance(answer, Resumed):
             assert isinstance(ask, Resume)
@@ -136,6 +138,19 @@ class KeptAnswers:
         if len(self._settled) > MOST_SETTLED:
             self._let_go(next(iter(self._settled)))
             metrics.ANSWERS_DROPPED.inc()
+
+    def settled_before(self, account: str, call_id: str, value: bytes) -> None:
+        """Keep a settlement that was there already: this gateway may never have been told of it.
+
+        The answer to a batch that was carried out can be lost, and the batch is then put again.
+        """
+        key, end = (account, call_id), unpack_end(value)
+        going, known = self._going.get(key), self._settled.get(key)
+        if going is not None and end.settled_at_ms <= going.known().admitted_at_ms:
+            return  # an earlier call of that id, in an engine that has lost the later one (R9)
+        if known is not None and unpack_end(known).settled_at_ms >= end.settled_at_ms:
+            return
+        self.settled(account, call_id, value)
 
     def call_in_progress(self, account: str, call_id: str) -> CallInProgress | None:
         """What is known of a call that was in progress when it was last heard of."""

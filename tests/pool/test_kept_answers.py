@@ -92,6 +92,30 @@ async def test_a_first_end_is_told_again_though_its_words_came_again_after_it_wa
     assert await told_again(kept) == [Retell(again, False)]
 
 
+async def test_a_settlement_that_was_there_already_is_told_again() -> None:
+    record, _ = came_back()
+    kept = kept_beside([])
+    kept.admitted(Start("acme", *ANA, "c", TO), Admitted("c", T0, 600, replayed=False, emergency=False))
+    kept.settled_before("acme", "c", pack_record(record))
+    assert await told_again(kept) == [Retell(record, False)]
+
+
+async def test_a_settlement_of_an_earlier_call_of_that_id_takes_the_place_of_none() -> None:
+    """R9: it is all that an engine knows which has lost the later one."""
+    earlier, _ = came_back()
+    later_ms = earlier.settled_at_ms + SECOND
+    kept = kept_beside([])
+    ask = Start("acme", *ANA, "c", TO)
+    kept.admitted(ask, Admitted("c", later_ms, 600, replayed=False, emergency=False))
+    kept.settled_before("acme", "c", pack_record(earlier))
+    (told,) = await told_again(kept)
+    assert isinstance(told, Resume)
+    later = replace(earlier, admitted_at_ms=later_ms, settled_at_ms=later_ms + SECOND)
+    kept.settled("acme", "c", pack_record(later))
+    kept.settled_before("acme", "c", pack_record(earlier))
+    assert await told_again(kept) == [Retell(later, False)]
+
+
 async def test_a_later_settlement_that_sql_has_is_told_in_its_place() -> None:
     record, _ = came_back()
     kept = kept_beside([later := replace(record, revision=2, billed_seconds=99)])

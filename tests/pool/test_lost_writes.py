@@ -18,6 +18,7 @@ from gateway.domain.policy import Policy
 from tests.support.engines import KINDS, EngineServer
 from tests.support.pool_model import ANA, BOB, MINUTE, SECOND, T0, TO, a_plan
 from tests.support.pools import LiveAccounts, live_accounts
+from tests.support.proxy import FaultyProxy
 from tests.support.waiting import wait_until
 
 BILLING_DATE = date(2026, 11, 15)
@@ -140,6 +141,32 @@ async def test_an_emptied_engine_is_told_again_and_nothing_counts_twice(
     assert (await end(accounts, "going")).billed_seconds == 100
     assert (await accounts.pool.read("acme")).settled_seconds == 300
     assert saved.admitted_at_ms == unsaved.admitted_at_ms == T0
+
+
+async def test_an_end_whose_answer_was_lost_on_its_way_is_told_again(
+    server: EngineServer, start_proxy: Callable[..., FaultyProxy]
+) -> None:
+    """Its gateway asked once more, and was answered that the call had ended before."""
+    proxy = start_proxy(path=server.socket)
+    async with live_accounts(
+        f"redis://127.0.0.1:{proxy.port}", Policy(), shards=1, lease_ms=1500
+    ) as accounts:
+        await accounts.at(T0)
+        await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(1000))
+        calls = 0
+        while True:
+            calls += 1
+            await start(accounts, f"c-{calls}")
+            await accounts.at(T0 + calls * 100 * SECOND)
+            proxy.reset_in_reply(after_bytes=3)  # of whatever is asked next: it may be something else
+            if (await end(accounts, f"c-{calls}")).replayed:
+                break
+        server.flush()
+
+        async def all_is_told_again() -> bool:
+            return (await accounts.pool.read("acme")).settled_seconds == calls * 100
+
+        await wait_until(all_is_told_again, 20)
 
 
 async def test_an_engine_that_restarts_with_all_it_had_goes_on_as_it_was(
