@@ -5,6 +5,7 @@
 -- Reply  now (ms; 0 no shard is there), clock speed, the next instant after those named (ms; 0 none), then the accounts
 --        that are due, earliest first in each shard
 -- Rules  R19
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

@@ -4,6 +4,7 @@
 -- ARGV   "<account>/<call id>"
 -- Reply  now (ms), policy ("free/increment/hold/count_from"), packed call ('' none); empty where the shard was never
 --        built
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

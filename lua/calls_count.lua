@@ -3,6 +3,7 @@
 -- KEYS   meta of a shard, order of each of its accounts
 -- ARGV   none
 -- Reply  calls in progress by that number, and in `order`; empty where the shard is not there
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

@@ -1,5 +1,6 @@
 -- Decides a batch of what is said of calls: starts, answers, ends, returns, of any number of accounts, in the order sent
--- for each account, all at one instant of the shard's clock.
+-- for each account, all at one instant of the shard's clock. An engine that has no memory left refuses it: it is sent
+-- again with the flag allow-oom then, without the calls that would be new.
 --
 -- KEYS   for each section: the shard's meta, calls, ended, overtaken, leases, alarms, records, notices;
 --        then for each of its accounts: pool, order, phase, members

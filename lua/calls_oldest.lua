@@ -4,6 +4,7 @@
 -- KEYS   order of each account
 -- ARGV   none
 -- Reply  for each account the earliest such instant (ms; 0 none)
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 -- @include order

@@ -5,6 +5,7 @@
 -- ARGV   none
 -- Reply  an array for each shard: now (ms), speed (1 for a real clock), 1 if simulated, calls in progress, epoch, run,
 --        real time (ms), seq; empty where it is not there, or its run has not been compared yet
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

@@ -4,6 +4,7 @@
 -- ARGV   where the piece begins (a score of `order`, "(" before it excludes it), how many calls to look at; then the
 --        devices, "<staff>/<device>|" each; none: those of all
 -- Reply  where the next piece begins ('' this was the last), then field and value of each call that is theirs
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 -- @include call

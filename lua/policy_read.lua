@@ -4,6 +4,7 @@
 -- ARGV   none
 -- Reply  "free/increment/hold/count_from"; '' where the shard was never built, or has not been compared yet
 -- Rules  the policy is kept with the data
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

@@ -3,6 +3,7 @@
 -- KEYS   meta of a shard (it only says which server to ask)
 -- ARGV   none
 -- Reply  ms since 1970
+-- @flags allow-oom
 -- @include shard
 -- @include codes
 

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from gateway.pool.scripts import Client
+from gateway.pool.scripts import Argument, Client, script
 
 KEY: Final = "cg:gateways"
 BEAT_SECONDS: Final = 2.0
@@ -36,7 +36,8 @@ class Gateways:
 
     async def beat(self, heartbeat: Heartbeat) -> None:
         """Say that a gateway is alive. Raises RedisError."""
-        await self.client.hset(KEY, heartbeat.gateway, msgspec.json.encode(heartbeat))
+        said: list[Argument] = [heartbeat.gateway, msgspec.json.encode(heartbeat)]
+        await script("gateway_beat").run(self.client, [KEY], said)
 
     async def leave(self, gateway: str) -> None:
         """Say that a gateway is going. Raises RedisError."""

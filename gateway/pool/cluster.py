@@ -131,10 +131,6 @@ class ClusterClient:
         """See redis-py."""
         return int(await self.execute_command("INCR", name))
 
-    async def hset(self, name: str, key: str, value: str | bytes) -> int:
-        """See redis-py."""
-        return int(await self.execute_command("HSET", name, key, value))
-
     async def hsetnx(self, name: str, key: str, value: str | bytes) -> int:
         """See redis-py."""
         return int(await self.execute_command("HSETNX", name, key, value))

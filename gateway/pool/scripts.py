@@ -29,7 +29,7 @@ _CONSTANT: Final = re.compile(r"^local ([A-Z][A-Z0-9_]+) = (-?\d+|'[^'\n]*')(?: 
 _FLAGS: Final = re.compile(r"^-- @flags ([a-z ,-]+)$", re.MULTILINE)
 _SHEBANG: Final = "#!lua"
 ALLOW_OOM: Final = "allow-oom"
-"""A script with this flag runs also when the engine has no memory left: what ends calls must."""
+"""A script with this flag runs also when the engine has no memory left, as all must but what begins calls."""
 
 
 def script_folder() -> Traversable:

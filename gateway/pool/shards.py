@@ -512,8 +512,11 @@ class Shards:
         then.
         """
         client = self._engine.client
-        await client.hsetnx(DEPLOYMENT_KEY, "shards", str(self._keys.shards))
         kept = await client.hget(DEPLOYMENT_KEY, "shards")
+        if kept is None:
+            # Only then: an engine that has no memory left refuses it, whether it would write or not.
+            await client.hsetnx(DEPLOYMENT_KEY, "shards", str(self._keys.shards))
+            kept = await client.hget(DEPLOYMENT_KEY, "shards")
         if kept is None:
             raise EngineUnavailable
         if int(kept) != self._keys.shards:

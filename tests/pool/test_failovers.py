@@ -50,7 +50,7 @@ async def all_that_gateways_send_is_understood(engine: Engine) -> None:
     assert [await client.incr("n"), await client.incr("n")] == [1, 2]
     assert [await client.hsetnx("h", "a", "1"), await client.hsetnx("h", "a", "2")] == [1, 0]
     assert await client.hget("h", "a") == b"1"
-    assert await client.hset("h", "b", b"2") == 1
+    assert await client.execute_command("HSET", "h", "b", b"2") == 1
     assert await client.hgetall("h") == {b"a": b"1", b"b": b"2"}
     assert await client.hdel("h", "a", "b") == 2
     await client.execute_command("ZADD", "z", 1, "x", 2, "y")

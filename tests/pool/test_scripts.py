@@ -15,13 +15,14 @@ from gateway.domain.asks import Answered, Ask, End, Reap, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord, CycleOpened
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
+from gateway.live.gateways import Gateways, Heartbeat
 from gateway.pool.codes import ERRORS, REFUSALS, UNDECIDED, Code
 from gateway.pool.inspection import Inspection
 from gateway.pool.keys import ACCOUNT_KEYS, SHARD_KEYS
 from gateway.pool.leases import Vouching
 from gateway.pool.operations import ANSWER_WIDTHS, Operation
 from gateway.pool.packed import unpack_pool
-from gateway.pool.scripts import assemble, script, script_folder
+from gateway.pool.scripts import ALLOW_OOM, assemble, script, script_folder
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, T0, a_plan
 from tests.support.pools import LiveAccounts, live_accounts
@@ -149,6 +150,17 @@ def test_a_script_is_not_put_together_from_what_is_missing_or_goes_in_circles(
         (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=complaint):
         assemble("job", tmp_path)
+
+
+def test_no_script_is_carried_out_by_a_primary_that_was_demoted() -> None:
+    """One that says that it writes nothing would be, and its gateway stay with that."""
+    flags = {name: re.findall(r"^-- @flags (.+)$", source(name), re.MULTILINE) for name in SCRIPTS}
+    assert {tuple(named) for named in flags.values()} == {(), (ALLOW_OOM,)}
+
+
+def test_every_script_stands_in_the_list_of_what_there_is() -> None:
+    listed = (FOLDER / "README.md").read_text(encoding="utf-8").partition("## Conventions")[0]
+    assert sorted(re.findall(r"`(\w+)`(?=[^|]*\|[^|]*\|$)", listed, re.MULTILINE)) == SCRIPTS
 
 
 def test_every_fragment_is_included_by_some_script() -> None:
@@ -332,6 +344,7 @@ async def use_every_script(accounts: LiveAccounts) -> None:
     for shard, named in inspection.by_shard(["acme", "acme-2", "globex"]).items():
         await inspection.count(shard, named)
     await pool.records.trim({0: (0, 0, "0-0")})
+    await Gateways(accounts.engine.client).beat(Heartbeat("a-gateway", T0, 0, 0))
     await pool.renew_epochs()
 
 
