@@ -19,6 +19,7 @@ from gateway.pool.cluster import ClusterClient, send_together
 from gateway.pool.connections import IN_STEP, Address, Server, TcpConnection, make_pool
 from gateway.pool.keys import hash_tag
 from gateway.pool.scripts import Argument, Client, Script
+from gateway.pool.scripts import script as load
 from gateway.pool.sentinel import SentinelPool, Sentinels
 from gateway.urls import split_url
 
@@ -160,18 +161,21 @@ class Engine:
         if not replicas:
             return await script.run(self.client, keys, arguments)
         given = [len(keys), *keys, *arguments]
+        # Valkey waits for a connection's own writes only, and a script that is asked again may find all
+        # written, by another connection: hence one write that is this one's.
+        barrier, barrier_given = load("barrier_write"), [1, _barrier(keys[0]), BARRIER_MS]
 
         async def work(node: Server, asking: bool) -> Any:
             wanted = await self._all_replicas(node) if replicas == "all" else replicas
             commands: list[tuple[Any, ...]] = [("EVALSHA", script.sha, *given)]
             if wanted:
-                # Valkey waits for a connection's own writes only, and a script that is asked again may find
-                # all written, by another connection: hence one write that is this one's.
-                commands += [("SET", _barrier(keys[0]), "", "PX", BARRIER_MS), ("WAIT", wanted, wait_ms)]
+                commands += [("EVALSHA", barrier.sha, *barrier_given), ("WAIT", wanted, wait_ms)]
             try:
                 reply, *waited = await send_together(node, commands, asking=asking)
             except NoScriptError:
                 commands[0] = ("EVAL", script.source, *given)
+                if wanted:
+                    commands[1] = ("EVAL", barrier.source, *barrier_given)
                 reply, *waited = await send_together(node, commands, asking=asking)
             have = waited[-1] if waited else 0
             if have < wanted:

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
-from gateway.domain.answers import Admitted, Settled
+from gateway.domain.answers import Admitted, Answer, Settled
 from gateway.domain.asks import End, Start
-from gateway.domain.errors import EngineUnavailable
+from gateway.domain.errors import CallgateError, EngineUnavailable
 from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
 from gateway.live.gateways import Gateways, Heartbeat
@@ -27,6 +27,7 @@ from gateway.records.store import Records
 from tests.support.engines import KINDS, EngineServer
 from tests.support.pool_model import ANA, CYCLE_END, MINUTE, SECOND, T0, TO, a_plan
 from tests.support.pools import LiveAccounts, live_accounts
+from tests.support.topologies import Replicated
 from tests.support.waiting import wait_until
 
 BILLING_DATE = date(2026, 11, 15)
@@ -160,3 +161,22 @@ async def test_a_gateway_opens_and_beats_where_there_was_one_before(
         shards = Shards(engine, accounts.keys, Policy(), simulate=True)
         await shards.open()
         assert await shards.beat(15_000) == frozenset()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_ends_are_answered_where_replicas_are_waited_for(
+    start_replicated: Callable[..., Replicated], kind: str
+) -> None:
+    """So that a replica has them, a write of this very connection is waited for: also that needs memory."""
+    setup = await asyncio.to_thread(start_replicated, replicas=1, kind=kind)
+    url = f"redis://127.0.0.1:{setup.primary.port}"
+    async with live_accounts(url, Policy(), replicas="all") as accounts:
+        await accounts.at(T0)
+        await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(100))
+        assert isinstance(await accounts.pool.ask(Start("acme", *ANA, "c-1", TO)), Admitted)
+        fill(setup.primary)
+        answers: list[Answer | CallgateError] = await accounts.ask_all([End("acme", "c-1")])
+        assert [type(answer) for answer in answers] == [Settled]
+        key = accounts.keys.named(accounts.keys.shard_of("acme"), "calls")[0]
+        (replica,) = setup.replicas
+        assert replica.client.hget(key, "acme/c-1") == setup.primary.client.hget(key, "acme/c-1")

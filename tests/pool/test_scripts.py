@@ -9,6 +9,7 @@ from pathlib import Path
 from time import monotonic
 
 import pytest
+from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from gateway.domain.answers import Admitted, Noted, Settled
 from gateway.domain.asks import Answered, Ask, End, Reap, Resume, Retell, Start
@@ -345,6 +346,11 @@ async def use_every_script(accounts: LiveAccounts) -> None:
         await inspection.count(shard, named)
     await pool.records.trim({0: (0, 0, "0-0")})
     await Gateways(accounts.engine.client).beat(Heartbeat("a-gateway", T0, 0, 0))
+    waited = accounts.engine.run_script(
+        script("clock_read"), accounts.keys.named(0, "meta"), replicas=1, wait_ms=1
+    )
+    with pytest.raises(RedisTimeoutError):
+        await waited
     await pool.renew_epochs()
 
 

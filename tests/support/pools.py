@@ -16,7 +16,7 @@ from gateway.domain.errors import CallgateError, CallUnknown
 from gateway.domain.leases import Renewed
 from gateway.domain.plans import AppliesFrom, Plan, plan_change
 from gateway.domain.policy import Policy
-from gateway.pool.engine import Engine, connect
+from gateway.pool.engine import Engine, Replicas, connect
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.leases import Vouching
 from gateway.pool.live_pool import MS_AN_HOUR, LivePool
@@ -41,6 +41,7 @@ class LiveAccounts:
         shards: int,
         lease_ms: int,
         grace_ms: int,
+        replicas: Replicas,
     ) -> None:
         self.engine = engine
         self.keys = KeySpace(shards)
@@ -71,6 +72,7 @@ class LiveAccounts:
             saved_policy=self.load_policy,
             find_known=self.find_known,
             find_resettled=self.find_resettled,
+            replicas=replicas,
         )
 
     # SQL
@@ -356,6 +358,7 @@ async def live_accounts(
     shards: int = DEFAULT_SHARDS,
     lease_ms: int = 3_600_000,
     grace_ms: int = 30_000,
+    replicas: Replicas = 0,
 ) -> AsyncIterator[LiveAccounts]:
     """Pools in an engine, under a clock that stands still. `leases` is what `LivePool` is told of them."""
     engine = connect(engine_url)
@@ -367,6 +370,7 @@ async def live_accounts(
         shards=shards,
         lease_ms=lease_ms,
         grace_ms=grace_ms,
+        replicas=replicas,
     )
     try:
         await accounts.pool.open()
