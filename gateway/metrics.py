@@ -29,7 +29,8 @@ SCRIPT_SECONDS: Final = Histogram(
     buckets=(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
 ENGINE_FAILURES: Final = Counter(
-    "callgate_engine_failures", "Script calls with no usable reply: their outcome is unknown"
+    "callgate_engine_failures",
+    "Script calls with no usable reply: their outcome is unknown, or the engine had no memory left",
 )
 RECORDER_LAG_ENTRIES: Final = Gauge(
     "callgate_recorder_lag_entries", "Entries of the records stream not yet in SQL"

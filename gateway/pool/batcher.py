@@ -206,6 +206,8 @@ class _Lane:
             try:
                 await self._carry_out(sections, self._script)
             except OutOfMemoryError:
+                # Not logged: there is nothing to wait for, so it may be as often as there are batches.
+                metrics.ENGINE_FAILURES.inc()
                 failed += await self._decide_in_tight_memory(_operations(sections))
             except (RedisError, OSError) as failure:
                 _note_failure(failure)

@@ -118,8 +118,8 @@ def _memory(info: Mapping[str, Any]) -> Iterator[str]:
     most, used = int(info.get("maxmemory", 0)), int(info.get("used_memory", 0))
     if most and used * 100 > most * FULL_PERCENT:
         yield (
-            f"The engine has used over {FULL_PERCENT} % of its maxmemory: once that is full, no call is "
-            "admitted."
+            f"The engine has used over {FULL_PERCENT} % of its maxmemory: once that is full, no new "
+            "call is admitted."
         )
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from redis.exceptions import OutOfMemoryError, ResponseError
 
+from gateway import metrics
 from gateway.domain.answers import Admitted, Answer, Settled
 from gateway.domain.asks import End, Start
 from gateway.domain.errors import CallgateError, EngineUnavailable
@@ -161,6 +162,17 @@ async def test_a_gateway_opens_and_beats_where_there_was_one_before(
         shards = Shards(engine, accounts.keys, Policy(), simulate=True)
         await shards.open()
         assert await shards.beat(15_000) == frozenset()
+
+
+async def test_what_is_refused_counts_as_a_failure_of_the_engine(
+    accounts: LiveAccounts, server: EngineServer
+) -> None:
+    """Alerts go by that."""
+    before = metrics.ENGINE_FAILURES._value.get()
+    fill(server)
+    (refused,) = await accounts.ask_all([Start("acme", *ANA, "c-1", TO)])
+    assert isinstance(refused, EngineUnavailable)
+    assert metrics.ENGINE_FAILURES._value.get() == before + 1
 
 
 @pytest.mark.parametrize("kind", KINDS)
