@@ -1,4 +1,8 @@
-"""What a gateway counts and times, for Prometheus. Names are documented in docs/operations.md."""
+"""What a gateway counts and times, for Prometheus. Names are documented in docs/operations.md.
+
+With workers any of them answers for all. A gauge says by its mode how theirs are put together; it is a `live`
+one, as else it would say for ever what a worker said that is gone.
+"""
 
 from __future__ import annotations
 
@@ -33,9 +37,13 @@ ENGINE_FAILURES: Final = Counter(
     "Script calls with no usable reply: their outcome is unknown, or the engine had no memory left",
 )
 RECORDER_LAG_ENTRIES: Final = Gauge(
-    "callgate_recorder_lag_entries", "Entries of the records stream not yet in SQL"
+    "callgate_recorder_lag_entries",
+    "Entries of the records stream not yet in SQL",
+    multiprocess_mode="livemax",
 )
-RECORDER_LAG_SECONDS: Final = Gauge("callgate_recorder_lag_seconds", "Age of the oldest entry not yet in SQL")
+RECORDER_LAG_SECONDS: Final = Gauge(
+    "callgate_recorder_lag_seconds", "Age of the oldest entry not yet in SQL", multiprocess_mode="livemax"
+)
 RECORDED: Final = Counter("callgate_recorded", "Call records written to SQL")
 DEAD_LETTERS: Final = Counter("callgate_dead_letters", "Records that SQL refused")
 ANSWERS_KEPT: Final = Gauge(
@@ -62,5 +70,7 @@ TASK_LAST_TURN: Final = Gauge(
     multiprocess_mode="livemin",
 )
 EMERGENCY_JOURNAL: Final = Gauge(
-    "callgate_emergency_journal_entries", "Emergency calls kept in the data directory until they can be saved"
+    "callgate_emergency_journal_entries",
+    "Emergency calls kept in the data directory until they can be saved",
+    multiprocess_mode="livesum",
 )
