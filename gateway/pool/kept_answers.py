@@ -257,14 +257,20 @@ class KeptAnswers:
 
     def _let_go(self, key: Key) -> None:
         del self._settled[key]
-        self._to_tell.discard(key)
         self._told_ms.pop(key, None)
+        self._forget_to_tell(key)
 
     def _keep(self, key: Key, going: _Going) -> None:
         self._going[key] = going
         self._going.move_to_end(key)
         if len(self._going) > MOST_IN_PROGRESS:
-            self._going.popitem(last=False)
+            oldest, _ = self._going.popitem(last=False)
+            self._forget_to_tell(oldest)
+
+    def _forget_to_tell(self, key: Key) -> None:
+        """Of a call that came back both may be kept: its settlement, and that it goes on."""
+        if key not in self._settled and key not in self._going:
+            self._to_tell.discard(key)
 
 
 def _is_first_end(known: bytes, value: bytes) -> bool:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import replace
+
+import pytest
 
 from gateway.domain.answers import Admitted
 from gateway.domain.asks import Ask, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.policy import Policy
+from gateway.pool import kept_answers
 from gateway.pool.kept_answers import KeptAnswers
 from gateway.pool.packed import pack_record
 from tests.support.pool_model import ANA, HOUR, SECOND, T0, TO, a_pool, admit, resume, settled_in_absence
@@ -27,6 +30,13 @@ def came_back() -> tuple[CallRecord, CallInProgress]:
 
 
 async def told_again(kept: KeptAnswers) -> list[Ask]:
+    """What is told after all was lost."""
+    kept.lost([0])
+    return await tell(kept)
+
+
+async def tell(kept: KeptAnswers) -> list[Ask]:
+    """What is told of what was lost."""
     told: list[Ask] = []
 
     async def ask(ask: Ask) -> None:
@@ -35,7 +45,6 @@ async def told_again(kept: KeptAnswers) -> list[Ask]:
     async def bring_up(_: str) -> None:
         """It is there."""
 
-    kept.lost([0])
     await kept.tell(bring_up, ask, Policy())
     assert not kept.has_to_tell
     return told
@@ -155,3 +164,47 @@ async def test_settlements_of_shards_that_are_away_stay_when_others_are_let_go()
     assert len(kept) == 3, "that of a-1, and whatever was settled behind what is not saved"
     await kept.release(TOLD_MS)
     assert len(kept) == 2
+
+
+# How many are kept
+
+
+def a_settlement(number: int) -> tuple[str, str, bytes]:
+    record, _ = came_back()
+    call_id = f"c-{number}"
+    return "acme", call_id, pack_record(replace(record, call_id=call_id, settled_at_ms=GONE_MS + number))
+
+
+def an_admission(number: int) -> tuple[Start, Admitted]:
+    call_id = f"c-{number}"
+    return Start("acme", *ANA, call_id, TO), Admitted(call_id, T0, 600, replayed=False, emergency=False)
+
+
+async def call_ids(told: Awaitable[list[Ask]]) -> list[str]:
+    """Of which calls something was told."""
+    return sorted(each.record.call_id if isinstance(each, Retell) else each.call_id for each in await told)
+
+
+async def test_what_is_dropped_before_it_was_told_again_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Else nothing would ever be let go of any more."""
+    monkeypatch.setattr(kept_answers, "MOST_IN_PROGRESS", 2)
+    kept = kept_beside([])
+    for number in range(2):
+        kept.admitted(*an_admission(number))
+    kept.lost([0])
+    kept.admitted(*an_admission(2))
+    assert await call_ids(tell(kept)) == ["c-1"]
+
+
+async def test_a_call_that_came_back_is_told_again_though_its_settlement_is_dropped(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_answers, "MOST_SETTLED", 1)
+    kept = kept_beside([])
+    kept.settled(*a_settlement(0))
+    kept.admitted(*an_admission(0))
+    kept.lost([0])
+    kept.settled(*a_settlement(1))
+    assert await call_ids(tell(kept)) == ["c-0"]
