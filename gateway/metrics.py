@@ -50,7 +50,7 @@ ANSWERS_KEPT: Final = Gauge(
     "callgate_answers_kept", "Settlements kept until SQL has them", multiprocess_mode="livesum"
 )
 ANSWERS_DROPPED: Final = Counter(
-    "callgate_answers_dropped", "Settlements not kept any more although SQL has not got them: too many"
+    "callgate_answers_dropped", "Answers not kept any more although they may be needed: too many", ("kind",)
 )
 ENDS_KEPT: Final = Gauge(
     "callgate_ends_kept", "Ends of calls kept until the engine is back", multiprocess_mode="livesum"

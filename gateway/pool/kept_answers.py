@@ -29,10 +29,15 @@ log = structlog.get_logger(__name__)
 MOST_SETTLED: Final = 200_000
 """Settlements kept at most; SQL that is away for long leaves the oldest to the engine alone."""
 MOST_IN_PROGRESS: Final = 100_000
+"""Calls in progress kept at most, among them those that ended at another gateway: nobody told this one."""
 RELEASED_AT_ONCE: Final = 1_000
 
 CLOCKS_APART_MS: Final = 1_000
 """How far this gateway's reckoning of the billing clock may be behind it."""
+
+# Made here, so that both are told from the beginning: nothing is known to have increased that was not there.
+_SETTLEMENTS_DROPPED: Final = metrics.ANSWERS_DROPPED.labels(kind="settlement")
+_CALLS_DROPPED: Final = metrics.ANSWERS_DROPPED.labels(kind="call")
 
 Key = tuple[str, str]
 """Account and call id."""
@@ -137,7 +142,8 @@ class KeptAnswers:
         self._settled.move_to_end(key)
         if len(self._settled) > MOST_SETTLED:
             self._let_go(next(iter(self._settled)))
-            metrics.ANSWERS_DROPPED.inc()
+            _SETTLEMENTS_DROPPED.inc()
+        metrics.ANSWERS_KEPT.set(len(self._settled))
 
     def settled_before(self, account: str, call_id: str, value: bytes) -> None:
         """Keep a settlement that was there already: this gateway may never have been told of it.
@@ -172,7 +178,6 @@ class KeptAnswers:
             if max(unpack_end(value).settled_at_ms, self._told_ms.get(key, 0)) >= saved_before_ms:
                 break
             self._let_go(key)
-        metrics.ANSWERS_KEPT.set(len(self._settled))
 
     def lost(self, shards: Iterable[int]) -> None:
         """These shards have lost something: all that was answered of them is to be told again."""
@@ -259,6 +264,7 @@ class KeptAnswers:
         del self._settled[key]
         self._told_ms.pop(key, None)
         self._forget_to_tell(key)
+        metrics.ANSWERS_KEPT.set(len(self._settled))
 
     def _keep(self, key: Key, going: _Going) -> None:
         self._going[key] = going
@@ -266,6 +272,7 @@ class KeptAnswers:
         if len(self._going) > MOST_IN_PROGRESS:
             oldest, _ = self._going.popitem(last=False)
             self._forget_to_tell(oldest)
+            _CALLS_DROPPED.inc()
 
     def _forget_to_tell(self, key: Key) -> None:
         """Of a call that came back both may be kept: its settlement, and that it goes on."""

@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from gateway import metrics
 from gateway.domain.answers import Admitted
 from gateway.domain.asks import Ask, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord
@@ -183,6 +184,48 @@ def an_admission(number: int) -> tuple[Start, Admitted]:
 async def call_ids(told: Awaitable[list[Ask]]) -> list[str]:
     """Of which calls something was told."""
     return sorted(each.record.call_id if isinstance(each, Retell) else each.call_id for each in await told)
+
+
+def dropped(kind: str) -> float:
+    return float(metrics.ANSWERS_DROPPED.labels(kind=kind)._value.get())
+
+
+async def test_how_many_are_kept_is_told_as_they_come_and_go() -> None:
+    """While SQL is away nothing is let go of, and that is when it is of interest."""
+    kept = kept_beside([])
+    for number in range(3):
+        kept.settled(*a_settlement(number))
+        assert metrics.ANSWERS_KEPT._value.get() == number + 1
+    await kept.release(GONE_MS)
+    assert metrics.ANSWERS_KEPT._value.get() == len(kept) == 3
+    await kept.release(GONE_MS + 2)
+    assert metrics.ANSWERS_KEPT._value.get() == len(kept) == 1
+
+
+async def test_of_too_many_settlements_the_oldest_are_dropped_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_answers, "MOST_SETTLED", 3)
+    before = dropped("settlement"), dropped("call")
+    kept = kept_beside([])
+    for number in range(5):
+        kept.settled(*a_settlement(number))
+    assert len(kept) == metrics.ANSWERS_KEPT._value.get() == 3
+    assert (dropped("settlement"), dropped("call")) == (before[0] + 2, before[1])
+    assert await call_ids(told_again(kept)) == ["c-2", "c-3", "c-4"]
+
+
+async def test_of_too_many_calls_in_progress_the_oldest_are_dropped_and_counted(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_answers, "MOST_IN_PROGRESS", 2)
+    before = dropped("settlement"), dropped("call")
+    kept = kept_beside([])
+    for number in range(3):
+        kept.admitted(*an_admission(number))
+    assert kept.call_in_progress("acme", "c-0") is None
+    assert (dropped("settlement"), dropped("call")) == (before[0], before[1] + 1)
+    assert await call_ids(told_again(kept)) == ["c-1", "c-2"]
 
 
 async def test_what_is_dropped_before_it_was_told_again_is_not_waited_for(
