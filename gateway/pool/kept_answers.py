@@ -170,12 +170,16 @@ class KeptAnswers:
 
         When it was away for long that is many at once: others have their turn now and then.
         """
+        oldest = next(iter(self._settled), None)
+        if oldest is None or not (away or self._is_saved(oldest, saved_before_ms)):
+            # Not worth a copy of all: SQL may lag behind for long, and this is asked every 2 s.
+            return
         for looked_at, (key, value) in enumerate(list(self._settled.items())):
             if looked_at % RELEASED_AT_ONCE == RELEASED_AT_ONCE - 1:
                 await asyncio.sleep(0)
             if self._shard_of(key[0]) in away or self._settled.get(key) is not value:
                 continue
-            if max(unpack_end(value).settled_at_ms, self._told_ms.get(key, 0)) >= saved_before_ms:
+            if not self._is_saved(key, saved_before_ms):
                 break
             self._let_go(key)
 
@@ -259,6 +263,9 @@ class KeptAnswers:
             if refusal.code in ("engine_unavailable", "database_unavailable"):
                 raise
             self._going.pop((call.account, call.call_id), None)  # it ended, or the id is another call's
+
+    def _is_saved(self, key: Key, saved_before_ms: int) -> bool:
+        return max(unpack_end(self._settled[key]).settled_at_ms, self._told_ms.get(key, 0)) < saved_before_ms
 
     def _let_go(self, key: Key) -> None:
         del self._settled[key]
