@@ -20,6 +20,12 @@ NoticeKind = Literal["threshold", "minutes_exhausted", "minutes_restored", "plan
 OVERTAKEN_MS: Final = 60_000
 """How long a start is refused whose end came before it (R17)."""
 
+UNHEARD_MS: Final = 10_000
+"""How long before a gateway let a call through without the engine that may have carried out the same call:
+
+start, end and all. It waits 2 s at most for an answer; the rest is for clocks apart, and a busy machine.
+"""
+
 
 class CallState(StrEnum):
     """Where a call is in its life. An id that was refused or has been forgotten is `UNKNOWN` again."""
@@ -155,11 +161,18 @@ def is_an_earlier_call(known: CallInProgress | CallRecord, told: CallInProgress 
 
     It was settled before that was admitted. Else it is the same one, also where they were admitted at
     different instants: of a start whose answer was lost the engine may know one, and the gateway that then
-    let it through without the engine (`admitted_offline`) another.
+    let it through without the engine (`admitted_offline`) another, up to `UNHEARD_MS` after its end.
     """
     if not isinstance(known, CallRecord) or known.admitted_at_ms == told.admitted_at_ms:
         return False
-    return known.settled_at_ms <= told.admitted_at_ms
+    unheard_ms = UNHEARD_MS if told.admitted_offline and _is_asked_alike(known, told) else 0
+    return known.settled_at_ms + unheard_ms <= told.admitted_at_ms
+
+
+def _is_asked_alike(one: CallInProgress | CallRecord, other: CallInProgress | CallRecord) -> bool:
+    """R9: whether one start could have asked for both."""
+    asked = (one.staff, one.device, one.channel, one.to)
+    return asked == (other.staff, other.device, other.channel, other.to)
 
 
 def call_meant(

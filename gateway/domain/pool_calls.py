@@ -11,7 +11,14 @@ from gateway.domain.admission import Facts, RefusalReason, decide
 from gateway.domain.answers import Admitted, Refused, Settled
 from gateway.domain.asks import AccountStatus, Asker, Start
 from gateway.domain.billing import billed_seconds, duration_ms
-from gateway.domain.calls import OVERTAKEN_MS, CallInProgress, CallRecord, CallState, EndedBy
+from gateway.domain.calls import (
+    OVERTAKEN_MS,
+    UNHEARD_MS,
+    CallInProgress,
+    CallRecord,
+    CallState,
+    EndedBy,
+)
 from gateway.domain.errors import CallIdConflict, CallIdUsed, CallUnknown
 from gateway.domain.leases import Lease, Terms, lease_of_told, new_lease
 from gateway.domain.plans import Plan
@@ -329,12 +336,13 @@ def _is_same_call(call: CallInProgress | CallRecord, ask: Start) -> bool:
 def _is_same_emergency(call: CallInProgress | CallRecord, ask: Start) -> bool:
     """R30: whether the pool has that emergency already.
 
-    In progress; or it ended since it was let through, told of before or admitted by the engine all the same.
+    In progress; or it ended since it was let through, or just before (`UNHEARD_MS`): told of before or
+    admitted by the engine all the same.
     """
     if isinstance(call, CallRecord):
         told_at_ms = ask.admitted_at_ms
         if told_at_ms is None:
             return False
-        if call.admitted_at_ms != told_at_ms and call.settled_at_ms <= told_at_ms:
+        if call.admitted_at_ms != told_at_ms and call.settled_at_ms + UNHEARD_MS <= told_at_ms:
             return False
     return call.emergency and _is_same_call(call, ask)

@@ -26,6 +26,10 @@ local OVERTAKEN_HEAD = '<Bd'
 -- How long an end that overtook its start refuses that start (R17).
 local OVERTAKEN_MS = 60000
 
+-- How long before a gateway let a call through without the engine that may have carried out the same call, start, end and
+-- all. It waits 2 s at most for an answer; the rest is for clocks apart, and a busy machine.
+local UNHEARD_MS = 10000
+
 local byte, find, sub = string.byte, string.find, string.sub
 
 local function kind_of(blob) return byte(blob, 1) end

@@ -55,11 +55,13 @@ local function restore(a, field, found, connection)
 end
 
 -- R9: is it another call than the one of which this tells, settled before that was admitted? Else it is the same one, though
--- a gateway that let it through without the engine may tell another instant of its admission than the engine knows.
+-- a gateway that let it through without the engine may tell another instant of its admission than the engine knows: up to
+-- UNHEARD_MS after its end.
 local function is_an_earlier_call(blob, told)
   if kind_of(blob) ~= ENDED then return false end
-  local admitted_at_ms = decode_call(told).admitted_at_ms
-  return settled_at(blob) <= admitted_at_ms and decode_call(blob).admitted_at_ms ~= admitted_at_ms
+  local c = decode_call(told)
+  local unheard_ms = c.offline == 1 and payload_of(blob) == payload_of(told) and UNHEARD_MS or 0
+  return settled_at(blob) + unheard_ms <= c.admitted_at_ms and decode_call(blob).admitted_at_ms ~= c.admitted_at_ms
 end
 
 -- `found` is for a call that is not known here ('' nothing): what SQL has of it, or what its receipt says.

@@ -72,11 +72,12 @@ end
 
 -- This emergency call, if it was already recorded under that id. A gateway that could not reach the engine tells of it
 -- later, with the instant it was admitted at, perhaps after it ended, perhaps twice. The engine may have admitted it all
--- the same, and have settled it since; one settled before that instant is another.
+-- the same, and have settled it since, or just before (UNHEARD_MS); one settled earlier is another.
 local function told_before(blob, payload, told_at_ms)
   if not blob or kind_of(blob) == OVERTAKEN or payload_of(blob) ~= payload then return nil end
   local c = decode_call(blob)
-  if kind_of(blob) == ENDED and c.admitted_at_ms ~= told_at_ms and settled_at(blob) <= (told_at_ms or math.huge) then
+  if kind_of(blob) == ENDED and c.admitted_at_ms ~= told_at_ms
+    and settled_at(blob) + UNHEARD_MS <= (told_at_ms or math.huge) then
     return nil
   end
   return c.emergency == 1 and c or nil

@@ -10,6 +10,7 @@ import pytest
 from gateway.domain.admission import RefusalReason
 from gateway.domain.answers import Admitted
 from gateway.domain.asks import Start
+from gateway.domain.calls import UNHEARD_MS
 from gateway.domain.errors import CallIdConflict, CallIdUsed, CallUnknown
 from gateway.domain.policy import Policy
 from tests.support.pool_model import (
@@ -290,7 +291,9 @@ def test_an_emergency_that_was_settled_before_its_gateway_tells_of_it_is_one_cal
     answer = pool.start(told, T0 + HOUR)
     assert isinstance(answer, Admitted)
     assert (answer.call_id, answer.replayed) == ("e-1", True)
-    later = replace(told, admitted_at_ms=T0 + 2 * MINUTE)
+    late = replace(told, admitted_at_ms=T0 + MINUTE + UNHEARD_MS - 1)
+    assert pool.start(late, T0 + HOUR) == answer, "its end was carried out before its gateway gave up waiting"
+    later = replace(told, admitted_at_ms=T0 + MINUTE + UNHEARD_MS)
     answer = pool.start(later, T0 + HOUR)
     assert isinstance(answer, Admitted)
     assert (answer.call_id, answer.replayed) == ("fresh", False), "the device gave its id another time"

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.domain.answers import Noted, Settled
-from gateway.domain.calls import CallRecord, CallState, call_meant
+from gateway.domain.calls import UNHEARD_MS, CallRecord, CallState, call_meant
 from gateway.domain.errors import CallIdUsed, CallUnknown
 from gateway.domain.pool import PoolModel
 from tests.support.pool_model import (
@@ -185,6 +185,20 @@ def test_what_an_id_means_is_what_sql_has_unless_another_call_was_admitted_since
     assert call_meant(later, record) == later
     assert call_meant(record, None) == call_meant(None, record) == record
     assert call_meant(None, None) is None
+
+
+def test_a_call_that_was_let_through_without_the_engine_is_the_one_that_ended_just_before() -> None:
+    """R26: the engine had carried out its start, and its end, before the gateway gave up waiting for it."""
+    record = records()[1]
+    told = replace(record, admitted_at_ms=record.settled_at_ms + UNHEARD_MS - 1, admitted_offline=True)
+    assert call_meant(record, told) == record
+    others = (
+        replace(told, admitted_offline=False),
+        replace(told, admitted_at_ms=told.admitted_at_ms + 1),
+        replace(told, to="+14155550199"),
+    )
+    for other in others:
+        assert call_meant(record, other) == other
 
 
 def test_of_two_ends_that_a_client_said_the_earlier_one_stands() -> None:

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.domain.answers import Resumed
-from gateway.domain.calls import CallInProgress, CallReopened, CallState
+from gateway.domain.calls import UNHEARD_MS, CallInProgress, CallReopened, CallState
 from gateway.domain.errors import CallIdConflict, CallIdUsed, CallUnknown
 from gateway.domain.policy import Policy
 from gateway.domain.pool import PoolModel
@@ -353,6 +353,29 @@ def test_a_receipt_makes_no_call_again_that_is_known_to_have_ended() -> None:
     end(pool, "c-1", T0 + 2 * MINUTE)
     with pytest.raises(CallIdUsed):
         resume(pool, "c-1", T0 + 2 * MINUTE, found=a_receipt())
+
+
+def test_a_call_that_was_let_through_without_the_engine_after_it_had_ended_there_is_no_second_one() -> None:
+    """R26: start and end were carried out together, and both answers were late."""
+    pool = a_pool()
+    admit(pool, "c-1", T0)
+    end(pool, "c-1", T0)
+    told = a_receipt(admitted_at_ms=T0 + UNHEARD_MS - 1, admitted_offline=True)
+    with pytest.raises(CallIdUsed):
+        resume(pool, "c-1", T0 + MINUTE, found=told, vouched=False)
+    assert (pool.read(T0 + MINUTE).calls, len(pool.records)) == ((), 1)
+    elsewhere = replace(told, to="+14155550199")
+    assert resume(pool, "c-1", T0 + MINUTE, found=elsewhere, vouched=False).call == elsewhere
+    assert end(pool, "c-1", T0 + MINUTE).admitted_at_ms == told.admitted_at_ms
+
+
+def test_an_id_that_was_given_again_long_after_is_another_call() -> None:
+    """R9: the gateway that let it through could not know that."""
+    pool = a_pool()
+    admit(pool, "c-1", T0)
+    end(pool, "c-1", T0)
+    told = a_receipt(admitted_at_ms=T0 + UNHEARD_MS, admitted_offline=True)
+    assert resume(pool, "c-1", T0 + MINUTE, found=told, vouched=False).call == told
 
 
 def test_a_call_made_again_ended_when_its_device_says() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from gateway.domain.answers import Admitted, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, End, Resume, Retell, Start
-from gateway.domain.calls import CallInProgress, CallRecord
+from gateway.domain.calls import UNHEARD_MS, CallInProgress, CallRecord
 from gateway.domain.errors import CallIdUsed, CallUnknown
 from gateway.domain.policy import Policy
 from tests.support.engines import KINDS, EngineServer
@@ -281,6 +281,41 @@ async def test_a_call_that_was_carried_out_after_all_and_ended_is_not_let_throug
         await accounts.pool.ask(Resume("acme", "c-1", None, 0, told, vouched=False))
     assert (await accounts.pool.ask(End("acme", "c-1", None, 0))) == replace(ended, replayed=True)
     assert (await accounts.pool.read("acme")).used_seconds == 100
+
+
+async def test_a_call_that_began_and_ended_before_its_gateway_let_it_through_has_one_record(
+    accounts: LiveAccounts,
+) -> None:
+    """R26: the engine carried out its start and its end at once, and answered too late."""
+    admitted = await start(accounts, "c-1")
+    ended = await end(accounts, "c-1")
+    await accounts.at(T0 + 2 * SECOND)
+    told = replace(receipt(admitted), admitted_at_ms=T0 + 1800, admitted_offline=True)
+    with pytest.raises(CallIdUsed):
+        await accounts.pool.ask(Resume("acme", "c-1", None, 0, told, vouched=False))
+    assert (await end(accounts, "c-1")) == replace(ended, replayed=True)
+    view = await accounts.pool.read("acme")
+    assert (view.calls_in_progress, view.used_seconds, view.held_seconds) == (0, 0, 0)
+    await accounts.at(T0 + MINUTE)
+    another = replace(told, admitted_at_ms=T0 + UNHEARD_MS)
+    answer = await accounts.pool.ask(Resume("acme", "c-1", None, 0, another, vouched=False))
+    assert isinstance(answer, Resumed)
+    assert answer.call == another
+
+
+async def test_an_emergency_that_began_and_ended_before_it_was_let_through_has_one_record(
+    accounts: LiveAccounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R26, R30."""
+    monkeypatch.setattr("gateway.pool.operations.EMERGENCY_DEADLINE_SECONDS", 10.0)  # a busy machine
+    emergency = Start("acme", *ANA, "e-1", "112", None, True, True, "f-1")
+    await accounts.pool.ask(emergency)
+    await end(accounts, "e-1")
+    await accounts.at(T0 + MINUTE)
+    for let_through_ms, call_id in ((T0 + 300, "e-1"), (T0 + UNHEARD_MS, "f-1")):
+        answer = await accounts.pool.ask(replace(emergency, admitted_at_ms=let_through_ms))
+        assert isinstance(answer, Admitted)
+        assert (answer.call_id, answer.replayed) == (call_id, call_id == "e-1")
 
 
 async def test_a_call_that_is_made_again_ended_when_its_device_says(server: EngineServer) -> None:
