@@ -22,7 +22,7 @@ from gateway.domain.asks import Answered, Ask, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import CallgateError
 from gateway.domain.policy import Policy
-from gateway.pool.packed import unpack_end, unpack_record
+from gateway.pool.packed import admission_of_ended, unpack_end, unpack_record
 
 log = structlog.get_logger(__name__)
 
@@ -41,6 +41,9 @@ _CALLS_DROPPED: Final = metrics.ANSWERS_DROPPED.labels(kind="call")
 
 Key = tuple[str, str]
 """Account and call id."""
+
+SettledKey = tuple[str, str, int]
+"""Account, call id, and when the call was admitted (ms): after a loss an id may be another call's (R9)."""
 
 FindKnown = Callable[[str, Sequence[tuple[str, int]]], Awaitable[Sequence[CallRecord | CallInProgress]]]
 """Asks SQL which of an account's calls (id, admission) have ended, or came back since.
@@ -89,10 +92,10 @@ class KeptAnswers:
         self._now_ms = now_ms
         self._find_known = find_known
         self._going: OrderedDict[Key, _Going] = OrderedDict()
-        self._settled: OrderedDict[Key, bytes] = OrderedDict()
+        self._settled: OrderedDict[SettledKey, bytes] = OrderedDict()
         # What was told again is in the stream behind all that was settled before this (by the billing clock).
-        self._told_ms: dict[Key, int] = {}
-        self._to_tell: set[Key] = set()
+        self._told_ms: dict[SettledKey, int] = {}
+        self._to_tell: set[Key | SettledKey] = set()
 
     def __len__(self) -> int:
         return len(self._settled)
@@ -132,8 +135,12 @@ class KeptAnswers:
 
     def settled(self, account: str, call_id: str, value: bytes) -> None:
         """Keep a settlement: the ended call's value."""
-        key = (account, call_id)
-        self._going.pop(key, None)
+        key = (account, call_id, admission_of_ended(value))
+        self._going.pop((account, call_id), None)
+        if (account, call_id) in self._to_tell:
+            # It may have been answered by the engine that has lost the call.
+            self._to_tell.remove((account, call_id))
+            self._to_tell.add(key)
         known = self._settled.get(key)
         if known is not None and _is_first_end(known, value):
             # The engine has lost it, and a network repeated the end: it is told again all the same (R17).
@@ -150,8 +157,9 @@ class KeptAnswers:
 
         The answer to a batch that was carried out can be lost, and the batch is then put again.
         """
-        key, end = (account, call_id), unpack_end(value)
-        going, known = self._going.get(key), self._settled.get(key)
+        end = unpack_end(value)
+        going = self._going.get((account, call_id))
+        known = self._settled.get((account, call_id, admission_of_ended(value)))
         if going is not None and end.settled_at_ms <= going.known().admitted_at_ms:
             return  # an earlier call of that id, in an engine that has lost the later one (R9)
         if known is not None and unpack_end(known).settled_at_ms >= end.settled_at_ms:
@@ -186,7 +194,8 @@ class KeptAnswers:
     def lost(self, shards: Iterable[int]) -> None:
         """These shards have lost something: all that was answered of them is to be told again."""
         of = set(shards)
-        self._to_tell |= {key for key in (*self._settled, *self._going) if self._shard_of(key[0]) in of}
+        self._to_tell.update(key for key in self._settled if self._shard_of(key[0]) in of)
+        self._to_tell.update(key for key in self._going if self._shard_of(key[0]) in of)
 
     @property
     def has_to_tell(self) -> bool:
@@ -195,7 +204,7 @@ class KeptAnswers:
 
     def has_to_tell_but_of(self, away: Set[int]) -> bool:
         """The same, of other shards than these."""
-        return any(self._shard_of(account) not in away for account, _ in self._to_tell)
+        return any(self._shard_of(account) not in away for account, *_ in self._to_tell)
 
     async def tell(
         self,
@@ -208,7 +217,7 @@ class KeptAnswers:
 
         `bring_up` has an account's pool made anew: only then does SQL tell what it has in its sum already.
         """
-        by_account: dict[str, list[Key]] = {}
+        by_account: dict[str, list[Key | SettledKey]] = {}
         for key in self._to_tell:
             if self._shard_of(key[0]) not in away:
                 by_account.setdefault(key[0], []).append(key)
@@ -220,17 +229,28 @@ class KeptAnswers:
                 log.warning("answers.not_told_yet", account=account, error=type(failure).__name__)
 
     async def _tell_account(
-        self, account: str, keys: Sequence[Key], ask: Callable[[Ask], Awaitable[object]], policy: Policy
+        self,
+        account: str,
+        keys: Sequence[Key | SettledKey],
+        ask: Callable[[Ask], Awaitable[object]],
+        policy: Policy,
     ) -> None:
-        settled = {key: self._settled[key] for key in keys if key in self._settled}
-        going = {key: self._going[key] for key in keys if key in self._going and key not in settled}
+        settled = {key: self._settled[key] for key in keys if len(key) == 3 and key in self._settled}
         records = [unpack_record(account, key[1], value, policy) for key, value in settled.items()]
-        calls = [each.known() for each in going.values()]
+        calls = []
+        for key in keys:
+            going = self._going.get(key) if len(key) == 2 else None
+            call = going.known() if going is not None else None
+            if call is not None and (*key, call.admitted_at_ms) not in settled:
+                calls.append(call)
+            elif key not in settled:
+                self._to_tell.discard(key)
         named = [(each.call_id, each.admitted_at_ms) for each in records]
         named += [(each.call_id, each.admitted_at_ms) for each in calls]
         known = await self._find_known(account, named) if self._find_known is not None else ()
         by_call = {(each.call_id, each.admitted_at_ms): each for each in known}
-        for record in records:
+        # In the order of admission: what an older copy has in progress ends before its id is another call's.
+        for record in sorted(records, key=lambda record: record.admitted_at_ms):
             found = by_call.get((record.call_id, record.admitted_at_ms))
             is_as_new = found is not None and found.revision >= record.revision
             if isinstance(found, CallRecord):
@@ -241,10 +261,10 @@ class KeptAnswers:
             elif not is_as_new:
                 await ask(Retell(record, False))
             # Else it was taken back since, by whoever has the call now (R15).
-            key = (account, record.call_id)
-            self._to_tell.discard(key)
-            if key in self._settled:
-                self._told_ms[key] = self._now_ms() + CLOCKS_APART_MS
+            told = (account, record.call_id, record.admitted_at_ms)
+            self._to_tell.discard(told)
+            if told in self._settled:
+                self._told_ms[told] = self._now_ms() + CLOCKS_APART_MS
         for call in calls:
             found = by_call.get((call.call_id, call.admitted_at_ms))
             if not isinstance(found, CallRecord):
@@ -264,13 +284,13 @@ class KeptAnswers:
                 raise
             self._going.pop((call.account, call.call_id), None)  # it ended, or the id is another call's
 
-    def _is_saved(self, key: Key, saved_before_ms: int) -> bool:
+    def _is_saved(self, key: SettledKey, saved_before_ms: int) -> bool:
         return max(unpack_end(self._settled[key]).settled_at_ms, self._told_ms.get(key, 0)) < saved_before_ms
 
-    def _let_go(self, key: Key) -> None:
+    def _let_go(self, key: SettledKey) -> None:
         del self._settled[key]
         self._told_ms.pop(key, None)
-        self._forget_to_tell(key)
+        self._to_tell.discard(key)
         metrics.ANSWERS_KEPT.set(len(self._settled))
 
     def _keep(self, key: Key, going: _Going) -> None:
@@ -278,21 +298,15 @@ class KeptAnswers:
         self._going.move_to_end(key)
         if len(self._going) > MOST_IN_PROGRESS:
             oldest, _ = self._going.popitem(last=False)
-            self._forget_to_tell(oldest)
+            self._to_tell.discard(oldest)
             _CALLS_DROPPED.inc()
-
-    def _forget_to_tell(self, key: Key) -> None:
-        """Of a call that came back both may be kept: its settlement, and that it goes on."""
-        if key not in self._settled and key not in self._going:
-            self._to_tell.discard(key)
 
 
 def _is_first_end(known: bytes, value: bytes) -> bool:
     """R17: whether the known one is an end by the client, and the other of no later revision, nor earlier."""
     first, end = unpack_end(known), unpack_end(value)
-    is_same_call = first.admitted_at_ms == end.admitted_at_ms
     is_first = end.ended_by != "hangup" or first.ended_at_ms <= end.ended_at_ms
-    return is_same_call and first.ended_by == "hangup" and is_first and end.revision <= first.revision
+    return first.ended_by == "hangup" and is_first and end.revision <= first.revision
 
 
 def _end_of(record: CallRecord) -> tuple[str, int]:

@@ -135,6 +135,11 @@ def unpack_end(packed: bytes) -> PackedEnd:
     )
 
 
+def admission_of_ended(packed: bytes) -> int:
+    """When a call was admitted that has ended, from its value (ms)."""
+    return int(_IN_PROGRESS_HEAD.unpack_from(packed, _ENDED_HEAD.size)[5])
+
+
 def pack_call(call: CallInProgress, *, lost: bool = False) -> bytes:
     """The value of a call in progress, for a pool that does not know it; nobody vouches for it yet."""
     return _packed_call(
