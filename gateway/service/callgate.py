@@ -555,6 +555,10 @@ class Callgate:
         """Go on from the journals of processes of this data directory that are gone."""
         await self._calls.journal.adopt()
 
+    async def save_journal(self) -> None:
+        """Write down what this process has let through and not told the engine of yet. Raises OSError."""
+        await self._calls.journal.save()
+
     async def drain(self) -> None:
         """Take leave of all dashboards, and of all devices, each once its requests are answered.
 

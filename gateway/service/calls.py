@@ -17,7 +17,7 @@ from typing import Any, Final
 import structlog
 
 from gateway.domain.admission import RefusalReason
-from gateway.domain.answers import Admitted, Answer, Refused, settled_before
+from gateway.domain.answers import Answer, Refused, settled_before
 from gateway.domain.asks import Answered, Ask, Asker, End, Resume, Start
 from gateway.domain.calls import CallInProgress, CallRecord, call_meant
 from gateway.domain.errors import (
@@ -36,9 +36,6 @@ from gateway.service.journal import Journal
 from gateway.service.kept_ends import KeptEnds
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-OFFLINE_A_DEVICE: Final = 2
-"""Calls of one device that may be in progress let through without the engine: they are counted by nobody."""
 
 _NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
 
@@ -131,38 +128,26 @@ class Calls:
         if isinstance(answer, _NOT_ASKED) and ask.emergency:
             self._look_up(self._admit_emergency(ask, done))
         elif isinstance(answer, EngineUnavailable) and self._admits_offline:
-            self._look_up(self._admit_offline(ask, done, answer))
+            self._look_up(self._admit_offline(ask, done))
         else:
             done(answer)
 
     async def _admit_emergency(self, ask: Start, done: Done) -> None:
-        try:
-            answer: Answer | CallgateError = await self.journal.admit(ask)
-        except OSError as failure:
-            # Admitted all the same (R30): a record is not worth a life.
-            log.exception(
-                "emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
-            )
-            answer = Admitted(ask.call_id, self._now_ms(), None, replayed=False, emergency=True)
-        done(answer)
+        done(await self.journal.admit_emergency(ask))
 
-    async def _admit_offline(self, ask: Start, done: Done, answer: CallgateError) -> None:
+    async def _admit_offline(self, ask: Start, done: Done) -> None:
         """Let a call through unchecked, if it can be kept safely and the device has not too many of them."""
         if not ask.destination_valid:
             done(Refused(ask.call_id, RefusalReason.DESTINATION_INVALID, 0))
             return
-        device = (ask.account, ask.staff, ask.device)
-        is_known = self.journal.holds(ask.account, ask.call_id)
-        if is_known or self.journal.count_in_progress(*device) < OFFLINE_A_DEVICE:
-            try:
-                done(await self.journal.admit(ask))
-            except OSError as failure:
-                log.exception(
-                    "call.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
-                )
-                done(answer)
-        else:
-            done(answer)
+        try:
+            answer: Answer | CallgateError = await self.journal.admit(ask)
+        except CallgateError as error:
+            answer = error
+        except OSError as failure:
+            log.exception("call.not_written", account=ask.account, call_id=ask.call_id, error=str(failure))
+            answer = EngineUnavailable()
+        done(answer)
 
     # Calls that come back
 

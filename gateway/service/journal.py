@@ -6,14 +6,19 @@ Each process has a journal of its own, a line for each thing that happened. A jo
 that died is taken over by another of the same data directory, and a call that one worker has admitted can be
 ended at another, which copies what was written of it. Telling twice is telling once: the engine knows such a
 call by its id and the instant it was admitted at.
+
+What is to be told is what stands in memory; the file is what outlives the process. So a disk that is full or
+broken keeps nothing from being told, and what it does not take now is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
 import fcntl
+import itertools
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final, Literal, NoReturn
 
@@ -29,6 +34,8 @@ from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailabl
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 RETRY_SECONDS: Final = 1.0
+OFFLINE_A_DEVICE: Final = 2
+"""Calls of one device that may be in progress let through without the engine: they are counted by nobody."""
 FOLDER: Final = "emergencies"
 
 
@@ -70,7 +77,15 @@ class Journal:
         self._path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.jsonl"
         self._file: int | None = None
         self._calls: dict[tuple[str, str], list[Entry]] = {}
+        # What is in no file of this process yet, by a number that nothing else has had.
+        self._unwritten: dict[int, Entry] = {}
+        self._numbers = itertools.count()
+        # The file has what was told meanwhile, or a torn line.
+        self._is_outdated = False
+        # Journals of processes that are gone, which hold what this one has not written down yet.
+        self._adopted: list[tuple[Path, int]] = []
         self._writing = asyncio.Lock()
+        self._saving: set[asyncio.Task[None]] = set()
         self._waiting = asyncio.Event()
 
     def holds(self, account: str, call_id: str) -> bool:
@@ -94,42 +109,58 @@ class Journal:
         return Resumed(_call(start, 0), late=False)
 
     async def admit(self, ask: Start) -> Admitted:
-        """Admit a call, and return once it is safely written down.
+        """Let a call through that is no emergency, and return once it is safely written down.
 
-        Raises OSError if it can't be.
+        Raises OSError if it can't be, and EngineUnavailable if its device has too many of them.
         """
         await self.recall(ask.account, ask.call_id)
         known = self._calls.get((ask.account, ask.call_id))
-        if known is None:
-            entry = Entry(
-                what="start",
-                account=ask.account,
-                call_id=ask.call_id,
-                at_ms=self._now_ms(),
-                staff=ask.staff,
-                device=ask.device,
-                to=ask.to,
-                channel=ask.channel,
-                fresh_call_id=ask.fresh_call_id,
-                offline=not ask.emergency,
+        if known is not None:
+            if known[0] in self._unwritten.values():
+                raise EngineUnavailable  # asked twice at once: how the first ends nobody knows yet
+            return _admitted(ask, known[0], replayed=True)
+        if self.count_in_progress(ask.account, ask.staff, ask.device) >= OFFLINE_A_DEVICE:
+            raise EngineUnavailable
+        entry = self._start_of(ask)
+        number = self._note(entry)
+        try:
+            await self._write(number)
+        except OSError:
+            # Nobody is told that it was admitted, so it was not.
+            self._calls.pop((ask.account, ask.call_id), None)
+            self._unwritten.pop(number, None)
+            metrics.EMERGENCY_JOURNAL.set(len(self._calls))
+            raise
+        return _admitted(ask, entry, replayed=False)
+
+    async def admit_emergency(self, ask: Start) -> Admitted:
+        """Admit an emergency call, and return once it is safely written down, or can't be (R30).
+
+        Then it is told to the engine all the same, if this process lives to see it back.
+        """
+        try:
+            await self.recall(ask.account, ask.call_id)
+        except OSError as failure:
+            log.exception("journal.not_read", account=ask.account, call_id=ask.call_id, error=str(failure))
+        known = self._calls.get((ask.account, ask.call_id))
+        if known is not None:
+            return _admitted(ask, known[0], replayed=True)
+        entry = self._start_of(ask)
+        try:
+            await self._write(self._note(entry))
+        except OSError as failure:
+            # Admitted all the same: a record is not worth a life.
+            log.exception(
+                "emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
             )
-            await self._write(entry)
-        else:
-            entry = known[0]
-        return Admitted(
-            ask.call_id,
-            entry.at_ms,
-            None,
-            replayed=known is not None,
-            emergency=ask.emergency,
-            admitted_offline=not ask.emergency,
-        )
+        return _admitted(ask, entry, replayed=False)
 
     async def note(self, ask: Answered | End) -> Noted | Settled:
         """Write down an answer or an end of a call that the journal holds.
 
-        Raises CallUnknown, OSError, and EngineUnavailable for an end of a call that bills something: what it
-        comes to is known when the engine has been told of it.
+        Raises CallUnknown, OSError if it could not be written down (it is told to the engine all the same, if
+        this process lives), and EngineUnavailable for an end of a call that bills something: what it comes to
+        is known when the engine has been told of it.
         """
         entries = self._calls[ask.account, ask.call_id]
         start = entries[0]
@@ -140,8 +171,9 @@ class Journal:
         told = next((entry for entry in entries if entry.what == what), None)
         at_ms = max(start.at_ms, self._now_ms() - ago_ms) if told is None else told.at_ms
         if told is None:
-            noted = Entry(what=what, account=ask.account, call_id=ask.call_id, at_ms=at_ms)
-            await self._write(noted, of=start)
+            await self._write(self._note(Entry(what, ask.account, ask.call_id, at_ms)))
+        elif told in self._unwritten.values():
+            await self.save()
         if what == "answered":
             return Noted(ask.call_id)
         if start.offline:
@@ -165,32 +197,45 @@ class Journal:
 
         what others' have of it beyond that is copied. Raises OSError.
         """
-        if self._journals_of_others():
-            found = await asyncio.to_thread(self._find_elsewhere, account, call_id)
-            have = {entry.what for entry in self._calls.get((account, call_id), ())}
-            await self._write(*(entry for what, entry in found.items() if what not in have))
+        # A disk that hangs may hold up even whoever looks into a folder.
+        found = await asyncio.to_thread(self._find_elsewhere, account, call_id)
+        numbers = self._take_in(found.values())
+        if numbers:
+            await self._write(numbers[-1])
         return self.holds(account, call_id)
 
     async def adopt(self) -> None:
-        """Go on from the journals of processes of this data directory that are gone."""
-        await asyncio.to_thread(self._adopt)
-        self._waiting.set()
+        """Go on from the journals of processes of this data directory that are gone.
+
+        Where they can't be copied they stay, and hold what is to be told until it can be, or was told.
+        """
+        for entries, path, file in await asyncio.to_thread(self._find_left_behind):
+            self._take_in(entries)
+            self._adopted.append((path, file))
+        await self._try_to_save()
 
     async def run(self) -> NoReturn:
         """Tell the engine of what the journal has, as soon as it can be asked, until cancelled."""
         while True:
-            if not self._calls:
+            if not self._calls and self._is_saved:
                 self._waiting.clear()
                 await turns.wait("journal", self._waiting)
             for key in list(self._calls):
                 await self._tell(key)
-            if self._calls:
+            await self._try_to_save()
+            if self._calls or not self._is_saved:
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def save(self) -> None:
+        """Write down what is to be told, and let go of what was. Raises OSError."""
+        await self._save_unless(lambda: self._is_saved)
 
     async def _tell(self, key: tuple[str, str]) -> None:
         told = 0
         call_id = key[1]
-        entries = self._calls[key]
+        entries = self._calls.get(key, [])
+        if not entries or (entries[0].offline and entries[0] in self._unwritten.values()):
+            return  # it is not admitted yet
         start = entries[0]
         try:
             while told < len(entries):
@@ -199,12 +244,14 @@ class Journal:
         except (EngineUnavailable, DatabaseUnavailable) as failure:
             log.warning("emergency.not_told_yet", account=key[0], call_id=key[1], code=failure.code)
             return
-        async with self._writing:
-            if len(entries) > told:
-                return
-            del self._calls[key]
-            metrics.EMERGENCY_JOURNAL.set(len(self._calls))
-            await asyncio.to_thread(self._rewrite)
+        del self._calls[key]
+        self._unwritten = {
+            number: entry
+            for number, entry in self._unwritten.items()
+            if (entry.account, entry.call_id) != key
+        }
+        self._is_outdated = True
+        metrics.EMERGENCY_JOURNAL.set(len(self._calls))
         log.info("emergency.told", account=key[0], call_id=call_id)
 
     async def _tell_one(self, entry: Entry, start: Entry, call_id: str) -> str:
@@ -253,46 +300,138 @@ class Journal:
         except (DatabaseUnavailable, NotFound):
             return None
 
-    async def _write(self, *entries: Entry, of: Entry | None = None) -> None:
-        async with self._writing:
-            if of is not None and not self.holds(of.account, of.call_id):
-                entries = (of, *entries)  # all so far has just been told; its start is told again with this
-            for entry in entries:
-                await asyncio.to_thread(self._append, entry)
-                self._calls.setdefault((entry.account, entry.call_id), []).append(entry)
-            metrics.EMERGENCY_JOURNAL.set(len(self._calls))
+    def _start_of(self, ask: Start) -> Entry:
+        return Entry(
+            what="start",
+            account=ask.account,
+            call_id=ask.call_id,
+            at_ms=self._now_ms(),
+            staff=ask.staff,
+            device=ask.device,
+            to=ask.to,
+            channel=ask.channel,
+            fresh_call_id=ask.fresh_call_id,
+            offline=not ask.emergency,
+        )
+
+    def _note(self, entry: Entry) -> int:
+        """Have something told to the engine, and answer the number under which it is to be written down."""
+        number = next(self._numbers)
+        self._unwritten[number] = entry
+        self._calls.setdefault((entry.account, entry.call_id), []).append(entry)
+        metrics.EMERGENCY_JOURNAL.set(len(self._calls))
         self._waiting.set()
+        return number
 
-    def _append(self, entry: Entry) -> None:
-        if self._file is None:
-            self._open()
-        assert self._file is not None
-        os.write(self._file, msgspec.json.encode(entry) + b"\n")
-        os.fsync(self._file)
+    def _take_in(self, entries: Iterable[Entry]) -> list[int]:
+        """Note what is not known yet of what another journal has."""
+        return [
+            self._note(entry)
+            for entry in entries
+            if entry.what not in {known.what for known in self._calls.get((entry.account, entry.call_id), ())}
+        ]
 
-    def _open(self) -> None:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._file = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    async def _write(self, number: int) -> None:
+        """Return once what was noted under that number is written down, or told. Raises OSError."""
+        # It may have gone with what others had to write.
+        await self._save_unless(lambda: number not in self._unwritten)
 
-    def _rewrite(self) -> None:
-        """Leave only what is still to be told; nothing left, no file."""
-        if self._file is None:
-            return
-        if not self._calls:
+    async def _save_unless(self, is_done: Callable[[], bool]) -> None:
+        # A thread cannot be cancelled: who waits for it can, and no other may begin before it has ended.
+        task = asyncio.get_running_loop().create_task(self._save_in_turn(is_done))
+        self._saving.add(task)
+        task.add_done_callback(self._saving.discard)
+        await asyncio.shield(task)
+
+    async def _save_in_turn(self, is_done: Callable[[], bool]) -> None:
+        async with self._writing:
+            if not is_done():
+                await self._save()
+
+    async def _try_to_save(self) -> None:
+        try:
+            await self.save()
+        except OSError as failure:
+            log.warning("journal.not_written", error=str(failure), calls=len(self._calls))
+
+    @property
+    def _is_saved(self) -> bool:
+        return not (self._unwritten or self._is_outdated or self._adopted)
+
+    async def _save(self) -> None:
+        """Make the files say what memory does, as it is now; hold `_writing`. Raises OSError."""
+        unwritten = dict(self._unwritten)
+        everything = [entry for entries in self._calls.values() for entry in entries]
+        is_outdated, self._is_outdated = self._is_outdated, False
+        try:
+            if is_outdated:
+                await asyncio.to_thread(self._rewrite, _lines(everything))
+            elif unwritten:
+                await asyncio.to_thread(self._append, _lines(unwritten.values()))
+        except _TornError:
+            self._is_outdated = True
+            raise
+        except OSError:
+            self._is_outdated |= is_outdated
+            raise
+        for number in unwritten:
+            self._unwritten.pop(number, None)
+        adopted, self._adopted = self._adopted, []
+        for path, file in adopted:
+            try:
+                await asyncio.to_thread(_remove, path)
+            except OSError as failure:
+                # Its calls are told again by whoever adopts it next, which changes nothing.
+                log.warning("journal.not_removed", path=str(path), error=str(failure))
+                self._adopted.append((path, file))
+            else:
+                os.close(file)
+
+    # What follows runs in threads, one at a time, and touches nothing but files.
+
+    def _append(self, lines: bytes) -> None:
+        file = self._file = self._open(self._path) if self._file is None else self._file
+        size = os.fstat(file).st_size
+        try:
+            _write_all(file, lines)
+            os.fsync(file)
+        except OSError as failure:
+            # A line of which a part stands there would swallow the next one.
+            try:
+                os.ftruncate(file, size)
+            except OSError:
+                raise _TornError(failure.errno, str(failure)) from failure
+            raise
+
+    def _rewrite(self, lines: bytes) -> None:
+        """Leave only these lines; none, no file. The file is as it was if they can't be written."""
+        if not lines:
             self._path.unlink(missing_ok=True)
-            os.close(self._file)
-            self._file = None
+            if self._file is not None:
+                os.close(self._file)
+                self._file = None
             return
-        lines = [msgspec.json.encode(entry) + b"\n" for entries in self._calls.values() for entry in entries]
         fresh = self._path.with_suffix(".new")
-        file = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_TRUNC, 0o600)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        os.write(file, b"".join(lines))
-        os.fsync(file)
-        fresh.rename(self._path)
-        os.close(self._file)
+        fresh.unlink(missing_ok=True)
+        file = self._open(fresh)
+        try:
+            _write_all(file, lines)
+            os.fsync(file)
+            fresh.rename(self._path)
+        except OSError:
+            os.close(file)
+            with suppress(OSError):
+                fresh.unlink(missing_ok=True)
+            raise
+        if self._file is not None:
+            os.close(self._file)
         self._file = file
+
+    def _open(self, path: Path) -> int:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return file
 
     def _journals_of_others(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*.jsonl") if path != self._path)
@@ -312,22 +451,55 @@ class Journal:
             what: found[what] for what in ("start", "answered", "end") if what in found and "start" in found
         }
 
-    def _adopt(self) -> None:
-        """Take over journals of processes that are gone: theirs are not locked any more."""
+    def _find_left_behind(self) -> list[tuple[list[Entry], Path, int]]:
+        """Find journals of processes that are gone, which are not locked any more, and lock them."""
+        found = []
         for path in self._journals_of_others():
-            file = os.open(path, os.O_RDONLY)
+            try:
+                file = os.open(path, os.O_RDONLY)
+            except OSError as failure:
+                log.warning("journal.not_read", path=str(path), error=str(failure))
+                continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            else:
-                for entry in _entries(path.read_bytes()):
-                    self._append(entry)
-                    self._calls.setdefault((entry.account, entry.call_id), []).append(entry)
-                path.unlink(missing_ok=True)
-            finally:
+                found.append((_entries(path.read_bytes()), path, file))
+            except OSError as failure:
                 os.close(file)
-        metrics.EMERGENCY_JOURNAL.set(len(self._calls))
+                if not isinstance(failure, BlockingIOError):
+                    log.warning("journal.not_read", path=str(path), error=str(failure))
+        return found
+
+
+class _TornError(OSError):
+    """A part of a line was written, and could not be taken back."""
+
+
+def _lines(entries: Iterable[Entry]) -> bytes:
+    return b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
+
+
+def _write_all(file: int, content: bytes) -> None:
+    """Write all of it. Raises OSError, also where there was space for a part."""
+    left = memoryview(content)
+    while left:
+        left = left[os.write(file, left) :]
+
+
+def _remove(path: Path) -> None:
+    """Remove a journal, and what its process may have left half made."""
+    path.with_suffix(".new").unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
+
+
+def _admitted(ask: Start, entry: Entry, *, replayed: bool) -> Admitted:
+    return Admitted(
+        ask.call_id,
+        entry.at_ms,
+        None,
+        replayed=replayed,
+        emergency=ask.emergency,
+        admitted_offline=not ask.emergency,
+    )
 
 
 def _call(start: Entry, cycle_start_ms: int) -> CallInProgress:

@@ -151,7 +151,11 @@ class _Parts:
             tasks.create_task(self._upkeep.run())
 
     async def leave(self) -> None:
-        """Say to the others that this gateway is going."""
+        """Leave nothing unwritten, and say to the others that this gateway is going."""
+        try:
+            await self.service.save_journal()
+        except OSError as failure:
+            log.error("journal.not_written", error=str(failure))
         try:
             await self._gateways.leave(self._control.gateway)
         except (RedisError, OSError) as failure:
