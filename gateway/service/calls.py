@@ -37,6 +37,9 @@ from gateway.service.kept_ends import KeptEnds
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+EMERGENCY_SECONDS: Final = 0.28
+"""Within this an emergency call is answered, whatever is down (R30): the disk has what the engine left of it."""
+
 _NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
 
 
@@ -63,7 +66,7 @@ class Calls:
     def submit(self, ask: Ask, done: Done) -> None:
         """Ask; returns at once. `done` is called once, on this loop; asks of an account keep their order."""
         if isinstance(ask, Start):
-            self._pool.submit(ask, partial(self._decided, ask, done))
+            self._pool.submit(ask, partial(self._decided, ask, done, monotonic()))
         elif isinstance(ask, Resume):
             self._pool.submit(replace(ask, found=None), partial(self._resumed, ask, done))
         elif isinstance(ask, Answered | End):
@@ -124,16 +127,16 @@ class Calls:
 
     # Starts
 
-    def _decided(self, ask: Start, done: Done, answer: Answer | CallgateError) -> None:
+    def _decided(self, ask: Start, done: Done, asked_at: float, answer: Answer | CallgateError) -> None:
         if isinstance(answer, _NOT_ASKED) and ask.emergency:
-            self._look_up(self._admit_emergency(ask, done))
+            self._look_up(self._admit_emergency(ask, done, asked_at + EMERGENCY_SECONDS))
         elif isinstance(answer, EngineUnavailable) and self._admits_offline:
             self._look_up(self._admit_offline(ask, done))
         else:
             done(answer)
 
-    async def _admit_emergency(self, ask: Start, done: Done) -> None:
-        done(await self.journal.admit_emergency(ask))
+    async def _admit_emergency(self, ask: Start, done: Done, until: float) -> None:
+        done(await self.journal.admit_emergency(ask, until))
 
     async def _admit_offline(self, ask: Start, done: Done) -> None:
         """Let a call through unchecked, if it can be kept safely and the device has not too many of them."""

@@ -17,10 +17,11 @@ import asyncio
 import fcntl
 import itertools
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Literal, NoReturn
+from time import monotonic
+from typing import Any, Final, Literal, NoReturn
 
 import msgspec
 import structlog
@@ -85,7 +86,7 @@ class Journal:
         # Journals of processes that are gone, which hold what this one has not written down yet.
         self._adopted: list[tuple[Path, int]] = []
         self._writing = asyncio.Lock()
-        self._saving: set[asyncio.Task[None]] = set()
+        self._at_work: set[asyncio.Task[None]] = set()
         self._waiting = asyncio.Event()
 
     def holds(self, account: str, call_id: str) -> bool:
@@ -133,26 +134,20 @@ class Journal:
             raise
         return _admitted(ask, entry, replayed=False)
 
-    async def admit_emergency(self, ask: Start) -> Admitted:
+    async def admit_emergency(self, ask: Start, until: float) -> Admitted:
         """Admit an emergency call, and return once it is safely written down, or can't be (R30).
 
-        Then it is told to the engine all the same, if this process lives to see it back.
+        Never later than `until` (`monotonic`): a disk may hang for seconds. Writing goes on, and the engine
+        is told of it in any case, if this process lives to see it back.
         """
-        try:
-            await self.recall(ask.account, ask.call_id)
-        except OSError as failure:
-            log.exception("journal.not_read", account=ask.account, call_id=ask.call_id, error=str(failure))
+        await self._work_until(until, self._recall_for_emergency(ask))
         known = self._calls.get((ask.account, ask.call_id))
         if known is not None:
             return _admitted(ask, known[0], replayed=True)
         entry = self._start_of(ask)
-        try:
-            await self._write(self._note(entry))
-        except OSError as failure:
-            # Admitted all the same: a record is not worth a life.
-            log.exception(
-                "emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
-            )
+        number = self._note(entry)
+        if not await self._work_until(until, self._write_emergency(ask, number)):
+            log.warning("emergency.not_written_yet", account=ask.account, call_id=ask.call_id)
         return _admitted(ask, entry, replayed=False)
 
     async def note(self, ask: Answered | End) -> Noted | Settled:
@@ -331,6 +326,34 @@ class Journal:
             if entry.what not in {known.what for known in self._calls.get((entry.account, entry.call_id), ())}
         ]
 
+    async def _recall_for_emergency(self, ask: Start) -> None:
+        try:
+            await self.recall(ask.account, ask.call_id)
+        except OSError as failure:
+            log.exception("journal.not_read", account=ask.account, call_id=ask.call_id, error=str(failure))
+
+    async def _write_emergency(self, ask: Start, number: int) -> None:
+        try:
+            await self._write(number)
+        except OSError as failure:
+            # Admitted all the same: a record is not worth a life.
+            log.exception(
+                "emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
+            )
+
+    async def _work_until(self, until: float, work: Coroutine[Any, Any, None]) -> bool:
+        """Do it, wait for it until that instant (`monotonic`), and answer whether it is done.
+
+        It goes on otherwise, also where this is cancelled.
+        """
+        task = asyncio.get_running_loop().create_task(work)
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
+        await asyncio.wait({task}, timeout=max(0.0, until - monotonic()))
+        if task.done():
+            task.result()
+        return task.done()
+
     async def _write(self, number: int) -> None:
         """Return once what was noted under that number is written down, or told. Raises OSError."""
         # It may have gone with what others had to write.
@@ -339,8 +362,8 @@ class Journal:
     async def _save_unless(self, is_done: Callable[[], bool]) -> None:
         # A thread cannot be cancelled: who waits for it can, and no other may begin before it has ended.
         task = asyncio.get_running_loop().create_task(self._save_in_turn(is_done))
-        self._saving.add(task)
-        task.add_done_callback(self._saving.discard)
+        self._at_work.add(task)
+        task.add_done_callback(self._at_work.discard)
         await asyncio.shield(task)
 
     async def _save_in_turn(self, is_done: Callable[[], bool]) -> None:

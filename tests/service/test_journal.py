@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from time import monotonic
 
 import pytest
 
-from gateway.domain.answers import Answer, Noted
+from gateway.domain.answers import Admitted, Answer, Noted
 from gateway.domain.asks import Ask, End, Resume, Start
 from gateway.domain.errors import EngineUnavailable
 from gateway.service.journal import FOLDER, Journal
@@ -36,11 +38,14 @@ class Engine:
 
 
 class Disk:
-    """Has space for so many bytes more, any number if None."""
+    """Has space for so many bytes more, any number if None; syncs nothing unless it `goes_on`."""
 
     def __init__(self) -> None:
         self.left: int | None = None
+        self.goes_on = threading.Event()
+        self.goes_on.set()
         self._write = os.write
+        self._sync = os.fsync
 
     def write(self, file: int, content: bytes) -> int:
         """Write what there is space for."""
@@ -51,6 +56,11 @@ class Disk:
         written = self._write(file, content[: self.left])
         self.left -= written
         return written
+
+    def sync(self, file: int) -> None:
+        """Sync, once it goes on."""
+        self.goes_on.wait()
+        self._sync(file)
 
 
 @pytest.fixture
@@ -64,6 +74,7 @@ def disk(monkeypatch: pytest.MonkeyPatch) -> Disk:
     """A disk with space."""
     disk = Disk()
     monkeypatch.setattr(os, "write", disk.write)
+    monkeypatch.setattr(os, "fsync", disk.sync)
     return disk
 
 
@@ -77,9 +88,10 @@ def make_journal(tmp_path: Path, engine: Engine) -> Callable[[], Journal]:
     return lambda: Journal(tmp_path, engine.ask, lambda: NOW_MS, cycle_start_ms)
 
 
-def emergency(call_id: str) -> Start:
-    """An emergency call."""
-    return Start("acme", *DEVICE, call_id, "112", emergency=True, fresh_call_id=f"fresh-{call_id}")
+async def admit(journal: Journal, call_id: str, seconds: float = 10) -> Admitted:
+    """Have an emergency call admitted, within so long."""
+    ask = Start("acme", *DEVICE, call_id, "112", emergency=True, fresh_call_id=f"fresh-{call_id}")
+    return await journal.admit_emergency(ask, monotonic() + seconds)
 
 
 def ordinary(call_id: str) -> Start:
@@ -109,11 +121,11 @@ async def test_a_part_of_a_line_is_taken_back_and_swallows_no_other(
     make_journal: Callable[[], Journal], disk: Disk
 ) -> None:
     journal = make_journal()
-    await journal.admit_emergency(emergency("a"))
+    await admit(journal, "a")
     disk.left = 20
-    await journal.admit_emergency(emergency("b"))
+    await admit(journal, "b")
     disk.left = None
-    await journal.admit_emergency(emergency("c"))
+    await admit(journal, "c")
     gone(journal)
     heir = make_journal()
     await heir.adopt()
@@ -128,13 +140,13 @@ async def test_a_part_that_can_not_be_taken_back_swallows_no_other_either(
         raise OSError(errno.EIO, os.strerror(errno.EIO))
 
     journal = make_journal()
-    await journal.admit_emergency(emergency("a"))
+    await admit(journal, "a")
     disk.left = 20
     with monkeypatch.context() as broken:
         broken.setattr(os, "ftruncate", refuse)
-        await journal.admit_emergency(emergency("b"))
+        await admit(journal, "b")
     disk.left = None
-    await journal.admit_emergency(emergency("c"))
+    await admit(journal, "c")
     gone(journal)
     heir = make_journal()
     await heir.adopt()
@@ -147,9 +159,9 @@ async def test_what_could_not_be_written_is_told_all_the_same(
 ) -> None:
     """And the file stays as it was, until it can be brought up to what is still to be told."""
     journal = make_journal()
-    await journal.admit_emergency(emergency("a"))
+    await admit(journal, "a")
     disk.left = 0
-    await journal.admit_emergency(emergency("b"))
+    await admit(journal, "b")
     engine.is_away = False
     await tell(journal, lambda: len(engine.told) == 2)
     assert [ask.call_id for ask in engine.told] == ["a", "b"]
@@ -161,7 +173,7 @@ async def test_a_file_that_can_not_be_brought_up_to_date_stays_whole(
 ) -> None:
     journal = make_journal()
     for call_id in "abc":
-        await journal.admit_emergency(emergency(call_id))
+        await admit(journal, call_id)
     (path,) = (tmp_path / FOLDER).iterdir()
     before = path.read_bytes()
     engine.is_away = False
@@ -181,7 +193,7 @@ async def test_a_journal_that_can_not_be_copied_stays_until_it_can(
 ) -> None:
     """Whoever comes next goes on from it, too."""
     journal = make_journal()
-    await journal.admit_emergency(emergency("a"))
+    await admit(journal, "a")
     gone(journal)
     (path,) = (tmp_path / FOLDER).iterdir()
     disk.left = 10
@@ -228,7 +240,7 @@ async def test_an_end_that_could_not_be_written_is_told_all_the_same(
 ) -> None:
     """Asked again, its client is told so once it is written."""
     journal = make_journal()
-    await journal.admit_emergency(emergency("a"))
+    await admit(journal, "a")
     disk.left = 0
     for _ in range(2):
         with pytest.raises(OSError, match="No space"):
@@ -238,3 +250,45 @@ async def test_an_end_that_could_not_be_written_is_told_all_the_same(
     engine.is_away = False
     await tell(journal, lambda: len(engine.told) == 2)
     assert [type(ask) for ask in engine.told] == [Start, End]
+
+
+async def test_an_emergency_waits_for_a_disk_that_hangs_no_longer_than_it_may(
+    make_journal: Callable[[], Journal], engine: Engine, disk: Disk
+) -> None:
+    """Asked again meanwhile it is the same call; the engine is told of it meanwhile, and once."""
+    journal = make_journal()
+    disk.goes_on.clear()
+    try:
+        first = await admit(journal, "a", 0.05)
+        again = await admit(journal, "a", 0.05)
+        assert (first.replayed, again.replayed) == (False, True)
+        assert first.admitted_at_ms == again.admitted_at_ms
+        engine.is_away = False
+        await tell(journal, lambda: not journal.holds("acme", "a"))
+    finally:
+        disk.goes_on.set()
+    await journal.save()
+    assert [ask.call_id for ask in engine.told] == ["a"]
+    assert not journal._path.exists()
+
+
+async def test_a_caller_that_is_gone_meanwhile_stops_no_writing(
+    make_journal: Callable[[], Journal], disk: Disk
+) -> None:
+    journal = make_journal()
+    disk.goes_on.clear()
+    try:
+        asked = [asyncio.create_task(admit(journal, call_id)) for call_id in "ab"]
+        await wait_until(lambda: len(journal._unwritten) == len(asked))
+        for each in asked:
+            each.cancel()
+        await asyncio.wait(asked)
+        assert all(each.cancelled() for each in asked)
+    finally:
+        disk.goes_on.set()
+    await wait_until(lambda: not journal._unwritten)
+    gone(journal)
+    heir = make_journal()
+    await heir.adopt()
+    assert [heir.holds("acme", call_id) for call_id in "ab"] == [True, True]
+    gone(heir)
