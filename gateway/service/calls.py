@@ -38,7 +38,7 @@ from gateway.service.kept_ends import KeptEnds
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 EMERGENCY_SECONDS: Final = 0.28
-"""Within this an emergency call is answered, whatever is down (R30): the disk has what the engine left of it."""
+"""Within this an emergency call is answered, whatever is down (R30): the disk has what is left of it."""
 
 _NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
 

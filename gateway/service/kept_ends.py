@@ -23,6 +23,8 @@ from gateway.domain.errors import CallgateError, DatabaseUnavailable, EngineUnav
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 RETRY_SECONDS: Final = 1.0
+AT_ONCE: Final = 500
+"""Ends delivered at once. Where none of so many can be, the others wait for the next round."""
 MOST: Final = 100_000
 """Ends kept at most: beyond that the clients' own keeping has to do."""
 
@@ -49,15 +51,29 @@ class KeptEnds:
             if not self._ends:
                 self._waiting.clear()
                 await turns.wait("kept_ends", self._waiting)
-            for key in list(self._ends):
-                if not await self._deliver(key):
-                    break
+            await self._deliver_all()
             metrics.ENDS_KEPT.set(len(self._ends))
             if self._ends:
                 await asyncio.sleep(RETRY_SECONDS)
 
+    async def _deliver_all(self) -> None:
+        """Deliver what can be.
+
+        A shard of a Cluster may be away, or SQL, which alone knows of a call that the engine has forgotten:
+        what fails holds up no other end, and comes last in the next round.
+        """
+        keys = list(self._ends)
+        for first in range(0, len(keys), AT_ONCE):
+            together = [key for key in keys[first : first + AT_ONCE] if key in self._ends]
+            delivered = await asyncio.gather(*(self._deliver(key) for key in together))
+            for key, is_delivered in zip(together, delivered, strict=True):
+                if not is_delivered and key in self._ends:
+                    self._ends.move_to_end(key)
+            if not any(delivered):
+                return
+
     async def _deliver(self, key: tuple[str, str]) -> bool:
-        ask, kept_at = self._ends[key]
+        kept = ask, kept_at = self._ends[key]
         ago_ms = ask.ended_ago_ms + int((monotonic() - kept_at) * 1000)
         try:
             await self._ask(replace(ask, ended_ago_ms=ago_ms))
@@ -67,5 +83,6 @@ class KeptEnds:
             log.info("end.not_taken", account=ask.account, call_id=ask.call_id, code=refusal.code)
         else:
             log.info("end.delivered", account=ask.account, call_id=ask.call_id, ago_ms=ago_ms)
-        del self._ends[key]
+        if self._ends.get(key) is kept:
+            del self._ends[key]
         return True
