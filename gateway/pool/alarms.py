@@ -25,8 +25,9 @@ LONGEST_WAIT_SECONDS: Final = 0.25
 AFTER_FAILURE_SECONDS: Final = 1.0
 SHORTEST_WAIT_SECONDS: Final = 0.01
 
-Fire = Callable[[Iterable[str]], Awaitable[None]]
-"""Sees to the accounts that are due, once each; a second time does nothing."""
+Fire = Callable[[Iterable[str]], Awaitable[Iterable[str]]]
+"""Sees to the accounts that are due, once each; a second time does nothing. Answers those that could not be
+seen to, as they are not what they should be: they stay due."""
 
 
 class Alarms:
@@ -61,11 +62,13 @@ class Alarms:
 
         Answers the clock, and the next instant at which something is (0 none).
         """
+        stuck: set[str] = set()
         while True:
-            clock, next_ms, due = await self._find_due()
+            clock, next_ms, found = await self._find_due()
+            due = [account for account in found if account not in stuck]
             if not due:
                 return clock, next_ms
-            await self._fire(due)
+            stuck.update(await self._fire(due))
 
     async def move_clock(
         self, to_ms: int | None, speed: int | None, *, by_ms: int = 0, anywhere: bool = False

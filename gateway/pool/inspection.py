@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from gateway.pool.engine import Engine, engine_unavailable
 from gateway.pool.keys import ACCOUNT_KEYS, DEPLOYMENT_KEY, SHARD_KEYS, KeySpace
-from gateway.pool.packed import is_in_progress
+from gateway.pool.packed import is_in_progress, unpack_pool
 from gateway.pool.scripts import script
 
 AT_ONCE: Final = 1000
@@ -103,6 +103,24 @@ class Inspection:
         with engine_unavailable():
             counted = await script("calls_count").run(self._engine.client, [*meta, *orders])
         return (counted[0], counted[1]) if counted else None
+
+    async def count_of_accounts(self, accounts: Iterable[str]) -> Mapping[str, tuple[int, int]]:
+        """Accounts' calls in progress, by the count of their pools and by their `order`.
+
+        Both of an account at one instant. Those without a pool are left out.
+        """
+        found: dict[str, tuple[int, int]] = {}
+        by_shard = [(shard, named) for shard, named in self.by_shard(accounts).items() if named]
+        for sections in self._engine.split(by_shard):
+            named = [(account, shard) for shard, members in sections for account in members]
+            keys = [key for account, shard in named for key in self._keys.of_account(account, shard)[:2]]
+            with engine_unavailable():
+                reply = await script("pools_count").run(self._engine.client, keys)
+            for (account, _), packed, listed in zip(named, reply[::2], reply[1::2], strict=True):
+                if packed:
+                    pool = unpack_pool(packed)
+                    found[account] = (pool.calls + pool.emergencies, listed)
+        return found
 
     async def has_emergencies_only(self, account: str) -> bool:
         """Whether all calls in progress of an account are emergencies, which need no pool (R30)."""

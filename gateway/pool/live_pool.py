@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import struct
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
@@ -52,6 +53,7 @@ from gateway.pool.shards import (
     none_saved,
 )
 from gateway.pool.together import run_together
+from gateway.pool.unreadable import Unreadable, broke_down
 
 log = structlog.get_logger(__name__)
 
@@ -123,6 +125,7 @@ class LivePool:
         self._find_known = find_known
         self._find_resettled = find_resettled
         self._saved_before_ms = saved_before_ms
+        self.unreadable = Unreadable()
         self._kept = KeptAnswers(self._keys.shard_of, self._shards.estimated_now_ms, find_known)
         self._has_to_tell = asyncio.Event()
         self._opened = asyncio.Event()
@@ -222,6 +225,11 @@ class LivePool:
             return FoundCall(unpack_record(account, call_id, packed, policy), now_ms, policy)
         return None
 
+    async def calls_of(self, account: str) -> list[CallInProgress]:
+        """All calls in progress of an account, looked through a piece at a time. Raises EngineUnavailable."""
+        with engine_unavailable():
+            return await self._device_calls.all_of(account)
+
     async def calls_of_device(self, account: str, staff: str, device: str) -> list[CallInProgress]:
         """A device's calls in progress. Raises EngineUnavailable."""
         return await self._device_calls.of(account, staff, device)
@@ -267,21 +275,24 @@ class LivePool:
     async def read(self, account: str) -> PoolView:
         """An account's pool as it is now.
 
-        Raises NotFound (SQL says so), EngineUnavailable, DatabaseUnavailable.
+        Raises NotFound (SQL says so), EngineUnavailable (also where the pool is not what it should be),
+        DatabaseUnavailable.
         """
         return (await self._read([account], MAX_CALLS_SHOWN, must_exist=True))[account]
 
     async def read_many(self, accounts: Iterable[str]) -> dict[str, PoolView]:
         """Pools without their calls;
 
-        accounts that SQL does not know are left out. Raises EngineUnavailable.
+        accounts that SQL does not know are left out, and those that are `unreadable`. Raises
+        EngineUnavailable.
         """
         return await self._read(list(accounts), 0, must_exist=False)
 
     async def read_live(self, accounts: Iterable[str]) -> dict[str, PoolView]:
         """Pools with their calls, as their readers are shown them;
 
-        accounts that SQL does not know are left out. Raises EngineUnavailable, DatabaseUnavailable.
+        accounts that SQL does not know are left out, and those that are `unreadable`. Raises
+        EngineUnavailable, DatabaseUnavailable.
         """
         return await self._read(list(accounts), MAX_CALLS_SHOWN, must_exist=False)
 
@@ -404,38 +415,60 @@ class LivePool:
 
     async def _read(self, accounts: list[str], listed: int, *, must_exist: bool) -> dict[str, PoolView]:
         views: dict[str, PoolView] = {}
+        unreadable: dict[str, EngineUnavailable] = {}
         left = dict.fromkeys(accounts)
         for _ in range(3):
             missing: dict[str, int] = {}
             for first in range(0, len(left), READ_AT_ONCE):
-                for account, found in (
-                    await self._read_raw(list(left)[first : first + READ_AT_ONCE], listed)
-                ).items():
+                raw, failed = await self._read_raw(list(left)[first : first + READ_AT_ONCE], listed)
+                unreadable |= failed
+                for account, found in raw.items():
                     if found[0] in UNDECIDED:
                         missing[account] = found[0]
-                    else:
+                        continue
+                    try:
                         views[account] = _view(account, found)
+                    except (ValueError, struct.error) as failure:
+                        unreadable[account] = self.unreadable.note(account, failure)
             if not missing:
                 break
             left = {}
             for account, code in missing.items():
-                with engine_unavailable():
-                    is_known = await self._accounts.supply(account, code)
+                try:
+                    is_known = await self._supply(account, code)
+                except EngineUnavailable as failure:
+                    if account not in self.unreadable:
+                        raise
+                    unreadable[account] = failure
+                    continue
                 if is_known:
                     left[account] = None
                 elif must_exist:
                     raise NotFound(f"There is no account {account}.")
         else:
             raise EngineUnavailable
+        if must_exist:
+            for unread in unreadable.values():
+                raise unread
         return views
+
+    async def _supply(self, account: str, code: int) -> bool:
+        try:
+            return await self._accounts.supply(account, code)
+        except (RedisError, OSError) as failure:
+            if broke_down(failure):
+                raise self.unreadable.note(account, failure) from failure
+            raise EngineUnavailable from failure
 
     async def _read_raw(
         self, accounts: list[str], listed: int, *, for_alarms: bool = False
-    ) -> dict[str, list[Any]]:
+    ) -> tuple[dict[str, list[Any]], dict[str, EngineUnavailable]]:
+        """What the script says of each, and those that it broke down on: none of them takes others along."""
         by_shard: dict[int, list[str]] = {}
         for account in accounts:
             by_shard.setdefault(self._keys.shard_of(account), []).append(account)
         found: dict[str, list[Any]] = {}
+        unreadable: dict[str, EngineUnavailable] = {}
         for sections in self._engine.split(list(by_shard.items())):
             keys: list[str] = []
             arguments = [str(len(sections)), str(listed), "1" if for_alarms else "0"]
@@ -445,19 +478,33 @@ class LivePool:
                 for account in members:
                     keys.extend(self._keys.of_account(account, shard))
             names = [account for _, members in sections for account in members]
-            found.update(zip(names, await self._run("pools_read", keys, arguments), strict=True))
-        return found
+            try:
+                found.update(zip(names, await self._run("pools_read", keys, arguments), strict=True))
+            except EngineUnavailable as failure:
+                if not broke_down(failure.__cause__):
+                    raise
+                if len(names) == 1:
+                    because = failure.__cause__ or failure
+                    unreadable[names[0]] = self.unreadable.note(names[0], because)
+                    continue
+                for account in names:
+                    alone, failed = await self._read_raw([account], listed, for_alarms=for_alarms)
+                    found |= alone
+                    unreadable |= failed
+        return found, unreadable
 
-    async def _turn_cycles(self, accounts: Iterable[str]) -> None:
+    async def _turn_cycles(self, accounts: Iterable[str]) -> Iterable[str]:
         """Reading a pool turns its cycle and passes its thresholds.
 
-        One that knows few coming boundaries is given more.
+        One that knows few coming boundaries is given more. Answers those that could not be read.
         """
-        named = list(accounts)
+        named, unreadable = list(accounts), list[str]()
         for first in range(0, len(named), READ_AT_ONCE):
             chunk = named[first : first + READ_AT_ONCE]
             missing = []
-            for account, found in (await self._read_raw(chunk, 0, for_alarms=True)).items():
+            raw, failed = await self._read_raw(chunk, 0, for_alarms=True)
+            unreadable += failed
+            for account, found in raw.items():
                 if found[0] in UNDECIDED:
                     missing.append((account, found[0]))
                 elif sum(end > 0 for end in unpack_pool(found[4]).coming_ends_ms) < FEW_COMING_CYCLES:
@@ -469,6 +516,7 @@ class LivePool:
                     # SQL was restored to an earlier day: nothing can be due for what it does not know.
                     alarms = self._keys.named(self._keys.shard_of(account), "alarms")[0]
                     await self._engine.client.zrem(alarms, account)
+        return unreadable
 
     async def _ended_calls(self, account: str) -> Sequence[CallRecord]:
         """What SQL may know of an account's calls that its engine forgot, as its pool is to be made anew.

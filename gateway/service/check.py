@@ -8,7 +8,7 @@ has been there each time.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import Final
 
 import anyio
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisError
 
-from gateway.domain.answers import MAX_CALLS_SHOWN, PoolView
+from gateway.domain.answers import PoolView
 from gateway.domain.asks import AccountConfig
-from gateway.domain.calls import CallRecord, CallReopened
+from gateway.domain.calls import CallInProgress, CallRecord, CallReopened
 from gateway.domain.cycles import Cycle, rfc3339
 from gateway.domain.errors import EngineUnavailable, NotFound
 from gateway.domain.policy import Policy
@@ -58,6 +58,8 @@ class Waiting:
     shard: int
     entry_id: str
     account: str
+    call: tuple[str, int]
+    """Its id, and when it was admitted (ms)."""
     cycle_start_ms: int | None
     billed_seconds: int
     replaces: bool
@@ -68,11 +70,14 @@ class Comparison:
 
     def __init__(self, engine: Engine, records: Records, policy: Policy, *, simulate: bool) -> None:
         self._records = records
-        self._of_keys = KeyCheck(Inspection(engine, KeySpace(DEFAULT_SHARDS)), records)
+        self._keys = KeySpace(DEFAULT_SHARDS)
+        self._inspection = Inspection(engine, self._keys)
+        self._of_keys = KeyCheck(self._inspection, records)
         self.waiting_records = 0
         """How many records were found that are not in SQL yet."""
         # Its loader knows no account, so that reading a pool that is not there does not make it.
         self._pool = LivePool(engine, _load_nothing, policy, simulate=simulate)
+        self._pool.unreadable.quiet = True
 
     async def attach(self) -> None:
         """Reach the engine, which may have been restarted since a gateway last worked with it.
@@ -162,7 +167,7 @@ class Comparison:
         for account, (config, cycle, applied) in zip(accounts, in_sql, strict=True):
             view = after.get(account)
             if view is None or account not in before:
-                found.append(Difference(account, "pool", "there is none", "there is the account"))
+                found.append(Difference(account, "pool", self._why_no_pool(account), "there is the account"))
                 continue
             if not applied:
                 found.append(Difference(account, "change", "not there yet", f"revision {config.revision}"))
@@ -182,7 +187,14 @@ class Comparison:
                         )
                     )
         found += await self._statements(accounts)
-        return found + await self._calls(view for view in after.values() if view.calls_in_progress)
+        return found + await self._calls([account for account in after if account in before])
+
+    def _why_no_pool(self, account: str) -> str:
+        why = self._pool.unreadable.lately().get(account)
+        if why is None:
+            return "there is none"
+        key = self._keys.of_account(account, self._keys.shard_of(account))[0]
+        return f"cannot be read ({key}): {why}"
 
     async def _in_sql(self, account: str, view: PoolView | None) -> tuple[AccountConfig, Cycle, bool]:
         now_ms = _ANY_TIME_MS if view is None else view.at_ms
@@ -227,27 +239,32 @@ class Comparison:
             if not each.agrees
         ]
 
-    async def _calls(self, busy: Iterable[PoolView]) -> list[Difference]:
-        """Look at the calls in progress that pools list: as many as they count, none of them ended in SQL."""
+    async def _calls(self, accounts: Collection[str]) -> list[Difference]:
+        """Look at calls in progress: as many as their pools count, none of them ended in SQL."""
         found: list[Difference] = []
-        for before in busy:
-            try:
-                view = await self._pool.read(before.account)
-            except EngineUnavailable as failure:
-                if not isinstance(failure.__cause__, ResponseError):
-                    raise
-                said = f"cannot be listed: {failure.__cause__}"
-                found.append(Difference(before.account, "calls in progress", said, "-"))
-                continue
-            listed, counted = len(view.calls), min(view.calls_in_progress, MAX_CALLS_SHOWN)
-            if listed != counted:
-                said = f"{view.calls_in_progress} counted, {listed} there"
-                found.append(Difference(view.account, "calls in progress", said, "-"))
-            for call in view.calls:
-                record = await self._records.calls.find_call(view.account, call.call_id)
-                if isinstance(record, CallRecord) and record.admitted_at_ms == call.admitted_at_ms:
-                    found.append(Difference(view.account, f"call {call.call_id}", "in progress", "ended"))
+        suspects: dict[str, list[tuple[str, int]]] = {}
+        for account, (counted, listed) in (await self._inspection.count_of_accounts(accounts)).items():
+            if counted != listed:
+                said = f"{counted} counted, {listed} there"
+                found.append(Difference(account, "calls in progress", said, "-"))
+            if listed:
+                calls = await self._pool.calls_of(account)
+                suspects[account] = await self._ended(account, _named(calls))
+        if not any(suspects.values()):
+            return found
+        # One that has come back is in progress again in SQL only once that is saved (R15). Looked for before
+        # SQL is asked again: what is saved meanwhile is in the one or in the other.
+        waiting = {(each.account, *each.call) for each in await self._waiting()}
+        for account, calls_of in suspects.items():
+            left = [call for call in calls_of if (account, *call) not in waiting]
+            for call_id, _ in await self._ended(account, left):
+                found.append(Difference(account, f"call {call_id}", "in progress", "ended"))
         return found
+
+    async def _ended(self, account: str, calls: Sequence[tuple[str, int]]) -> list[tuple[str, int]]:
+        """Which of these calls have ended, as SQL has it."""
+        known = await self._records.calls.find_known(account, calls)
+        return _named(each for each in known if isinstance(each, CallRecord))
 
 
 @asynccontextmanager
@@ -268,15 +285,21 @@ async def _load_nothing(_: str) -> AccountConfig | None:
 
 def _waiting(entry: StreamEntry, item: CallRecord | CallReopened) -> Waiting:
     if isinstance(item, CallReopened):
-        return Waiting(entry.shard, entry.entry_id, item.account, None, 0, replaces=True)
+        call = (item.call_id, item.admitted_at_ms)
+        return Waiting(entry.shard, entry.entry_id, item.account, call, None, 0, replaces=True)
     return Waiting(
         entry.shard,
         entry.entry_id,
         item.account,
+        (item.call_id, item.admitted_at_ms),
         item.cycle_start_ms,
         item.billed_seconds,
         replaces=item.revision > 1,
     )
+
+
+def _named(calls: Iterable[CallInProgress | CallRecord]) -> list[tuple[str, int]]:
+    return [(call.call_id, call.admitted_at_ms) for call in calls]
 
 
 def _differing(view: PoolView, config: AccountConfig, cycle: Cycle) -> Iterable[Difference]:

@@ -46,7 +46,13 @@ class Rebuild:
         if await self._pool.renew_epochs() < DEFAULT_SHARDS:
             raise EngineUnavailable("The engine was restarted or failed over just now; try again.")
         await self._pool.keep_policy()
-        return await Rebuilder(self._records, self._pool).rebuild(range(DEFAULT_SHARDS), progress)
+        made = await Rebuilder(self._records, self._pool).rebuild(range(DEFAULT_SHARDS), progress)
+        if unreadable := self._pool.unreadable.lately():
+            raise EngineUnavailable(
+                f"All pools are made anew but those that cannot be read ({', '.join(sorted(unreadable))}): "
+                "see `callgate check`."
+            )
+        return made
 
 
 @asynccontextmanager
@@ -79,6 +85,7 @@ async def open_rebuild(redis_url: str, database: str | Path) -> AsyncIterator[tu
             find_known=both.records.calls.find_known,
             find_resettled=both.records.calls.find_resettled,
         )
+        pool.unreadable.quiet = True
         recorder = Recorder(both.records.database, pool.records, now_ms, kept_ms=_KEPT_MS)
         administration = Administration(both.records, pool, recorder)
         yield Rebuild(both.records, pool), both.policy

@@ -344,6 +344,7 @@ async def use_every_script(accounts: LiveAccounts) -> None:
     inspection = Inspection(pool._engine, pool._keys)
     for shard, named in inspection.by_shard(["acme", "acme-2", "globex"]).items():
         await inspection.count(shard, named)
+    await inspection.count_of_accounts(["acme"])
     await pool.records.trim({0: (0, 0, "0-0")})
     await Gateways(accounts.engine.client).beat(Heartbeat("a-gateway", T0, 0, 0))
     waited = accounts.engine.run_script(
