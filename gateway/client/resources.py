@@ -230,6 +230,8 @@ class Readiness(Struct, frozen=True):
     status: Literal["ok", "degraded", "starting", "draining"]
     engine: Literal["ok", "down"]
     database: Literal["ok", "down"]
+    warnings: list[str] = []
+    """That many records wait for the database, if they do."""
 
 
 class GatewayStatus(Struct, frozen=True):

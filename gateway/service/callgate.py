@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn, cast
 
 import structlog
@@ -495,11 +495,17 @@ class Callgate:
 
     def health(self) -> Health:
         """Whether the gateway takes requests, and how the engine and the database are."""
-        return self._monitor.health(draining=self.devices.draining)
+        health = self._monitor.health(draining=self.devices.draining)
+        waiting = self._recorder.status().waiting_entries
+        if waiting <= MANY_WAITING:
+            return health
+        warning = f"{waiting:,} records wait to be saved: they fill the engine's memory."
+        return replace(health, warnings=(warning,))
 
     async def status(self) -> Status:
         """How the deployment is, as far as it can be asked."""
-        health, warnings = self.health(), list(self._monitor.warnings)
+        health = self.health()
+        warnings = [*health.warnings, *self._monitor.warnings]
         gateways: list[GatewayStatus] = []
         try:
             gateways = [
@@ -511,10 +517,6 @@ class Callgate:
         recorder = self._recorder.status()
         if recorder.failing:
             warnings.append(f"The recorder cannot save: {recorder.failing}")
-        if recorder.waiting_entries > MANY_WAITING:
-            warnings.append(
-                f"{recorder.waiting_entries:,} records wait to be saved: they fill the engine's memory."
-            )
         with contextlib.suppress(DatabaseUnavailable):
             refused = await self._records.database.read(count_dead_letters)
             if refused:

@@ -13,7 +13,13 @@ from gateway.pool.engine import Engine, Replicas
 
 OLDEST_MAJOR: Final = 7
 FULL_PERCENT: Final = 80
-_SETTINGS: Final = ("appendfsync", "save", "min-replicas-to-write", "cluster-allow-replica-migration")
+_SETTINGS: Final = (
+    "appendfsync",
+    "save",
+    "min-replicas-to-write",
+    "cluster-allow-replica-migration",
+    "cluster-require-full-coverage",
+)
 
 
 async def engine_warnings(engine: Engine, wait_replicas: Replicas) -> list[str]:
@@ -60,11 +66,13 @@ def _warnings(info: Mapping[str, Any], settings: Mapping[str, str], wait: Replic
     yield from _version(info)
     yield from _disk(info, settings)
     yield from _memory(info)
+    if info.get("cluster_enabled"):
+        yield from _cluster(settings)
     yield from _replicas(info, settings, wait)
     if not settings:
         yield (
-            "The engine does not say how it is set up (CONFIG GET): appendfsync, min-replicas-to-write and "
-            "cluster-allow-replica-migration could not be checked."
+            "The engine does not say how it is set up (CONFIG GET): appendfsync, min-replicas-to-write, "
+            "cluster-allow-replica-migration and cluster-require-full-coverage could not be checked."
         )
 
 
@@ -123,14 +131,27 @@ def _memory(info: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _replicas(info: Mapping[str, Any], settings: Mapping[str, str], wait: Replicas) -> Iterator[str]:
-    if settings.get("cluster-allow-replica-migration") == "yes" and info.get("cluster_enabled"):
+def _cluster(settings: Mapping[str, str]) -> Iterator[str]:
+    if settings.get("cluster-allow-replica-migration") == "yes":
         yield (
             "cluster-allow-replica-migration is yes: a primary that lost its slots may become a replica of "
             "another shard, and drop what it had. Set no."
         )
+    if settings.get("cluster-require-full-coverage") == "yes":
+        yield (
+            "cluster-require-full-coverage is yes: a shard that is away, and that nobody takes over, "
+            "stops all accounts, and not only its own. Set no."
+        )
+
+
+def _replicas(info: Mapping[str, Any], settings: Mapping[str, str], wait: Replicas) -> Iterator[str]:
     replicas = int(info.get("connected_slaves", 0))
     if wait == "all":
+        if not replicas:
+            yield (
+                "wait_replicas is all, and no replica is connected: what is answered counts on this one "
+                "server. A failover, or the loss of its disk, loses what no replica has."
+            )
         return
     if wait > replicas:
         yield (

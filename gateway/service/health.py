@@ -29,13 +29,15 @@ PartHealth = Literal["ok", "down"]
 class Health:
     """`ready` is False while starting and draining;
 
-    with a part away later it stays True (contract, /readyz).
+    with a part away later it stays True (contract, /readyz). `warnings` is what may take engine and calls
+    with it if nobody sees to it.
     """
 
     ready: bool
     status: Literal["ok", "degraded", "starting", "draining"]
     engine: PartHealth
     database: PartHealth
+    warnings: tuple[str, ...] = ()
 
 
 class Monitor:

@@ -226,7 +226,7 @@ async def test_one_dead_shard_does_not_disturb_the_others(
     start_cluster: Callable[..., Cluster], way: str
 ) -> None:
     # The others go on only where the Cluster is set up so.
-    cluster = start_cluster(options=("--cluster-require-full-coverage", "no"))
+    cluster = start_cluster(full_coverage=False)
     dead = cluster.servers[1]
     (replica,) = cluster.replicas_of(dead)
     replica.kill()
@@ -266,7 +266,7 @@ async def test_one_dead_shard_does_not_disturb_the_others(
 
 
 async def test_a_slot_that_no_node_owns_is_away_alone(start_cluster: Callable[..., Cluster]) -> None:
-    cluster = start_cluster(options=("--cluster-require-full-coverage", "no"))
+    cluster = start_cluster(full_coverage=False)
     for server in cluster.servers:
         server.ask("CLUSTER", "DELSLOTS", key_slot(hash_tag(0).encode()))
     async with engine_at(cluster.url) as engine:

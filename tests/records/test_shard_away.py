@@ -33,9 +33,7 @@ async def test_a_node_that_is_away_holds_up_only_its_own_accounts(
     database: Database, start_cluster: Callable[..., Cluster], way: str
 ) -> None:
     """The one that the clock is read of, too."""
-    cluster = await asyncio.to_thread(
-        start_cluster, persistent=True, options=("--cluster-require-full-coverage", "no")
-    )
+    cluster = await asyncio.to_thread(start_cluster, persistent=True, full_coverage=False)
     dead = cluster.owner_of(hash_tag(0))
     async with live_accounts(cluster.url, Policy(), shards=SHARDS, lease_ms=3_600_000) as accounts:
         await accounts.at(T0)

@@ -68,6 +68,7 @@ async def test_an_engine_that_may_not_be_asked_is_said_to_be_unchecked(
     (sentence,) = await warned(f"unix://gate:secret@{server.socket}")
     assert "could not be checked" in sentence
     assert "appendfsync" in sentence
+    assert "cluster-require-full-coverage" in sentence
     server.ask("ACL", "SETUSER", "gate", "-info")
     (sentence,) = await warned(f"unix://gate:secret@{server.socket}")
     assert "could not be checked" in sentence
@@ -99,13 +100,31 @@ async def test_a_primary_that_would_wipe_its_replicas_is_said(
 
 
 async def test_the_primaries_of_a_cluster_are_named(start_cluster: Callable[..., Cluster]) -> None:
-    cluster = start_cluster(persistent=True)
+    cluster = start_cluster(persistent=True, full_coverage=False)
+    assert await warned(cluster.url, "all") == []
     cluster.servers[1].ask("CONFIG", "SET", "cluster-allow-replica-migration", "yes")
     (sentence,) = await warned(cluster.url, "all")
     assert sentence.startswith(f"127.0.0.1:{cluster.servers[1].port}: cluster-allow-replica-migration is yes")
     # One that is away says nothing, and keeps nobody from speaking.
     cluster.servers[2].kill()
     assert await warned(cluster.url, "all") == [sentence]
+
+
+async def test_a_cluster_that_stops_whole_where_one_shard_is_away_is_said(
+    start_cluster: Callable[..., Cluster],
+) -> None:
+    cluster = start_cluster(persistent=True, full_coverage=True)
+    (sentence,) = await warned(cluster.url, "all")
+    assert "cluster-require-full-coverage is yes" in sentence
+    assert all(f"127.0.0.1:{server.port}" in sentence for server in cluster.servers[:3])
+
+
+async def test_replicas_that_are_waited_for_and_are_not_there_are_said(
+    start_engine: Callable[..., EngineServer],
+) -> None:
+    """Answers count on one copy then, which is what `all` was set against."""
+    (sentence,) = await warned(start_engine(persistent=True).url, "all")
+    assert sentence.startswith("wait_replicas is all, and no replica is connected")
 
 
 def test_a_gateway_says_so_in_its_log_and_its_status(

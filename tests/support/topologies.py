@@ -233,9 +233,14 @@ class Cluster:
         primaries: int = 3,
         *,
         persistent: bool = False,
+        full_coverage: bool = True,
         options: tuple[str, ...] = (),
         kind: str = "valkey",
     ) -> None:
+        """With `full_coverage`, as it is by default in a Cluster, a shard that is away stops the others too;
+
+        docs/operations.md says to do without.
+        """
         self._primaries = primaries
         ports = free_ports(4 * primaries)
         self._bus_ports = dict(zip(ports[::2], ports[1::2], strict=True))
@@ -253,6 +258,7 @@ class Cluster:
                         "0",
                     ),
                     *("--cluster-allow-replica-migration", "no", "--repl-diskless-sync-delay", "0"),
+                    *("--cluster-require-full-coverage", "yes" if full_coverage else "no"),
                     *options,
                 ),
             )
@@ -461,5 +467,5 @@ def start_sentinels() -> Iterator[Callable[..., SentinelSetup]]:
 
 @pytest.fixture
 def start_cluster() -> Iterator[Callable[..., Cluster]]:
-    """A factory `start_cluster(primaries=3, persistent=False, options=(), kind="valkey")`."""
+    """A factory `start_cluster(primaries=3, persistent=False, full_coverage=True, …)`."""
     yield from _factory(Cluster)

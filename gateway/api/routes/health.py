@@ -24,7 +24,7 @@ async def healthz(_: Exchange[Nothing, Nothing]) -> Reply:
 async def readyz(exchange: Exchange[Nothing, Nothing]) -> Response:
     """Tell whether requests are taken: 503 while starting or draining, but not while an engine is away."""
     health = exchange.api.service.health()
-    content = resources.Readiness(health.status, health.engine, health.database)
+    content = resources.Readiness(health.status, health.engine, health.database, list(health.warnings))
     headers = {"Cache-Control": "no-store"}
     if not health.ready:
         headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
@@ -64,7 +64,8 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
         tag="Health",
         summary="Whether requests are taken",
         description="503 while starting or draining. With the engine or the database away later it stays "
-        "200, so that no balancer cuts all devices off.",
+        "200, so that no balancer cuts all devices off. So it does while many records wait for the database, "
+        "which `warnings` tells of then.",
         query=NO_QUERY,
         answers={200: resources.Readiness, 503: resources.Readiness},
     ),

@@ -392,9 +392,13 @@ class Alive(Struct, frozen=True):
     status: Literal["ok"]
 
 
-class Readiness(Struct, frozen=True):
-    """Whether the gateway takes requests, and how its engine and its database are."""
+class Readiness(Struct, frozen=True, omit_defaults=True):
+    """Whether the gateway takes requests, and how its engine and its database are.
+
+    `warnings` is there only if many records wait for the database.
+    """
 
     status: Literal["ok", "degraded", "starting", "draining"]
     engine: PartHealth
     database: PartHealth
+    warnings: list[str] = []
