@@ -65,6 +65,11 @@ class Seen:
     seq: int
     epoch: int
 
+    @property
+    def term(self) -> tuple[int, int, int]:
+        """What stays as it is while more is written."""
+        return self.run, self.run_seq, self.epoch
+
 
 _NOTHING_SEEN: Final = Seen(0, 0, 0, 0)
 _NO_TERM: Final = -1
@@ -145,6 +150,7 @@ class Shards:
         self._seen: dict[int, Seen] = {}
         self._comparing = asyncio.Lock()
         self._listeners: list[NewEpoch] = []
+        # To be compared with what was seen of them, which is not done yet.
         self._suspect: set[int] = set()
         self._away: frozenset[int] = frozenset()
         self._any_shard = 0
@@ -208,8 +214,10 @@ class Shards:
         wanted = set(range(self._keys.shards)) if self._engine.spans_shards else set(shards)
         before = {shard: self._seen.get(shard, _NOTHING_SEEN) for shard in wanted}
         async with self._comparing:
-            # Who waited here may find that it was done meanwhile.
-            left = {shard for shard in wanted if self._seen.get(shard, _NOTHING_SEEN) == before[shard]}
+            # Who waited here may find that it was done meanwhile. That more was written says nothing of that.
+            left = {
+                shard for shard in wanted if self._seen.get(shard, _NOTHING_SEEN).term == before[shard].term
+            }
             if left:
                 if 0 in left:
                     await self._keep_number()
@@ -265,9 +273,8 @@ class Shards:
 
         asked = await self._engine.ask_shards(range(self._keys.shards), tell)
         away = self._away = frozenset(asked.away)
-        suspect = self._suspect - away
-        self._suspect -= suspect
-        if suspect:
+        # They stay suspect until they are compared: also for another beat that waits for the same.
+        if suspect := self._suspect - away:
             await self.confirm(suspect)
         # Another gateway may have set it; what is made anew is made under the one in force.
         self._policy = await self.read_policy()
@@ -582,7 +589,11 @@ class Shards:
                 continue
             is_new, epoch, seq, run, run_seq = said[0], said[1], said[2], said[9], said[10]
             before = self._seen.get(shard)
+            if before is not None and (before.run, before.epoch) == (run, epoch):
+                # What was answered later may have been heard of sooner.
+                seq = max(seq, before.seq)
             self._seen[shard] = Seen(run, run_seq, seq, epoch)
+            self._suspect.discard(shard)
             strangers = self._strangers.pop(shard, set()) - {run}
             if is_new or strangers or (before is not None and before.epoch != epoch):
                 changed[shard] = bool(is_new) or shard in self._renewed
