@@ -36,6 +36,7 @@ from gateway.pool.packed import (
     PackedPool,
     is_ended,
     is_in_progress,
+    pool_epoch,
     unpack_call_in_progress,
     unpack_policy,
     unpack_pool,
@@ -310,20 +311,20 @@ class LivePool:
         So what is used is right only where no call is in progress and the cycle is not over. Much cheaper
         than `read_many`. Raises EngineUnavailable.
         """
-        by_shard: dict[int, list[str]] = {}
-        for account in accounts:
-            by_shard.setdefault(self._keys.shard_of(account), []).append(account)
-        commands = [
-            ("MGET", *(self._keys.of_account(account, shard)[0] for account in members))
-            for shard, members in by_shard.items()
+        found = await self._glance(accounts)
+        return {account: None if packed is None else unpack_pool(packed) for account, packed in found.items()}
+
+    async def not_made(self, accounts: Sequence[str], epochs: Mapping[int, int]) -> list[str]:
+        """Those whose pool is not there, or is of another epoch than their shard, of these `epochs`.
+
+        As cheap as `glance`. Raises EngineUnavailable.
+        """
+        found = await self._glance(accounts)
+        return [
+            account
+            for account, packed in found.items()
+            if packed is None or pool_epoch(packed) != epochs.get(self._keys.shard_of(account))
         ]
-        with engine_unavailable():
-            found = await self._engine.run_all(commands)
-        return {
-            account: None if packed is None else unpack_pool(packed)
-            for members, pools in zip(by_shard.values(), found, strict=True)
-            for account, packed in zip(members, pools, strict=True)
-        }
 
     def notices_channels(self) -> list[str]:
         """Where it is published that accounts ran out of minutes, or have them back (R11), shard by shard."""
@@ -373,6 +374,17 @@ class LivePool:
         with engine_unavailable():
             return await self._shards.read_policy()
 
+    @property
+    def shards(self) -> int:
+        """How many shards there are."""
+        return self._keys.shards
+
+    async def epochs(self) -> dict[int, int]:
+        """The epoch of each shard that is there. Raises EngineUnavailable if none can be asked."""
+        with engine_unavailable():
+            states = await self._shards.states()
+        return {shard: state.epoch for shard, state in states.there.items()}
+
     async def renew_epochs(self) -> int:
         """Have all pools made anew from SQL as they are met; answers in how many shards.
 
@@ -412,6 +424,22 @@ class LivePool:
     async def _run(self, name: str, keys: list[str], arguments: list[str]) -> Any:
         with engine_unavailable():
             return await script(name).run(self._engine.client, keys, arguments)
+
+    async def _glance(self, accounts: Sequence[str]) -> dict[str, bytes | None]:
+        by_shard: dict[int, list[str]] = {}
+        for account in accounts:
+            by_shard.setdefault(self._keys.shard_of(account), []).append(account)
+        commands = [
+            ("MGET", *(self._keys.of_account(account, shard)[0] for account in members))
+            for shard, members in by_shard.items()
+        ]
+        with engine_unavailable():
+            found = await self._engine.run_all(commands)
+        return {
+            account: packed
+            for members, pools in zip(by_shard.values(), found, strict=True)
+            for account, packed in zip(members, pools, strict=True)
+        }
 
     async def _read(self, accounts: list[str], listed: int, *, must_exist: bool) -> dict[str, PoolView]:
         views: dict[str, PoolView] = {}

@@ -32,6 +32,7 @@ OVERTAKEN: Final = b"T"
 _IN_PROGRESS_HEAD: Final = Struct("<BBBBHdddddd")
 _ENDED_HEAD: Final = Struct("<BBHHdddd")
 _POOL_HEAD: Final = Struct("<BBBdddddddddddddddddIIBdIIIIdddII")
+_POOL_EPOCH: Final = Struct("<3xd")
 _REOPENED: Final = Struct("<Hd")
 _LENGTH: Final = Struct("<H")
 _CYCLE_TAIL: Final = Struct("<Bdddd")
@@ -337,6 +338,12 @@ class PackedPool:
     plan: str | None
     pending_plan: str | None
     thresholds: tuple[Threshold, ...]
+
+
+def pool_epoch(packed: bytes) -> int:
+    """The epoch in which a pool was made, from its value."""
+    (epoch,) = _POOL_EPOCH.unpack_from(packed)
+    return int(epoch)
 
 
 def unpack_pool(packed: bytes) -> PackedPool:

@@ -353,10 +353,12 @@ class Shards:
         for group in self._engine.split_shards(range(self._keys.shards) if saved is None else sorted(saved)):
             known = [] if saved is None else [saved[shard] for shard in group]
             numbers = [str(number) for each in known for number in (each.epoch, each.record_number)]
+            if known:
+                # Before it is asked: the answer may be lost, and another group may be away.
+                self._renewed.update(group)
             renewed += await script("shards_renew").run(
                 self._engine.client, self._metas(group), numbers or [""] * 2 * len(group)
             )
-        self._renewed |= (saved or {}).keys()
         return renewed
 
     async def states(self) -> States:

@@ -5,7 +5,7 @@ Played on one server that is asked shard by shard: `tests/records/test_shard_awa
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from datetime import date
 from typing import Any, cast
@@ -22,6 +22,7 @@ from gateway.pool.engine import Engine, connect
 from gateway.pool.keys import hash_tag
 from gateway.pool.leases import Leases, Vouching
 from gateway.pool.shards import Shards
+from gateway.records.ingest import Progress
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, T0, TO, a_plan
 from tests.support.pools import LiveAccounts, live_accounts
@@ -154,6 +155,20 @@ async def test_one_that_lost_something_is_seen_to_while_another_is_away(
         client.shards = set()
         await shards.beat(10_000)
         assert heard == [1, 2]
+
+
+async def test_who_gave_a_shard_a_new_epoch_knows_it_though_another_is_away(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    """R28: or nobody would make its pools anew."""
+    async with cut_off(engine, accounts) as (shards, _, client):
+        heard: list[Mapping[int, bool]] = []
+        shards.on_new_epoch(heard.append)
+        client.shards = {2}
+        with pytest.raises(RedisConnectionError):
+            await shards.renew_epochs({shard: Progress("0-0", await shards.epoch(1), 0) for shard in (1, 2)})
+        await shards.beat(10_000)
+        assert heard == [{1: True}]
 
 
 async def test_the_clock_is_read_of_any_shard_and_the_others_tell_how_they_are(
