@@ -99,7 +99,7 @@ class Engine:
         """Ask shards: all at once, or in a Cluster one by one, its nodes side by side.
 
         There a shard that can't be asked is left out, so that it holds up none but itself. Raises what `ask`
-        raises (RedisError, OSError) if none can be, as on a single server.
+        raises (RedisError, OSError, EngineUnavailable) if none can be, as on a single server.
         """
         if self.spans_shards:
             together = list(shards)
@@ -111,7 +111,8 @@ class Engine:
             for at, shard in enumerate(of_node):
                 try:
                     said.append(([shard], await ask([shard])))
-                except ResponseError as failure:
+                except (ResponseError, EngineUnavailable) as failure:
+                    # It answers, but not for this one.
                     away[shard] = failure
                 except (RedisError, OSError) as failure:
                     # It is the node. To wait for it once more for each shard would take minutes.

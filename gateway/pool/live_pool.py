@@ -586,17 +586,27 @@ class LivePool:
         await self.read_many([account])
 
     async def _release_saved(self) -> None:
-        await self._shards.confirm_blind()
-        await self._shards.keep_policies()
-        if self._saved_before_ms is None or not len(self._kept):
-            return
+        failure: Exception | None = None
+        for see_to in (self._shards.confirm_blind, self._shards.keep_policies):
+            try:
+                await see_to()
+            except (EngineUnavailable, RedisError, OSError) as error:
+                # That may be one shard of many; without SQL there is nothing to let go of.
+                failure = error
+        if self._saved_before_ms is not None and len(self._kept):
+            await self._release_before(self._saved_before_ms)
+        if failure is not None:
+            raise failure
+
+    async def _release_before(self, ask_saved_before_ms: Callable[[Set[int]], Awaitable[int]]) -> None:
         # What was answered of shards that are away stays.
         away = self._shards.away
-        saved_before_ms = await self._saved_before_ms(away)
+        saved_before_ms = await ask_saved_before_ms(away)
         # Only if nothing was lost up to now is what SQL has got all that was answered before that.
         away_now = await self._shards.beat(self.lease_ms)
         if away_now <= away and not self._kept.has_to_tell_but_of(away):
-            await self._kept.release(saved_before_ms, away)
+            # What SQL may have more of than the engine is compared first.
+            await self._kept.release(saved_before_ms, away | self._shards.blind)
 
     async def _beat(self) -> None:
         """Say to the shards that a gateway is there, so that they know that leases could be renewed (R14)."""

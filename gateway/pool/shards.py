@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Final, NamedTuple, Protocol, TypeVar
+from typing import Final, NamedTuple, Protocol, TypeVar
 
 import structlog
 from redis.exceptions import RedisError
@@ -219,19 +219,22 @@ class Shards:
                 shard for shard in wanted if self._seen.get(shard, _NOTHING_SEEN).term == before[shard].term
             }
             if left:
-                if 0 in left:
-                    await self._keep_number()
-                await self._compare(sorted(left), build=True)
+                await self._confirm(left)
 
     async def confirm_blind(self) -> None:
         """Compare again what had to be compared without SQL.
 
-        Raises DatabaseUnavailable if it is away still, RedisError.
+        But for what is away. Raises DatabaseUnavailable if it is away still, RedisError.
         """
-        if self._blind:
+        if blind := self._blind - self._away:
             saved = await self._saved_numbers()
             async with self._comparing:
-                await self._compare_with(saved, sorted(self._blind), build=True)
+                await self._compare_with(saved, sorted(blind), build=True)
+
+    @property
+    def blind(self) -> frozenset[int]:
+        """Shards that were compared without SQL, which may have later records than they."""
+        return frozenset(self._blind)
 
     def saw(self, shard: int, run: int, epoch: int, seq: int) -> None:
         """Take note of how far a shard has come, as a script has just said."""
@@ -247,7 +250,7 @@ class Shards:
 
     @property
     def away(self) -> frozenset[int]:
-        """Shards of a Cluster that could not be told in the latest beat that told any."""
+        """Shards of a Cluster that could not be told, or seen to, in the latest beat that told any."""
         return self._away
 
     async def beat(self, lease_ms: int) -> frozenset[int]:
@@ -275,7 +278,12 @@ class Shards:
         away = self._away = frozenset(asked.away)
         # They stay suspect until they are compared: also for another beat that waits for the same.
         if suspect := self._suspect - away:
-            await self.confirm(suspect)
+            try:
+                await self.confirm(suspect)
+            except (RedisError, OSError):
+                if self._engine.spans_shards:
+                    raise
+                away = self._away = away | (suspect & self._suspect)
         # Another gateway may have set it; what is made anew is made under the one in force.
         self._policy = await self.read_policy()
         return away
@@ -306,13 +314,13 @@ class Shards:
     async def read_policy(self) -> Policy:
         """The policy in force. Raises EngineUnavailable if the shards are not built, RedisError."""
 
-        async def ask(shards: Sequence[int]) -> Any:
-            return await script("policy_read").run(self._engine.client, self._metas(shards))
+        async def ask(shards: Sequence[int]) -> Policy:
+            packed = await script("policy_read").run(self._engine.client, self._metas(shards))
+            if not packed:
+                raise EngineUnavailable
+            return unpack_policy(packed)
 
-        packed = await self._of_any(ask)
-        if not packed:
-            raise EngineUnavailable
-        return unpack_policy(packed)
+        return await self._of_any(ask)
 
     async def set_policy(self, policy: Policy) -> None:
         """Set the policy of all shards, at once on a single server. Raises EngineUnavailable, RedisError."""
@@ -378,13 +386,19 @@ class Shards:
 
     async def clock(self) -> Clock:
         """What the billing clock shows. Raises EngineUnavailable if the shards are not built, RedisError."""
-        (found,) = await self._of_any(self._read_clocks)
-        if not found:
+
+        async def ask(shards: Sequence[int]) -> Clock:
+            (found,) = await self._read_clocks(shards)
+            if not found:
+                raise EngineUnavailable
+            return Clock(found[0], found[1])
+
+        try:
+            clock = await self._of_any(ask)
+        except EngineUnavailable:
             await self.confirm([self._any_shard])
-            (found,) = await self._of_any(self._read_clocks)
-        if not found:
-            raise EngineUnavailable
-        return self.saw_clock(Clock(found[0], found[1]))
+            clock = await self._of_any(ask)
+        return self.saw_clock(clock)
 
     async def epoch(self, shard: int) -> int:
         """The epoch that a shard has now. Raises EngineUnavailable, RedisError."""
@@ -500,10 +514,13 @@ class Shards:
         return epochs
 
     async def _of_any(self, ask: Callable[[Sequence[int]], Awaitable[T]]) -> T:
-        """Ask a shard what all would say: the same as before, or another if that is away in a Cluster."""
+        """Ask a shard what all would say: the same as before, or another if that is away in a Cluster.
+
+        Or if it is not there, of which `ask` raises EngineUnavailable.
+        """
         try:
             return await ask([self._any_shard])
-        except (RedisError, OSError):
+        except (EngineUnavailable, RedisError, OSError):
             if self._engine.spans_shards:
                 raise
         asked = await self._engine.ask_shards(range(self._keys.shards), ask)
@@ -513,6 +530,22 @@ class Shards:
     async def _read_clocks(self, shards: Sequence[int]) -> list[list[int]]:
         found: list[list[int]] = await script("clock_read").run(self._engine.client, self._metas(shards))
         return found
+
+    async def _confirm(self, shards: set[int]) -> None:
+        # In a Cluster the number of shards lies in a slot of its own, whose node may be away; so may others.
+        first = set() if self._engine.spans_shards else shards - {0}
+        failure: Exception | None = None
+        if first:
+            try:
+                await self._compare(sorted(first), build=True)
+            except (RedisError, OSError) as error:
+                failure = error
+        if left := shards - first:
+            if 0 in left:
+                await self._keep_number()
+            await self._compare(sorted(left), build=True)
+        if failure is not None:
+            raise failure
 
     async def _keep_number(self) -> None:
         """Keep how many shards there are with the data.

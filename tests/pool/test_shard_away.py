@@ -5,7 +5,7 @@ Played on one server that is asked shard by shard: `tests/records/test_shard_awa
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Set
 from contextlib import asynccontextmanager
 from datetime import date
 from typing import Any, cast
@@ -14,14 +14,14 @@ import pytest
 from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.domain.asks import End, Start
-from gateway.domain.errors import EngineUnavailable
+from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
 from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
 from gateway.pool import leases
 from gateway.pool.engine import Engine, connect
 from gateway.pool.keys import hash_tag
 from gateway.pool.leases import Leases, Vouching
-from gateway.pool.shards import Shards
+from gateway.pool.shards import SavedNumbers, SavedPolicy, Shards, no_policy_saved, none_saved
 from gateway.records.ingest import Progress
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, T0, TO, a_plan
@@ -67,13 +67,26 @@ async def accounts(engine: EngineServer) -> AsyncIterator[LiveAccounts]:
 
 @asynccontextmanager
 async def cut_off(
-    server: EngineServer, accounts: LiveAccounts, *, spans_shards: bool = False, lease_ms: int = NEVER_MS
+    server: EngineServer,
+    accounts: LiveAccounts,
+    *,
+    spans_shards: bool = False,
+    lease_ms: int = NEVER_MS,
+    saved_numbers: SavedNumbers = none_saved,
+    saved_policy: SavedPolicy = no_policy_saved,
 ) -> AsyncIterator[tuple[Shards, Leases, CutOff]]:
     """How another gateway sees the shards, which may be cut off from some of them."""
     connected = connect(server.url)
     client = CutOff(connected.client)
     engine = Engine(cast(Any, client), spans_shards=spans_shards)
-    shards = Shards(engine, accounts.keys, Policy(), simulate=True)
+    shards = Shards(
+        engine,
+        accounts.keys,
+        Policy(),
+        simulate=True,
+        saved_numbers=saved_numbers,
+        saved_policy=saved_policy,
+    )
     await shards.open()
     try:
         yield (
@@ -155,6 +168,88 @@ async def test_one_that_lost_something_is_seen_to_while_another_is_away(
         client.shards = set()
         await shards.beat(10_000)
         assert heard == [1, 2]
+
+
+async def test_the_number_of_shards_holds_up_none_but_the_first_while_it_cannot_be_asked(
+    engine: EngineServer, accounts: LiveAccounts, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R26: it lies in a slot of its own, whose node may be away."""
+
+    async def is_away() -> None:
+        raise RedisConnectionError("away")
+
+    async with cut_off(engine, accounts) as (shards, _, client):
+        await shards.beat(10_000)
+        heard: list[int] = []
+        shards.on_new_epoch(heard.extend)
+        for shard in (0, 1, 2):
+            engine.client.delete(accounts.keys.of_shard(shard)[0])
+        with monkeypatch.context() as patched:
+            patched.setattr(shards, "_keep_number", is_away)
+            client.shards = {2}
+            with pytest.raises(RedisConnectionError):
+                await shards.confirm([0, 1, 2])
+            assert heard == [1]
+            client.shards = set()
+            assert await shards.beat(10_000) == {0} == shards.away
+            assert heard == [1, 2]
+        assert await shards.beat(10_000) == frozenset() == shards.away
+        assert heard == [1, 2, 0]
+
+
+async def test_what_was_compared_without_sql_is_compared_again_where_it_is_not_away(
+    engine: EngineServer, accounts: LiveAccounts
+) -> None:
+    """R26."""
+    failure: DatabaseUnavailable | None = DatabaseUnavailable()
+
+    async def saved_numbers() -> Mapping[int, int]:
+        if failure is not None:
+            raise failure
+        return {}
+
+    async with cut_off(engine, accounts, saved_numbers=saved_numbers) as (shards, _, client):
+        assert shards.blind == set(range(SHARDS))
+        failure = None
+        client.shards = {2}
+        await shards.beat(10_000)
+        await shards.confirm_blind()
+        assert shards.blind == {2}
+        await shards.confirm_blind()
+        client.shards = set()
+        await shards.beat(10_000)
+        await shards.confirm_blind()
+        assert shards.blind == set()
+
+
+@pytest.mark.parametrize("failing", ["confirm_blind", "keep_policies"])
+async def test_answers_are_let_go_of_though_a_shard_fails_that_is_not_known_to_be_away(
+    accounts: LiveAccounts, monkeypatch: pytest.MonkeyPatch, failing: str
+) -> None:
+    """Those of shards that were compared without SQL stay until they are compared with it."""
+
+    async def all_is_saved(_: Set[int]) -> int:
+        return T0 + 1
+
+    async def fails() -> None:
+        raise RedisConnectionError("away")
+
+    pool = accounts.pool
+    for account in ("acme", "other"):
+        await pool.ask(Start(account, *ANA, "c-1", TO))
+        await pool.ask(End(account, "c-1"))
+    assert len(pool._kept) == 2
+    monkeypatch.setattr(pool, "_saved_before_ms", all_is_saved)
+    monkeypatch.setattr(pool._shards, "_blind", {pool.shard_of("acme")})
+    with monkeypatch.context() as patched:
+        # As others see it when SQL is there again, but not the engine.
+        patched.setattr(pool._shards, "confirm_blind", fails)
+        patched.setattr(pool._shards, failing, fails)
+        await wait_until(lambda: len(pool._kept) == 1, 10)
+        with pytest.raises(RedisConnectionError):
+            await pool._release_saved()
+        assert len(pool._kept) == 1
+    await wait_until(lambda: len(pool._kept) == 0, 10)
 
 
 async def test_who_gave_a_shard_a_new_epoch_knows_it_though_another_is_away(
