@@ -23,7 +23,13 @@ from anyio.abc import Process, TaskGroup
 from prometheus_client import multiprocess
 
 from gateway.cli.stopping import STOPPING_SECONDS, signals_to
-from gateway.cli.worker import EXIT_REFUSED, LISTENERS_VARIABLE, READY_VARIABLE, SUPERVISOR_VARIABLE
+from gateway.cli.worker import (
+    EXIT_REFUSED,
+    EXIT_WRONG_SETTING,
+    LISTENERS_VARIABLE,
+    READY_VARIABLE,
+    SUPERVISOR_VARIABLE,
+)
 from gateway.embedded import EmbeddedEngine
 from gateway.settings import Settings, as_environment
 
@@ -34,6 +40,9 @@ STEADY_SECONDS: Final = 60.0
 # What is left to a worker after the time in which it should have ended by itself.
 KILL_AFTER_SECONDS: Final = 5
 
+_REFUSALS: Final = {EXIT_WRONG_SETTING: 2, EXIT_REFUSED: 1}
+"""What a worker ends with that refuses to start, and what `serve` does then."""
+
 _log = structlog.get_logger("gateway.supervisor")
 
 
@@ -42,7 +51,7 @@ async def supervise(settings: Settings, listeners: Sequence[socket.socket], read
 
     `ready` is called when all of them accept connections. The first worker is started alone, so that a
     refusal is said once, and migrations run once; if it refuses, nothing else is started and the status
-    is 1.
+    is 2 for a wrong setting, 1 for data that forbids starting so: as without workers.
     """
     async with _embedded_engine(settings) as engine:
         if engine is not None:
@@ -87,7 +96,7 @@ class _Supervisor:
         self._stopping = anyio.Event()
         self._at_once = anyio.Event()
         self._second_signal: int | None = None
-        self._refused = False
+        self._refused_status: int | None = None
 
     async def run(self, ready: Callable[[], None]) -> int:
         with signals_to(self._take):
@@ -98,8 +107,8 @@ class _Supervisor:
                     if not self._stopping.is_set():
                         ready()
                 watch.cancel_scope.cancel()
-        if self._refused:
-            return 1
+        if self._refused_status is not None:
+            return self._refused_status
         return 128 + self._second_signal if self._second_signal is not None else 0
 
     async def _start_all(self, workers: TaskGroup) -> None:
@@ -120,8 +129,8 @@ class _Supervisor:
             status = await self._run_worker(number, ready)
             if self._stopping.is_set():
                 return
-            if status == EXIT_REFUSED and number == 1 and not ready.is_set():
-                self._refused = True
+            if status in _REFUSALS and number == 1 and not ready.is_set():
+                self._refused_status = _REFUSALS[status]
                 self._stopping.set()
                 return
             if anyio.current_time() - began > STEADY_SECONDS:

@@ -17,7 +17,9 @@ READY_VARIABLE: Final = "CALLGATE_WORKER_READY"
 SUPERVISOR_VARIABLE: Final = "CALLGATE_WORKER_SUPERVISOR"
 
 EXIT_REFUSED: Final = 78
-"""EX_CONFIG of sysexits.h: starting again would change nothing."""
+"""The data forbids starting so (EX_CONFIG of sysexits.h): starting again would change nothing."""
+EXIT_WRONG_SETTING: Final = 64
+"""A setting is wrong that only whoever works by it can tell (EX_USAGE): nor would it here."""
 
 
 def main() -> int:
@@ -38,12 +40,15 @@ def main() -> int:
         os.write(ready_descriptor, b"1")
         os.close(ready_descriptor)
 
+    status = EXIT_REFUSED
     try:
         return uvloop.run(run_gateway(settings, listeners, ready))
     except* (SettingsError, StartRefused) as refused:
         for error in refused.exceptions:
             sys.stderr.write(f"Error: {error}\n")
-    return EXIT_REFUSED
+        if refused.subgroup(SettingsError) is not None:
+            status = EXIT_WRONG_SETTING
+    return status
 
 
 if __name__ == "__main__":

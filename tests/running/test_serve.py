@@ -274,6 +274,14 @@ class TestWorkers:
         assert ended.returncode == 1
         assert ended.stderr.count("Error: ") == 1
 
+    def test_a_wrong_setting_that_only_a_worker_can_tell_is_one_all_the_same(self, tmp_path: Path) -> None:
+        """So that systemd does not start it again and again (RestartPreventExitStatus=2)."""
+        address = "redis://127.0.0.1:6379/0?nonsense=1"
+        ended = serve("--port", "0", "--workers", "2", "--redis-url", address, "--data-dir", tmp_path)
+        assert ended.returncode == 2
+        assert ended.stderr.count("Error: ") == 1
+        assert "CALLGATE_REDIS_URL" in ended.stderr
+
 
 def workers_of(gateway: GatewayProcess) -> set[int]:
     started = descendants(gateway.process.pid)
