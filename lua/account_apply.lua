@@ -13,7 +13,7 @@
 --        be in progress that nobody vouches for (ms), number of calls that came back since they had ended, and these in the same way; then the members
 --        ("s/<staff>", "c/<channel>")
 -- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING or SHARD_MOVED; or CYCLES_MISSING and the index of the cycle
---        from which on the boundaries are needed; or ACCOUNT_UNREAD: the pool is to be made anew, and all that it is made from
+--        from which on the boundaries are needed; or POOL_UNREADABLE; or ACCOUNT_UNREAD: the pool is to be made anew, and all that it is made from
 --        must be read in this epoch first. Behind these two: run of the engine, epoch and seq of the shard
 -- Rules  R15, R18, R19, R21-R25, R28, R29
 -- @flags allow-oom
@@ -177,8 +177,8 @@ local m, absent = open_shard(shard_keys[META_KEY])
 local items, notices = new_items(), new_items()
 if not m then return { absent, 0, run, 0, 0 } end
 
-local packed = call('GET', keys[POOL_KEY])
-local p, missing_index = packed and decode_pool(packed), nil
+local p, missing_index = read_pool_at(keys[POOL_KEY]), nil
+if p == false then return { POOL_UNREADABLE, 0, run, m.epoch, m.seq } end
 local version_before = p and p.version or 0
 if p and p.epoch == m.epoch then
   if not can_turn_all(p, m.now_ms) then return { CYCLES_MISSING, p.cycle_index, run, m.epoch, m.seq } end

@@ -30,7 +30,8 @@
 --          X Y P x y p  the ended call's value (lib/call.lua), remaining seconds
 --          R r  the call's value, in progress
 --        SHARD_MISSING, SHARD_MOVED, TOO_LATE, POOL_MISSING and CYCLES_MISSING answer all operations of an account alike:
---        nothing was decided, and the gateway has to supply what is missing. Behind them, which run of an engine this is, and for
+--        nothing was decided, and the gateway has to supply what is missing. So does POOL_UNREADABLE, of an account whose pool,
+--        or a call named here, is not what it should be. Behind them, which run of an engine this is, and for
 --        each section its epoch and seq.
 -- Rules  R1-R10, R12-R17, R19, R20, R26, R28-R30
 -- @include shard
@@ -72,8 +73,9 @@ local LOWER = 32 -- from a letter to the same one without a pool
 
 local argument_at = 7
 
--- The section's calls: the one that is next, as an index of ARGV, and of the values.
-local call_at, values_read, value_at
+-- The section's calls: the one that is next, as an index of ARGV, and of the values. `broken` are the accounts of those
+-- whose value is none, nil for none.
+local call_at, values_read, value_at, broken
 
 -- Carries out the operation of that letter, whose arguments stand at `i`.
 local function carry_out(a, letter, i)
@@ -138,7 +140,11 @@ local function run_account(m, shard_keys, missing)
   local members_named, i = tonumber(ARGV[argument_at + 2]), argument_at + 3
   local operations_at = i + members_named
   local p
-  if m then p, missing = open_pool(m, account, shard_keys, keys, items, notices) end
+  if broken and broken[account] then
+    missing = POOL_UNREADABLE
+  elseif m then
+    p, missing = open_pool(m, account, shard_keys, keys, items, notices)
+  end
   if not p and (missing ~= POOL_MISSING or find(letters, '[SCDEAXYRPT]')) then
     argument_at = answer_undecided(letters, operations_at, missing)
     return
@@ -151,13 +157,30 @@ local function run_account(m, shard_keys, missing)
   if p then close_pool(m, account, p, shard_keys, keys, p.allocated_seconds - a.left) end
 end
 
+-- A call that cannot be decoded must not break this down when others' pools are written and their calls are not.
+local function find_broken()
+  local found
+  for k = 1, #values_read do
+    local blob = values_read[k]
+    if blob and not is_whole(blob) then
+      found = found or {}
+      found[string.match(ARGV[call_at + k - 1], '^[^/]*')] = true
+    end
+  end
+  return found
+end
+
 local function run_section()
   local keys, accounts, calls = take_keys(SHARD_KEYS), tonumber(ARGV[argument_at]), tonumber(ARGV[argument_at + 1])
   local m, missing = open_shard(keys[META_KEY])
   if is_too_late(until_ms) then m, missing = nil, TOO_LATE end
   call_at, value_at = argument_at + 2, 1
   argument_at = call_at + calls
-  if m then values_read = call('HMGET', keys[CALLS_KEY], unpack(ARGV, call_at, argument_at - 1)) end
+  broken = nil
+  if m then
+    values_read = call('HMGET', keys[CALLS_KEY], unpack(ARGV, call_at, argument_at - 1))
+    broken = find_broken()
+  end
   for _ = 1, accounts do run_account(m, keys, missing) end
   if not m then return 0, 0 end
   write_section(m, keys)

@@ -31,7 +31,7 @@ for first = 1, #fields, PIECE do
   local blobs = call('HMGET', KEYS[1], unpack(fields, first, min(first + PIECE - 1, #fields)))
   for i = 1, #blobs do
     -- What stands in `order` and is no call in progress is told by `callgate check`.
-    local is_call = blobs[i] and kind_of(blobs[i]) == IN_PROGRESS
+    local is_call = blobs[i] and is_whole(blobs[i]) and kind_of(blobs[i]) == IN_PROGRESS
     if is_call and (is_anybodys or wanted[device_of(blobs[i])]) then
       reply[#reply + 1] = fields[first + i - 1]
       reply[#reply + 1] = blobs[i]

@@ -9,7 +9,7 @@
 --          live held seconds, when live use will have reached the allocation if just these calls go on (ms; 0 not in
 --          this cycle, or no calls were to be listed), then id and packed call of each call in progress listed, newest
 --          first;
---          or SHARD_MISSING, SHARD_MOVED, POOL_MISSING or CYCLES_MISSING alone
+--          or SHARD_MISSING, SHARD_MOVED, POOL_MISSING, CYCLES_MISSING or POOL_UNREADABLE alone
 -- Rules  R4, R5, R7, R19, R20, R29
 -- @flags allow-oom
 -- @include shard
@@ -42,7 +42,10 @@ local function newest_calls(m, account, order_key, calls_key)
   if #ids == 0 then return {} end
   local blobs, calls = call('HMGET', calls_key, unpack(fields)), {}
   for i = 1, #ids do
-    calls[i] = { id = ids[i], blob = blobs[i], admitted_at_ms = decode_call(blobs[i]).admitted_at_ms }
+    -- What stands in `order` and is no call is told by `callgate check`.
+    if blobs[i] and is_whole(blobs[i]) and kind_of(blobs[i]) == IN_PROGRESS then
+      calls[#calls + 1] = { id = ids[i], blob = blobs[i], admitted_at_ms = decode_call(blobs[i]).admitted_at_ms }
+    end
   end
   table.sort(calls, function(one, other)
     if one.admitted_at_ms ~= other.admitted_at_ms then return one.admitted_at_ms > other.admitted_at_ms end

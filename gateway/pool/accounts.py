@@ -20,6 +20,7 @@ from gateway.pool.keys import KeySpace
 from gateway.pool.packed import UNLIMITED, pack_record
 from gateway.pool.scripts import Argument, script
 from gateway.pool.shards import Shards
+from gateway.pool.unreadable import UNDECODABLE, PoolUnreadable
 
 log = structlog.get_logger(__name__)
 
@@ -118,6 +119,8 @@ class Accounts:
             code, detail, epoch = await self._apply(found, earliest)
             if code in (Code.APPLIED, Code.UNCHANGED):
                 return detail
+            if code == Code.POOL_UNREADABLE:
+                raise PoolUnreadable from UNDECODABLE
             if code == Code.ACCOUNT_UNREAD:
                 found = await self._read(account, epoch)
             elif code in (Code.SHARD_MISSING, Code.SHARD_MOVED):

@@ -2,12 +2,14 @@
 
 Asks of one account go by one lane, and a lane has one script call under way, so they are carried out in the
 order they were submitted (R6). Every ask is idempotent by its call id (R9, R17): where the engine gave no
-usable reply, the same asks are put again until their time is up.
+usable reply, the same asks are put again until their time is up. Where a script breaks down on one account,
+that one alone is answered so.
 """
 
 from __future__ import annotations
 
 import asyncio
+import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,12 +17,12 @@ from time import monotonic
 from typing import Final, Protocol
 
 import structlog
-from redis.exceptions import OutOfMemoryError, RedisError
+from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gateway import metrics
 from gateway.domain.asks import Ask
 from gateway.domain.errors import CallgateError, EngineUnavailable
-from gateway.pool.codes import UNDECIDED
+from gateway.pool.codes import UNDECIDED, Code
 from gateway.pool.engine import Engine, Replicas
 from gateway.pool.kept_answers import KeptAnswers
 from gateway.pool.keys import KeySpace
@@ -28,6 +30,7 @@ from gateway.pool.leases import RealTime, carry_out_until_ms
 from gateway.pool.operations import Done, Operation, Reply, section_arguments
 from gateway.pool.scripts import ALLOW_OOM, Argument, Script, script
 from gateway.pool.together import run_together
+from gateway.pool.unreadable import UNDECODABLE, Unreadable, broke_down
 
 log = structlog.get_logger(__name__)
 
@@ -82,6 +85,7 @@ class Batcher:
         saw: Saw,
         kept: KeptAnswers,
         real_ms: RealTime,
+        unreadable: Unreadable,
         replicas: Replicas = 0,
         *,
         ages: bool = False,
@@ -91,7 +95,18 @@ class Batcher:
         # In a Cluster every shard is asked by itself, and one that is away must not hold up the others.
         lanes = LANES if engine.spans_shards else keys.shards
         self._lanes = [
-            _Lane(engine, keys, provisioner, lengths.arguments(), saw, kept, real_ms, replicas, ages=ages)
+            _Lane(
+                engine,
+                keys,
+                provisioner,
+                lengths.arguments(),
+                saw,
+                kept,
+                real_ms,
+                unreadable,
+                replicas,
+                ages=ages,
+            )
             for _ in range(lanes)
         ]
 
@@ -128,6 +143,7 @@ class _Lane:
         saw: Saw,
         kept: KeptAnswers,
         real_ms: RealTime,
+        unreadable: Unreadable,
         replicas: Replicas,
         *,
         ages: bool,
@@ -139,6 +155,7 @@ class _Lane:
         self._saw = saw
         self._kept = kept
         self._real_ms = real_ms
+        self._unreadable = unreadable
         self._ages = ages
         self._waiting: deque[Operation] = deque()
         self._under_way: list[Operation] = []
@@ -232,9 +249,43 @@ class _Lane:
         return []
 
     async def _carry_out(self, sections: list[Section], deciding: Script) -> None:
+        """Have them decided, those of accounts that a script broke down on lately each by itself."""
+        if not self._unreadable:
+            await self._run_script(sections, deciding)
+            return
+        suspects = {account for account in _accounts(sections) if account in self._unreadable}
+        if sound := _sections_of(sections, lambda account: account not in suspects):
+            await self._run_script(sound, deciding)
+        await self._carry_out_apart(sections, deciding, sorted(suspects))
+
+    async def _carry_out_apart(
+        self, sections: list[Section], deciding: Script, accounts: Iterable[str]
+    ) -> None:
+        for account in accounts:
+            await self._run_script(_sections_of(sections, account.__eq__), deciding)
+
+    async def _run_script(self, sections: list[Section], deciding: Script) -> None:
         keys, arguments = self._encode(sections)
-        reply = await self._engine.run_script(deciding, keys, arguments, replicas=self._replicas)
+        try:
+            reply = await self._engine.run_script(deciding, keys, arguments, replicas=self._replicas)
+        except ResponseError as failure:
+            if not broke_down(failure):
+                raise
+            # What it wrote of others before stands; asked again with the same ids, they are told of it.
+            accounts = dict.fromkeys(_accounts(sections))
+            if len(accounts) > 1:
+                _note_failure(failure)
+                await self._carry_out_apart(sections, deciding, accounts)
+                return
+            for account in accounts:
+                self._fail(account, _operations(sections), failure)
+            return
         self._deliver(sections, reply)
+
+    def _fail(self, account: str, operations: Iterable[Operation], because: BaseException) -> None:
+        error = self._unreadable.note(account, because)
+        for operation in operations:
+            operation.fail(error)
 
     def _encode(self, sections: list[Section]) -> tuple[list[str], list[Argument]]:
         keys: list[str] = []
@@ -256,12 +307,23 @@ class _Lane:
         at = 0
         for _, accounts in sections:
             for account, operations in accounts.items():
+                self._unreadable.forget(account)
+                if reply[at] == Code.POOL_UNREADABLE:
+                    self._fail(account, operations, UNDECODABLE)
+                    at += sum(operation.width for operation in operations)
+                    continue
                 if reply[at] in UNDECIDED:
                     self._park(account, operations, reply[at])
                     at += sum(operation.width for operation in operations)
                     continue
                 for operation in operations:
-                    answer = operation.deliver(reply, at)
+                    try:
+                        answer = operation.deliver(reply, at)
+                    except (ValueError, KeyError, struct.error) as failure:
+                        # A value of a call that is none: the script only passed it on.
+                        self._fail(account, [operation], failure)
+                        at += operation.width
+                        continue
                     if operation.width > 1:
                         self._kept.note(operation.ask, answer, reply[at + 1])
                     elif operation.letter == "A":
@@ -293,6 +355,8 @@ class _Lane:
         except CallgateError as error:
             failure = error
         except (RedisError, OSError) as error:
+            if broke_down(error):
+                failure = self._unreadable.note(account, error)
             log.warning("pool.not_supplied", account=account, error=type(error).__name__)
         finally:
             for operation in self._parked.pop(account, []):
@@ -302,6 +366,19 @@ class _Lane:
                     operation.fail(failure)
                 elif is_known or operation.without_pool():
                     self.submit(operation)
+
+
+def _accounts(sections: Iterable[Section]) -> Iterable[str]:
+    return (account for _, accounts in sections for account in accounts)
+
+
+def _sections_of(sections: Iterable[Section], wanted: Callable[[str], bool]) -> list[Section]:
+    """What these sections have of the accounts that are wanted."""
+    parts = [
+        (shard, {account: operations for account, operations in accounts.items() if wanted(account)})
+        for shard, accounts in sections
+    ]
+    return [(shard, accounts) for shard, accounts in parts if accounts]
 
 
 def _operations(sections: Iterable[Section]) -> list[Operation]:

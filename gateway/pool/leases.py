@@ -8,6 +8,9 @@ from itertools import groupby
 from operator import itemgetter
 from typing import Any, Final
 
+import structlog
+from redis.exceptions import ResponseError
+
 from gateway.domain.asks import Asker
 from gateway.domain.leases import Renewed
 from gateway.pool.codes import Code
@@ -16,6 +19,9 @@ from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
 from gateway.pool.operations import device_prefix
 from gateway.pool.scripts import Argument, script
+from gateway.pool.unreadable import broke_down
+
+log = structlog.get_logger(__name__)
 
 RENEWED_AT_ONCE: Final = 1000
 """How many calls one script call renews: others must not wait for a large gateway."""
@@ -87,9 +93,9 @@ class Leases:
             places = [(shard, at) for shard in shards for at in by_shard[shard]]
             for first in range(0, len(places), RENEWED_AT_ONCE):
                 piece = places[first : first + RENEWED_AT_ONCE]
-                codes = await self._renew([(shard, vouchings[at]) for shard, at in piece])
+                codes = await self._renew_apart([(shard, vouchings[at]) for shard, at in piece])
                 for (_, at), code in zip(piece, codes, strict=True):
-                    renewed[at] = _RENEWED[Code(code)]
+                    renewed[at] = Renewed.UNDECIDED if code is None else _RENEWED[Code(code)]
 
         await self._engine.ask_shards(by_shard, renew)
         return renewed
@@ -114,6 +120,19 @@ class Leases:
                 account, _, call_id = field.decode().partition("/")
                 found.append((account, call_id))
         return found, wait_ms
+
+    async def _renew_apart(self, sections: Sequence[tuple[int, Vouching]]) -> Sequence[int | None]:
+        """The same as `_renew`, None for a call that the script breaks down on: the others live on."""
+        try:
+            return await self._renew(sections)
+        except ResponseError as failure:
+            if not broke_down(failure):
+                raise
+            if len(sections) == 1:
+                log.error("lease.unreadable", account=sections[0][1].account, because=str(failure)[:200])
+                return [None]
+        half = len(sections) // 2
+        return [*await self._renew_apart(sections[:half]), *await self._renew_apart(sections[half:])]
 
     async def _renew(self, sections: Sequence[tuple[int, Vouching]]) -> Sequence[int]:
         """What the script says of each, those of a shard in a row."""

@@ -25,7 +25,7 @@ from gateway.domain.policy import Policy
 from gateway.pool.accounts import Accounts, FindResettled, Loader
 from gateway.pool.alarms import Alarms
 from gateway.pool.batcher import Batcher, Lengths
-from gateway.pool.codes import UNDECIDED
+from gateway.pool.codes import UNDECIDED, Code
 from gateway.pool.device_calls import DeviceCalls
 from gateway.pool.engine import Engine, Replicas, engine_unavailable
 from gateway.pool.kept_answers import FindKnown, KeptAnswers
@@ -54,7 +54,7 @@ from gateway.pool.shards import (
     none_saved,
 )
 from gateway.pool.together import run_together
-from gateway.pool.unreadable import Unreadable, broke_down
+from gateway.pool.unreadable import UNDECODABLE, PoolUnreadable, Unreadable, broke_down
 
 log = structlog.get_logger(__name__)
 
@@ -127,6 +127,7 @@ class LivePool:
         self._find_resettled = find_resettled
         self._saved_before_ms = saved_before_ms
         self.unreadable = Unreadable()
+        """Accounts that cannot be read or asked, met lately."""
         self._kept = KeptAnswers(self._keys.shard_of, self._shards.estimated_now_ms, find_known)
         self._has_to_tell = asyncio.Event()
         self._opened = asyncio.Event()
@@ -141,6 +142,7 @@ class LivePool:
             self._shards.saw,
             self._kept,
             self._shards.real_ms,
+            self.unreadable,
             replicas,
             ages=not simulate,
         )
@@ -306,13 +308,14 @@ class LivePool:
         return self._keys.of_account(account, self._keys.shard_of(account))[0]
 
     async def glance(self, accounts: Sequence[str]) -> dict[str, PackedPool | None]:
-        """Pools as they were last written: nothing is reckoned, turned or made; None where there is none.
+        """Pools as they were last written: nothing is reckoned, turned or made; None where there is none,
+        or none that can be read.
 
         So what is used is right only where no call is in progress and the cycle is not over. Much cheaper
         than `read_many`. Raises EngineUnavailable.
         """
         found = await self._glance(accounts)
-        return {account: None if packed is None else unpack_pool(packed) for account, packed in found.items()}
+        return {account: _glanced(packed) for account, packed in found.items()}
 
     async def not_made(self, accounts: Sequence[str], epochs: Mapping[int, int]) -> list[str]:
         """Those whose pool is not there, or is of another epoch than their shard, of these `epochs`.
@@ -454,6 +457,9 @@ class LivePool:
                     if found[0] in UNDECIDED:
                         missing[account] = found[0]
                         continue
+                    if found[0] == Code.POOL_UNREADABLE:
+                        unreadable[account] = self.unreadable.note(account, UNDECODABLE)
+                        continue
                     try:
                         views[account] = _view(account, found)
                     except (ValueError, struct.error) as failure:
@@ -464,9 +470,7 @@ class LivePool:
             for account, code in missing.items():
                 try:
                     is_known = await self._supply(account, code)
-                except EngineUnavailable as failure:
-                    if account not in self.unreadable:
-                        raise
+                except PoolUnreadable as failure:
                     unreadable[account] = failure
                     continue
                 if is_known:
@@ -483,6 +487,8 @@ class LivePool:
     async def _supply(self, account: str, code: int) -> bool:
         try:
             return await self._accounts.supply(account, code)
+        except PoolUnreadable as failure:
+            raise self.unreadable.note(account, failure.__cause__ or failure) from failure
         except (RedisError, OSError) as failure:
             if broke_down(failure):
                 raise self.unreadable.note(account, failure) from failure
@@ -533,7 +539,10 @@ class LivePool:
             raw, failed = await self._read_raw(chunk, 0, for_alarms=True)
             unreadable += failed
             for account, found in raw.items():
-                if found[0] in UNDECIDED:
+                if found[0] == Code.POOL_UNREADABLE:
+                    self.unreadable.note(account, UNDECODABLE)
+                    unreadable.append(account)
+                elif found[0] in UNDECIDED:
                     missing.append((account, found[0]))
                 elif sum(end > 0 for end in unpack_pool(found[4]).coming_ends_ms) < FEW_COMING_CYCLES:
                     config = await self._loader(account)
@@ -669,6 +678,13 @@ def _reaped(account: str, answer: Answer | CallgateError) -> None:
             revision=answer.revision,
             replayed=answer.replayed,
         )
+
+
+def _glanced(packed: bytes | None) -> PackedPool | None:
+    try:
+        return None if packed is None else unpack_pool(packed)
+    except (ValueError, struct.error):
+        return None  # whoever works with it tells of that
 
 
 def _view(account: str, found: list[Any]) -> PoolView:

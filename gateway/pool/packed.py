@@ -341,7 +341,9 @@ class PackedPool:
 
 
 def pool_epoch(packed: bytes) -> int:
-    """The epoch in which a pool was made, from its value."""
+    """The epoch in which a pool was made, from its value; 0 of what is no pool's."""
+    if len(packed) < _POOL_EPOCH.size:
+        return 0
     (epoch,) = _POOL_EPOCH.unpack_from(packed)
     return int(epoch)
 

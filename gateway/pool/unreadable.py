@@ -7,7 +7,7 @@ here: what the engine holds then is told by `callgate check`, and its operator d
 from __future__ import annotations
 
 from time import monotonic
-from typing import Final
+from typing import Final, TypeVar
 
 import structlog
 from redis.exceptions import ResponseError
@@ -15,6 +15,8 @@ from redis.exceptions import ResponseError
 from gateway.domain.errors import EngineUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
+
+T = TypeVar("T")
 
 SHOWN_SECONDS: Final = 60.0
 """For how long an account is told of after it was last met so, and how often it is logged."""
@@ -37,13 +39,27 @@ def broke_down(failure: BaseException | None) -> bool:
     return _IN_A_SCRIPT in said and not said.startswith(_OF_THE_SERVER)
 
 
+UNDECODABLE: Final = ValueError("the pool, or a call of it, is not what this version writes")
+"""What a script says of such an account without breaking down."""
+
+
+class PoolUnreadable(EngineUnavailable):
+    """The engine is there; this one account's pool, or a call of it, is not what it should be (503).
+
+    The outcome is known: nothing was decided.
+    """
+
+    summary = "What the live engine holds of this account cannot be read; its operator has to see to it."
+
+
 class Unreadable:
     """The accounts that a script broke down on lately, and on what."""
 
     def __init__(self) -> None:
         self.quiet = False
         """Not to log them: whoever asks tells of them."""
-        self._met: dict[str, tuple[float, float, str]] = {}  # when last, when it was logged, and why
+        self._met: dict[str, tuple[float, str]] = {}  # when last, and why
+        self._logged: dict[str, float] = {}
 
     def __contains__(self, account: str) -> bool:
         return account in self._met
@@ -51,17 +67,14 @@ class Unreadable:
     def __bool__(self) -> bool:
         return bool(self._met)
 
-    def note(self, account: str, because: BaseException) -> EngineUnavailable:
+    def note(self, account: str, because: BaseException) -> PoolUnreadable:
         """Take one in, and return what whoever asked for it is to be told."""
         now, why = monotonic(), str(because)
-        _, logged_at, _ = self._met.pop(account, (now, float("-inf"), ""))
-        if not self.quiet and now - logged_at >= SHOWN_SECONDS:
+        if not self.quiet and now - self._logged.get(account, float("-inf")) >= SHOWN_SECONDS:
             log.error("pool.unreadable", account=account, because=why[:200])
-            logged_at = now
-        if len(self._met) >= SHOWN_AT_MOST:
-            del self._met[next(iter(self._met))]
-        self._met[account] = (now, logged_at, why)
-        failure = EngineUnavailable(f"The pool of {account} cannot be read; its operator has to see to it.")
+            _put_last(self._logged, account, now)
+        _put_last(self._met, account, (now, why))
+        failure = PoolUnreadable()
         failure.__cause__ = because
         return failure
 
@@ -73,4 +86,12 @@ class Unreadable:
         """Those that were met so in the last minute, each with why."""
         oldest = monotonic() - SHOWN_SECONDS
         self._met = {account: each for account, each in self._met.items() if each[0] >= oldest}
-        return {account: why for account, (_, _, why) in self._met.items()}
+        return {account: why for account, (_, why) in self._met.items()}
+
+
+def _put_last(noted: dict[str, T], account: str, value: T) -> None:
+    """Put it behind all others, and let go of the first where there are too many."""
+    noted.pop(account, None)
+    if len(noted) >= SHOWN_AT_MOST:
+        del noted[next(iter(noted))]
+    noted[account] = value

@@ -5,8 +5,11 @@ SQL decides and keeps them, the live pool follows before the answer.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from gateway.domain.asks import AccountConfig
 from gateway.pool.live_pool import LivePool
+from gateway.pool.unreadable import PoolUnreadable
 from gateway.records.accounts import Account, AccountFields
 from gateway.records.members import Channel, ChannelFields, StaffFields, StaffMember
 from gateway.records.plan_changes import PlanChangeResult
@@ -87,7 +90,9 @@ class Administration:
         """Finish changes that reached SQL only; answers how many."""
         accounts = await self._records.accounts.unapplied(CAUGHT_UP_AT_ONCE)
         for account in accounts:
-            await self._bring_up(account)
+            # One that cannot be brought up now must not keep others waiting.
+            with suppress(PoolUnreadable):
+                await self._bring_up(account)
         return len(accounts)
 
     async def _bring_up(self, account: str) -> None:

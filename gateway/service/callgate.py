@@ -36,6 +36,7 @@ from gateway.live.subscriptions import Subscriptions
 from gateway.pool.live_pool import FoundCall, LivePool
 from gateway.pool.operations import Done
 from gateway.pool.shards import Clock
+from gateway.pool.unreadable import PoolUnreadable
 from gateway.records.accounts import Account, AccountFields
 from gateway.records.ingest import count_dead_letters
 from gateway.records.members import Channel, ChannelFields, StaffFields, StaffMember
@@ -69,6 +70,9 @@ LATEST_MS: Final = 253_370_764_800_000
 MANY_WAITING: Final = 1_000_000
 """From how many records on that wait for SQL the operator is warned: some 150 MB of the engine's memory."""
 
+
+UNREADABLE_NAMED: Final = 5
+"""So many accounts whose pools cannot be read are named."""
 
 STUCK_SECONDS: Final = 60
 """A background task that has not finished a turn for so long is told of, if engine and database are there."""
@@ -298,6 +302,10 @@ class Callgate:
         else:
             accounts, following = await self._records.accounts.list_accounts(q, after, limit, now_ms)
         views = await self._pool.read_many([account.account for account in accounts])
+        for account in accounts:
+            if account.account not in views:
+                # A list that leaves it out, or says what it has used when nobody knows, would be believed.
+                raise PoolUnreadable(f"What the live engine holds of {account.account} cannot be read.")
         items = [
             AccountListItem(
                 account=account.account,
@@ -521,6 +529,12 @@ class Callgate:
             refused = await self._records.database.read(count_dead_letters)
             if refused:
                 warnings.append(f"The database refused {refused} records: see its table dead_letters.")
+        if unreadable := sorted(self._pool.unreadable.lately()):
+            more = f" and {len(unreadable) - UNREADABLE_NAMED} more" * (len(unreadable) > UNREADABLE_NAMED)
+            warnings.append(
+                f"What the engine holds of {', '.join(unreadable[:UNREADABLE_NAMED])}{more} cannot be read: "
+                "see `callgate check`."
+            )
         webhooks = await self._webhooks(warnings)
         tasks = [TaskTurn(task, age_ms) for task, age_ms in turns.ages_ms().items()]
         if health.status == "ok":  # else it is no wonder

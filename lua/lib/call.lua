@@ -30,7 +30,17 @@ local OVERTAKEN_MS = 60000
 -- all. It waits 2 s at most for an answer; the rest is for clocks apart, and a busy machine.
 local UNHEARD_MS = 10000
 
+local OVERTAKEN_SIZE = 9
+
 local byte, find, sub = string.byte, string.find, string.sub
+
+-- Is this a call's value, so that whatever is done with it can't break down in the midst of writing?
+local function is_whole(blob)
+  local kind = byte(blob, 1)
+  if kind == IN_PROGRESS then return #blob >= IN_PROGRESS_PAYLOAD - 1 end
+  if kind == ENDED then return #blob >= ENDED_PAYLOAD - 1 end
+  return kind == OVERTAKEN and #blob >= OVERTAKEN_SIZE
+end
 
 local function kind_of(blob) return byte(blob, 1) end
 

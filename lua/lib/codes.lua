@@ -26,6 +26,8 @@ local CLOCK_BACKWARDS = 33
 local SHARD_MOVED = 34
 local ACCOUNT_UNREAD = 35
 local TOO_LATE = 36
+-- Nothing was decided either, and nothing can be supplied: an operator has to see to it.
+local POOL_UNREADABLE = 37
 
 -- Refusals, in the order of R8.
 local ACCOUNT_SUSPENDED = 42

@@ -43,9 +43,12 @@ local function sort_anew(m, p, order_key, calls_key)
   for first = 1, #fields, 1000 do
     local blobs, scores = call('HMGET', calls_key, unpack(fields, first, min(first + 999, #fields))), {}
     for i = 1, #blobs do
-      local c = decode_call(blobs[i])
-      scores[2 * i - 1] = text(order_score(m, p, c.emergency, c.admitted_at_ms, c.answered_at_ms))
-      scores[2 * i] = fields[first + i - 1]
+      -- What stands in `order` and is no call is told by `callgate check`.
+      if blobs[i] and is_whole(blobs[i]) then
+        local c = decode_call(blobs[i])
+        scores[#scores + 1] = text(order_score(m, p, c.emergency, c.admitted_at_ms, c.answered_at_ms))
+        scores[#scores + 1] = fields[first + i - 1]
+      end
     end
     call_variadic('ZADD', order_key, scores)
   end

@@ -16,9 +16,10 @@ end
 
 -- Answers the pool, or nil and the code that says what is missing.
 local function open_pool(m, account, shard_keys, account_keys, items, notices)
-  local packed = call('GET', account_keys[POOL_KEY])
-  if not packed then return nil, POOL_MISSING end
-  local p = decode_pool(packed)
+  local p = read_pool_at(account_keys[POOL_KEY])
+  if p == nil then return nil, POOL_MISSING end
+  -- Before anything is written: it stops itself, and no other account of this script.
+  if not p then return nil, POOL_UNREADABLE end
   -- Writes were lost since it was made: it is made anew from what SQL has (R28).
   if p.epoch ~= m.epoch then return nil, POOL_MISSING end
   if not can_turn(p, m.now_ms) then return nil, CYCLES_MISSING end

@@ -40,10 +40,20 @@ local function decode_pool(packed)
   assert(layout == POOL_LAYOUT, 'CALLGATE pool has another layout')
   if tail_at <= #packed then
     local passed_50, passed_80, passed_100, alarm = string.match(packed, POOL_TAIL, tail_at)
+    assert(alarm, 'CALLGATE pool has another tail')
     p.passed_50_ms, p.passed_80_ms, p.passed_100_ms, p.alarm_ms =
       tonumber(passed_50), tonumber(passed_80), tonumber(passed_100), tonumber(alarm)
   end
   return p
+end
+
+-- The pool at a key: nil where there is none, false where it is not what this version writes. Nothing is written round
+-- this, and what stands there is left as it is.
+local function read_pool_at(key)
+  local packed = redis.pcall('GET', key)
+  if not packed then return nil end
+  local is_decoded, p = pcall(decode_pool, packed)
+  return is_decoded and p
 end
 
 local function encode_pool(p)

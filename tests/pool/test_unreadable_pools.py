@@ -1,0 +1,195 @@
+"""An account whose pool, or call, is not what it should be is stopped by itself, and shown."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import AsyncIterator
+from datetime import date
+from math import nan
+from time import monotonic
+from typing import Any
+
+import pytest
+
+from gateway.domain.answers import Admitted, Settled
+from gateway.domain.asks import Ask, End, Start
+from gateway.domain.errors import EngineUnavailable
+from gateway.domain.leases import Renewed
+from gateway.domain.policy import Policy
+from gateway.pool.leases import Vouching
+from gateway.pool.operations import DEADLINE_SECONDS
+from gateway.pool.unreadable import PoolUnreadable
+from tests.support.engines import EngineServer
+from tests.support.pool_model import ANA, SECOND, T0, TO, a_plan
+from tests.support.pools import LiveAccounts, live_accounts
+
+BAD = "account-3"
+GOOD = [f"account-{number}" for number in range(8) if number != 3]
+ALL = sorted([BAD, *GOOD])
+
+
+@pytest.fixture
+async def accounts(engine: EngineServer) -> AsyncIterator[LiveAccounts]:
+    """Accounts of one shard, so that they share lane, batch and section."""
+    async with live_accounts(engine.url, Policy(), shards=1) as accounts:
+        await accounts.at(T0)
+        for account in ALL:
+            await accounts.make(account, billing_date=date(2026, 11, 15), plan=a_plan(100))
+        yield accounts
+
+
+def pool_key(accounts: LiveAccounts, account: str = BAD) -> str:
+    return accounts.keys.of_account(account, accounts.keys.shard_of(account))[0]
+
+
+def spoil(engine: EngineServer, accounts: LiveAccounts, kind: str) -> Any:
+    """Make the pool of `BAD` one that cannot be decoded; answers what it was."""
+    key = pool_key(accounts)
+    whole: Any = engine.client.get(key)
+    if kind == "another layout":
+        engine.client.setrange(key, 0, b"\x63")
+    elif kind == "cut off":
+        engine.client.set(key, whole[:40])
+    else:
+        engine.client.delete(key)
+        engine.client.rpush(key, "x")
+    return whole
+
+
+def start(account: str, call_id: str) -> Start:
+    return Start(account, *ANA, call_id, TO)
+
+
+@pytest.mark.parametrize("kind", ["another layout", "cut off", "no string"])
+async def test_a_pool_that_cannot_be_decoded_stops_only_its_account(
+    accounts: LiveAccounts, engine: EngineServer, kind: str
+) -> None:
+    spoil(engine, accounts, kind)
+    began = monotonic()
+    for number in range(3):
+        answers = await accounts.ask_all([start(account, f"c-{number}") for account in ALL])
+        for account, answer in zip(ALL, answers, strict=True):
+            assert isinstance(answer, PoolUnreadable if account == BAD else Admitted), (account, answer)
+    # It is not asked for again and again until its time is up.
+    assert monotonic() - began < DEADLINE_SECONDS
+    assert accounts.pool.unreadable.lately().keys() == {BAD}
+    for account in GOOD:
+        assert (await accounts.pool.read(account)).calls_in_progress == 3
+
+
+async def test_a_busy_account_that_cannot_be_decoded_holds_up_nobody(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    spoil(engine, accounts, "another layout")
+
+    async def ask_for_it(number: int) -> None:
+        for attempt in range(20):
+            with pytest.raises(PoolUnreadable):
+                await accounts.pool.ask(start(BAD, f"c-{number}-{attempt}"))
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(20):
+            tasks.create_task(ask_for_it(number))
+        for number in range(20):
+            answers = await accounts.ask_all([start(account, f"c-{number}") for account in GOOD])
+            assert all(isinstance(answer, Admitted) for answer in answers)
+
+
+async def test_others_of_its_batch_are_decided_once(accounts: LiveAccounts, engine: EngineServer) -> None:
+    """R9, R17: what the script had written before it broke down is found when it is asked again."""
+    await accounts.ask_all([start(account, "c-1") for account in ALL])
+    await accounts.at(T0 + 60 * SECOND)
+    spoil(engine, accounts, "another layout")
+    asks: list[Ask] = [End(account, "c-1", ANA) for account in ALL]
+    asks += [start(account, "c-2") for account in ALL]
+    await accounts.ask_all(asks)
+    for account in GOOD:
+        view = await accounts.pool.read(account)
+        assert (view.settled_seconds, [call.call_id for call in view.calls]) == (60, ["c-2"])
+    recorded = [item for item in await accounts.recorded() if getattr(item, "call_id", None) == "c-1"]
+    assert sorted(item.account for item in recorded) == GOOD
+
+
+async def test_it_is_asked_again_as_soon_as_it_was_mended(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    whole = spoil(engine, accounts, "cut off")
+    await accounts.ask_all([start(account, "c-1") for account in ALL])
+    engine.client.set(pool_key(accounts), whole)
+    assert isinstance(await accounts.pool.ask(start(BAD, "c-1")), Admitted)
+    assert accounts.pool.unreadable.lately() == {}
+
+
+async def test_it_is_made_anew_once_its_key_is_deleted(accounts: LiveAccounts, engine: EngineServer) -> None:
+    """R28."""
+    await accounts.pool.ask(start(BAD, "c-1"))
+    spoil(engine, accounts, "cut off")
+    engine.client.delete(pool_key(accounts))
+    assert isinstance(await accounts.pool.ask(start(BAD, "c-2")), Admitted)
+    assert (await accounts.pool.read(BAD)).calls_in_progress == 2
+
+
+async def test_pools_that_are_read_together_with_it_are_read(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    spoil(engine, accounts, "another layout")
+    assert sorted(await accounts.pool.read_many(ALL)) == GOOD
+    assert sorted(await accounts.pool.read_live(ALL)) == GOOD
+    with pytest.raises(PoolUnreadable):
+        await accounts.pool.read(BAD)
+
+
+async def test_the_cycles_of_others_turn_on_time(accounts: LiveAccounts, engine: EngineServer) -> None:
+    """R19: with nobody calling, which what is due of another account must not keep them from."""
+    ends_ms = (await accounts.pool.read(BAD)).cycle.end_ms
+    spoil(engine, accounts, "another layout")
+    async with asyncio.timeout(10):
+        await accounts.at(ends_ms)
+    packed = await accounts.pool.glance(GOOD)
+    assert all(pool is not None and pool.cycle_start_ms == ends_ms for pool in packed.values())
+
+
+async def test_a_call_that_cannot_be_decoded_keeps_no_other_from_its_lease(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """R12."""
+    await accounts.ask_all([Start(account, *ANA, "c-1", TO, connection=7) for account in ALL])
+    calls = accounts.keys.named(accounts.keys.shard_of(BAD), "calls")[0]
+    engine.client.hset(calls, f"{BAD}/c-1", b"Lx")
+    renewed = await accounts.pool.renew([Vouching(account, "c-1", 7, 0) for account in ALL])
+    assert renewed == [Renewed.UNDECIDED if account == BAD else Renewed.RENEWED for account in ALL]
+
+
+@pytest.mark.parametrize("value", [b"", b"Lx", b"Ex", b"?" * 100])
+async def test_a_call_whose_value_is_none_stops_only_its_account(
+    accounts: LiveAccounts, engine: EngineServer, value: bytes
+) -> None:
+    await accounts.ask_all([start(account, "c-1") for account in ALL])
+    await accounts.at(T0 + 60 * SECOND)
+    calls = accounts.keys.named(accounts.keys.shard_of(BAD), "calls")[0]
+    whole: Any = engine.client.hget(calls, f"{BAD}/c-1")
+    engine.client.hset(calls, f"{BAD}/c-1", value)
+    answers = await accounts.ask_all([End(account, "c-1", ANA) for account in ALL])
+    for account, answer in zip(ALL, answers, strict=True):
+        assert isinstance(answer, PoolUnreadable if account == BAD else Settled)
+    assert [call.call_id for call in (await accounts.pool.read(BAD)).calls] == []
+    engine.client.hset(calls, f"{BAD}/c-1", whole)
+    await accounts.ask_all([End(BAD, "c-1", ANA)])
+    for account in ALL:
+        view = await accounts.pool.read(account)
+        assert (view.settled_seconds, view.calls_in_progress) == (60, 0)
+
+
+async def test_an_ended_call_that_cannot_be_decoded_stops_nobody_else(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    await accounts.ask_all([start(account, "c-1") for account in ALL])
+    await accounts.ask_all([End(account, "c-1", ANA) for account in ALL])
+    calls = accounts.keys.named(accounts.keys.shard_of(BAD), "calls")[0]
+    value: Any = engine.client.hget(calls, f"{BAD}/c-1")
+    engine.client.hset(calls, f"{BAD}/c-1", value[:6] + struct.pack("<d", nan) + value[14:])  # ended never
+    answers = await accounts.ask_all([End(account, "c-1") for account in ALL])
+    for account, answer in zip(ALL, answers, strict=True):
+        assert isinstance(answer, EngineUnavailable if account == BAD else Settled)
+    assert isinstance(await accounts.pool.ask(start(BAD, "c-2")), Admitted)
