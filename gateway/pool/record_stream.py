@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any, Final
@@ -27,7 +26,8 @@ DECODED_AT_ONCE: Final = 100
 class StreamEntry:
     """Items that one script appended. Those of a shard are numbered without a gap, from `first_number` on.
 
-    Bytes are what could not be read, from there to the entry's end. `notices` have no numbers.
+    Bytes are what could not be read, from there to the entry's end, and `unread_because` says why. `notices`
+    have no numbers.
     """
 
     shard: int
@@ -35,6 +35,7 @@ class StreamEntry:
     items: list[Item | bytes]
     first_number: int
     notices: tuple[Notice, ...] = ()
+    unread_because: str | None = None
 
 
 class RecordStream:
@@ -143,11 +144,15 @@ class RecordStream:
 
 def _entry(shard: int, entry_id: bytes, fields: Mapping[bytes, bytes]) -> StreamEntry:
     items: list[Item | bytes] = []
+    because: str | None = None
+    number = 0
     try:
+        number = int(fields.get(b"n", 0))
         items.extend(unpack_items(fields[b"d"], unpack_policy(fields[b"p"])))
-    except (ValueError, KeyError, IndexError, struct.error):
+    except Exception as failure:  # noqa: BLE001 - it is kept, and stops no other
+        because = f"{type(failure).__name__}: {failure}"
         items.append(b" ".join(name + b"=" + value for name, value in fields.items()))
-    return StreamEntry(shard, entry_id.decode(), items, int(fields.get(b"n", 0)), _notices(fields))
+    return StreamEntry(shard, entry_id.decode(), items, number, _notices(fields), because)
 
 
 def _notices(fields: Mapping[bytes, bytes]) -> tuple[Notice, ...]:
@@ -156,7 +161,7 @@ def _notices(fields: Mapping[bytes, bytes]) -> tuple[Notice, ...]:
         return ()
     try:
         return tuple(unpack_notices(packed))
-    except (ValueError, KeyError, struct.error) as failure:
+    except Exception as failure:  # noqa: BLE001 - the same
         # No money is in them.
         log.error("notices.not_understood", because=str(failure))
         return ()

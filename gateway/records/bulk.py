@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from itertools import chain
 from typing import Any, Final
 
-from sqlalchemy import Column, Table
+from sqlalchemy import Column, Table, select
 from sqlalchemy.engine import Dialect
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -38,6 +38,11 @@ class BulkInsert:
         key = ", ".join(map(_quoted, table.primary_key))
         self._into = f"INSERT INTO {table.name} ({self._columns})"
         self._tail = f"ON CONFLICT ({key}) {on_conflict}"
+
+    async def any_row(self, connection: AsyncConnection) -> tuple[Any, ...] | None:
+        """A row that the table has, whichever, None if it has none; what the drivers raise comes as it is."""
+        row = (await connection.execute(select(self._table).limit(1))).one_or_none()
+        return None if row is None else tuple(row)
 
     async def run(self, connection: AsyncConnection, rows: Rows) -> None:
         """Insert the rows within the transaction of `connection`, in which a statement must have run before.

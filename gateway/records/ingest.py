@@ -16,7 +16,7 @@ import asyncio
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from operator import attrgetter
 from typing import Any, Final, NamedTuple, Protocol
 
@@ -26,7 +26,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from gateway.domain.calls import CallRecord, CallReopened, CycleOpened, PoolNotice, ThresholdsPassed
 from gateway.domain.pool_minutes import THRESHOLDS_PERCENT
 from gateway.records.bulk import BulkInsert, Rows, replacing
-from gateway.records.failures import refused
+from gateway.records.failures import refused, try_again, unavailable
 from gateway.records.outbox import SAVE_EVENTS, Wanted, wanted_events
 from gateway.records.tables import call_records, dead_letters, recorder_positions, statements
 from gateway.records.upserts import insert
@@ -66,6 +66,10 @@ class StreamEntry(Protocol):
     @property
     def notices(self) -> Sequence[Notice]:
         """What it says beside, in order."""
+
+    @property
+    def unread_because(self) -> str | None:
+        """Why the rest of it is bytes, None if it is not."""
 
     @property
     def first_number(self) -> int:
@@ -127,33 +131,49 @@ class _Batch:
     records: dict[_Key, _Item] = field(default_factory=dict)
     reopened: dict[_Key, _Item] = field(default_factory=dict)
     cycles: dict[tuple[str, int], _Item] = field(default_factory=dict)
-    passed: dict[tuple[str, int], ThresholdsPassed] = field(default_factory=dict)
+    passed: dict[tuple[str, int], _Item] = field(default_factory=dict)
     events: dict[str, _Item] = field(default_factory=dict)
     rejected: list[_Rejected] = field(default_factory=list)
     wanted: Wanted | None = None
 
     def add(self, entry: StreamEntry) -> None:
-        """Take in the items of an entry, which is younger than those before it."""
+        """Take in the items of an entry, which is younger than those before it.
+
+        One of which no row can be made is rejected, whatever is wrong with it.
+        """
         for index, item in enumerate(entry.items):
-            if isinstance(item, CallRecord):
-                key = item.account, item.call_id, item.admitted_at_ms
-                earlier = self.records.get(key)
-                if earlier is None or earlier.row[_REVISION] < item.revision:
-                    self.records[key] = _Item(_record_row(item, entry, index), entry, index)
-            elif isinstance(item, CycleOpened):
-                self.cycles[item.account, item.cycle_start_ms] = _Item(_cycle_row(item), entry, index)
-            elif isinstance(item, CallReopened):
-                key = item.account, item.call_id, item.admitted_at_ms
-                earlier = self.reopened.get(key)
-                if earlier is None or earlier.row[-1] < item.revision:
-                    self.reopened[key] = _Item((*key, item.revision), entry, index)
-            else:
-                self.rejected.append(_Rejected(entry, index, "it could not be read"))
+            try:
+                self._add_item(entry, index, item)
+            except Exception as error:  # noqa: BLE001 - it is kept, and stops no other
+                self.rejected.append(_Rejected(entry, index, _why(error)))
         for place, notice in enumerate(entry.notices, len(entry.items)):
-            if isinstance(notice, ThresholdsPassed):
-                self.passed[notice.account, notice.cycle_start_ms] = notice
-            elif self.wanted is not None and (row := self.wanted.of_notice(notice)) is not None:
-                self.events[row[0]] = _Item(row, entry, place)
+            try:
+                self._add_notice(entry, place, notice)
+            except Exception as error:  # noqa: BLE001 - the same
+                self.rejected.append(_Rejected(entry, place, _why(error)))
+
+    def _add_item(self, entry: StreamEntry, index: int, item: Item) -> None:
+        if isinstance(item, CallRecord):
+            key = item.account, item.call_id, item.admitted_at_ms
+            earlier = self.records.get(key)
+            if earlier is None or earlier.row[_REVISION] < item.revision:
+                self.records[key] = _Item(_record_row(item, entry, index), entry, index)
+        elif isinstance(item, CycleOpened):
+            self.cycles[item.account, item.cycle_start_ms] = _Item(_cycle_row(item), entry, index)
+        elif isinstance(item, CallReopened):
+            key = item.account, item.call_id, item.admitted_at_ms
+            earlier = self.reopened.get(key)
+            if earlier is None or earlier.row[-1] < item.revision:
+                self.reopened[key] = _Item((*key, item.revision), entry, index)
+        else:
+            why = f"it could not be read: {entry.unread_because or 'no reason is known'}"
+            self.rejected.append(_Rejected(entry, index, why))
+
+    def _add_notice(self, entry: StreamEntry, place: int, notice: Notice) -> None:
+        if isinstance(notice, ThresholdsPassed):
+            self.passed[notice.account, notice.cycle_start_ms] = _Item(_passed_row(notice), entry, place)
+        elif self.wanted is not None and (row := self.wanted.of_notice(notice)) is not None:
+            self.events[row[0]] = _Item(row, entry, place)
 
     def reopen(self) -> None:
         """Settle which of the calls that came back are so by a record of this batch, now that all are in."""
@@ -176,6 +196,16 @@ class _Reopening:
         await connection.execute(_REOPEN, [dict(zip(_REOPEN_KEYS, row, strict=True)) for row in rows])
 
 
+class _Passing:
+    """Writes down when thresholds were passed, where there is the cycle's statement."""
+
+    async def run(self, connection: AsyncConnection, rows: Rows) -> None:
+        """Write them down within the transaction of `connection`."""
+        await connection.execute(_PASS, [dict(zip(_PASS_KEYS, row, strict=True)) for row in rows])
+
+
+_Saving = BulkInsert | _Reopening | _Passing
+
 _REOPEN_KEYS: Final = ("of", "id", "admitted_ms", "up_to")
 _REOPEN: Final = (
     update(call_records)
@@ -195,6 +225,8 @@ _PASS: Final = (
     .values({column: bindparam(f"at_{percent}") for percent, column in _PASSED.items()})
 )
 
+_PASS_KEYS: Final = ("of", "began_ms", *(f"at_{percent}" for percent in _PASSED))
+
 _LAST_COLUMNS: Final = ("admitted_offline", "reopened")
 _RECORD_FIELDS: Final = attrgetter(
     *(c.name for c in call_records.c if c.name in CallRecord.__slots__ and c.name not in _LAST_COLUMNS)
@@ -210,6 +242,7 @@ _SAVE_RECORDS: Final = BulkInsert(
     "WHERE (excluded.revision, excluded.reopened) > (call_records.revision, call_records.reopened)",
 )
 _SAVE_REOPENED: Final = _Reopening()
+_SAVE_PASSED: Final = _Passing()
 _SAVE_CYCLES: Final = BulkInsert(
     statements,
     "DO UPDATE SET cycle_end_ms = excluded.cycle_end_ms, cycle_index = excluded.cycle_index, "
@@ -246,7 +279,8 @@ async def save_entries(
 
     `epochs` are those that they were read under, and of other shards those that SQL shall take: where it is
     newer than the one SQL has, the shard's position begins anew, unless it was read from just there. An item
-    that the database refuses goes to the dead letters and stops no other.
+    that cannot be saved goes to the dead letters and stops no other. What would keep every item from being
+    saved is raised.
     """
     shards = sorted({entry.shard for entry in entries} | epochs.keys())
     saved = await _lock_positions(connection, shards)
@@ -284,11 +318,14 @@ async def save_entries(
     refused_records = await _save(connection, _SAVE_RECORDS, records)
     refused_reopenings = await _save(connection, _SAVE_REOPENED, reopened)
     refused_cycles = await _save(connection, _SAVE_CYCLES, cycles)
-    await _save_passed(connection, [batch.passed[key] for key in sorted(batch.passed)])
+    refused_passed = await _save(
+        connection, _SAVE_PASSED, [batch.passed[key] for key in sorted(batch.passed)]
+    )
     refused_events = await _save(connection, SAVE_EVENTS, events)
-    rejected = [*batch.rejected, *refused_records, *refused_reopenings, *refused_cycles, *refused_events]
+    rejected = [*batch.rejected, *refused_records, *refused_reopenings, *refused_cycles, *refused_passed]
+    rejected += refused_events
     if batch.wanted is not None and "call_recorded" in batch.wanted.types:
-        await _save_events_of(connection, batch.wanted, records, refused_records)
+        rejected += await _save_events_of(connection, batch.wanted, records, refused_records)
     await _SAVE_DEAD_LETTERS.run(connection, [_dead_letter(each, now_ms) for each in rejected])
     # Refused ones too: a newer epoch is taken all the same.
     await _SAVE_POSITIONS.run(connection, [(shard, *saved[shard]) for shard in shards])
@@ -322,16 +359,21 @@ async def _lock_positions(connection: AsyncConnection, shards: Sequence[int]) ->
 
 
 async def _save(
-    connection: AsyncConnection, inserting: BulkInsert | _Reopening, items: Sequence[_Item], tries: int = 1
+    connection: AsyncConnection, inserting: _Saving, items: Sequence[_Item], tries: int = 1
 ) -> list[_Rejected]:
-    """Insert all that the database takes; return what it refuses, found by halving."""
+    """Insert all that the database takes; return what it refuses, found by halving.
+
+    What it says of a value is that value's matter; of anything else only if it takes another row.
+    """
     if not items:
         return []
     try:
         async with connection.begin_nested():
             await inserting.run(connection, [item.row for item in items])
     except Exception as error:
-        if not refused(error):
+        if unavailable(error) or try_again(error):
+            raise
+        if not refused(error) and not await _takes_rows(connection, inserting):
             raise
         if len(items) > 1:
             half = len(items) // 2
@@ -341,34 +383,65 @@ async def _save(
             ]
         if tries < TRIES:
             return await _save(connection, inserting, items, tries + 1)
-        return [_Rejected(items[0].entry, items[0].place, f"{type(error).__name__}: {error}")]
+        return [_Rejected(items[0].entry, items[0].place, _why(error))]
     return []
 
 
-async def _save_passed(connection: AsyncConnection, passed: Sequence[ThresholdsPassed]) -> None:
-    rows = []
-    for each in passed:
-        at_ms = {threshold.percent: threshold.at_ms for threshold in each.thresholds}
-        instants = {f"at_{percent}": at_ms.get(percent) for percent in _PASSED}
-        rows.append({"of": each.account, "began_ms": each.cycle_start_ms, **instants})
-    if rows:
-        await connection.execute(_PASS, rows)
+async def _takes_rows(connection: AsyncConnection, inserting: _Saving) -> bool:
+    """Whether the database takes a row that is not at fault: one that it has, or that changes nothing.
+
+    False if there is none to try it with: then a mistake in the schema would look like one in each record,
+    and all would become dead letters.
+    """
+    rows: Rows
+    if isinstance(inserting, BulkInsert):
+        there = await inserting.any_row(connection)
+        rows = [] if there is None else [there]
+    else:
+        keys = _REOPEN_KEYS if isinstance(inserting, _Reopening) else _PASS_KEYS
+        rows = [("", *(0 for _ in keys[1:]))] if keys is _PASS_KEYS else [("", "", 0, 0)]
+    if not rows:
+        return False
+    trial = await connection.begin_nested()
+    try:
+        await inserting.run(connection, rows)
+    except Exception as error:
+        if unavailable(error) or try_again(error):
+            raise
+        return False
+    finally:
+        await trial.rollback()
+    return True
 
 
 async def _save_events_of(
     connection: AsyncConnection, wanted: Wanted, records: Sequence[_Item], refused: Sequence[_Rejected]
-) -> None:
-    """Write the events of records that were saved."""
+) -> list[_Rejected]:
+    """Write the events of records that were saved; return those that can't be."""
     unsaved = {(each.entry.shard, each.entry.entry_id, each.index) for each in refused}
-    rows = []
+    items: list[_Item] = []
+    rejected: list[_Rejected] = []
     for nth, item in enumerate(records):
         if nth % BREATHE == 0:
             await asyncio.sleep(0)
         record = item.entry.items[item.place]
         if (item.entry.shard, item.entry.entry_id, item.place) not in unsaved:
             assert isinstance(record, CallRecord)
-            rows.append(wanted.of_record(record))
-    await SAVE_EVENTS.run(connection, sorted(rows))
+            try:
+                items.append(item._replace(row=wanted.of_record(record)))
+            except Exception as error:  # noqa: BLE001 - it is kept, and stops no other
+                rejected.append(_Rejected(item.entry, item.place, _why(error)))
+    rejected += await _save(connection, SAVE_EVENTS, sorted(items, key=lambda each: str(each.row[0])))
+    return [replace(each, error=f"it is saved, but not its event: {each.error}") for each in rejected]
+
+
+def _passed_row(passed: ThresholdsPassed) -> tuple[Any, ...]:
+    at_ms = {threshold.percent: threshold.at_ms for threshold in passed.thresholds}
+    return (passed.account, passed.cycle_start_ms, *(at_ms.get(percent) for percent in _PASSED))
+
+
+def _why(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _record_row(record: CallRecord, entry: StreamEntry, index: int) -> tuple[Any, ...]:

@@ -13,8 +13,10 @@ import contextlib
 import math
 import random
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+import traceback
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final, NamedTuple, NoReturn
 
 import anyio
@@ -22,7 +24,7 @@ import structlog
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway import metrics, turns
-from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
+from gateway.domain.errors import CallgateError, DatabaseUnavailable, EngineUnavailable
 from gateway.records.checkpoints import saved_long_enough
 from gateway.records.database import Database, Kind
 from gateway.records.deployment import put_value, value_of
@@ -146,18 +148,20 @@ class Recorder:
     async def run(self) -> NoReturn:
         """Record whatever comes. A failure of the database or the engine is logged and waited out.
 
-        Anything else that goes wrong is raised: a recorder must not die in silence.
+        So is, loudly, anything else that goes wrong (a table is missing, a mistake of ours): records wait and
+        are not lost; a gateway that ended for it would only take its calls along.
         """
         failures = 0
         turns.finished("recorder")
         async with self._database.exclusive("recorder") as lock:
             while True:
                 try:
-                    await self._turn(lock)
+                    with _broken_is_unavailable():
+                        await self._turn(lock)
                 except (DatabaseUnavailable, EngineUnavailable) as error:
                     wait_s = _backoff(failures)
                     failures += 1
-                    self._failing = f"{error.code}: {error.__cause__ or error}"
+                    self._failing = f"{error.code}: {_in_a_line(error.__cause__ or error)}"
                     log.warning("recorder.waits", because=self._failing, wait_s=round(wait_s, 2))
                     await self._look_on()
                     await anyio.sleep(wait_s)
@@ -256,7 +260,7 @@ class Recorder:
     async def _look_on(self) -> None:
         """See how much waits though nothing can be saved, as far as it can be seen."""
         if self._known is not None:
-            with contextlib.suppress(EngineUnavailable):
+            with contextlib.suppress(CallgateError), _broken_is_unavailable():
                 await self._look(self._known)
 
     async def _look(self, progress: Mapping[int, Progress]) -> Sequence[StreamEntry]:
@@ -268,9 +272,13 @@ class Recorder:
     async def _round(self, *, anew: bool = False) -> _Round:
         """Save what waits, or about `records_at_once` of it; `anew`: nothing that was read before this."""
         async with self._one_round:
-            done = await self._save_waiting(anew)
-            await self._renew_lasting(done)
-            return done
+            with _broken_is_unavailable():
+                return await self._one(anew)
+
+    async def _one(self, anew: bool) -> _Round:
+        done = await self._save_waiting(anew)
+        await self._renew_lasting(done)
+        return done
 
     async def _save_waiting(self, anew: bool) -> _Round:
         # Forgotten until all went well: what was committed must otherwise be asked for again.
@@ -392,6 +400,29 @@ async def _save(connection: AsyncConnection, batch: Batch) -> Saved:
     if batch.at_end and not batch.left_out and not saved.refused:
         await put_value(connection, _AS_OF, str(batch.now_ms))
     return saved
+
+
+@contextlib.contextmanager
+def _broken_is_unavailable() -> Iterator[None]:
+    """Say loudly what nobody foresaw, and raise it as DatabaseUnavailable: whoever waits for that goes on."""
+    try:
+        yield
+    except CallgateError:
+        raise
+    except Exception as error:
+        *_, at = traceback.extract_tb(error.__traceback__)
+        # Nothing of the statement's values, which SQLAlchemy and drivers put behind the first line.
+        log.error(
+            "recorder.broken",
+            error=type(error).__name__,
+            because=_in_a_line(error),
+            at=f"{Path(at.filename).name}:{at.lineno}",
+        )
+        raise DatabaseUnavailable(f"The recorder broke down: {_in_a_line(error)}") from error
+
+
+def _in_a_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0][:200] or type(error).__name__
 
 
 def _report(saved: Saved) -> None:

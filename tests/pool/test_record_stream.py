@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import AsyncIterator, Callable
 from datetime import date
+from math import inf
+from typing import Any
 
 import pytest
 
 from gateway.domain.asks import End, Start
+from gateway.domain.calls import CallRecord
 from gateway.domain.errors import EngineUnavailable
 from gateway.domain.policy import Policy
 from gateway.pool.record_stream import RecordStream, StreamEntry
@@ -163,3 +167,38 @@ async def test_an_entry_s_id_tells_which_run_of_an_engine_gave_it(
 
     assert runs[0] != runs[1]
     assert [int(each.split("-")[1]) // 2**20 for each in ids] == [run % 2**32 for run in runs]
+
+
+async def test_an_entry_that_cannot_be_decoded_is_handed_on_as_it_is_with_the_reason(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """It becomes a dead letter, and those behind it are read."""
+    stream = accounts.pool.records
+    shard = accounts.keys.shard_of("acme")
+    await call(accounts, "acme", "c-1")
+    key = accounts.keys.named(shard, "records")[0]
+    latest: Any = engine.client.xrevrange(key, count=1)
+    fields = latest[0][1]
+    endless = fields[b"d"].replace(struct.pack("<d", T0), struct.pack("<d", inf))
+    assert endless != fields[b"d"]
+    spoilt: list[dict[Any, Any]] = [
+        {b"d": endless},
+        {b"d": b"?"},
+        {b"d": fields[b"d"][:-30]},
+        {b"p": b"1/2"},
+        {b"p": b"30/0/60/0"},
+        {b"n": b"many"},
+    ]
+    for each in spoilt:
+        engine.client.xadd(key, {**fields, **each})
+    engine.client.xadd(key, {"nothing": "known"})
+    await call(accounts, "acme", "c-2")
+    *_, before, _, _, _, _, _, _, nothing, after = [
+        entry for entry in await everything(stream) if entry.shard == shard
+    ]
+    assert (before.unread_because, after.unread_because) == (None, None)
+    assert [item.call_id for item in after.items if isinstance(item, CallRecord)] == ["c-2"]
+    assert nothing.items == [b"nothing=known"]
+    unread = [entry for entry in await everything(stream) if entry.unread_because is not None]
+    assert len(unread) == 7
+    assert all(isinstance(entry.items[-1], bytes) and entry.unread_because for entry in unread)

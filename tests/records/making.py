@@ -110,6 +110,7 @@ class Entry:
     items: list[Item]
     first_number: int
     notices: tuple[Notice, ...] = ()
+    unread_because: str | None = None
 
 
 class MemoryStream:

@@ -8,13 +8,22 @@ from copy import deepcopy
 import pytest
 
 from gateway.domain.calls import CallRecord, CycleOpened
-from gateway.domain.errors import EngineUnavailable
+from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
 from gateway.domain.policy import Policy
 from gateway.records.database import Database
 from gateway.records.reading import Proven
 from gateway.records.recorder import Recorder
 from gateway.records.store import Records
-from tests.records.making import NOW_MS, MemoryStream, a_cycle, a_record, deposed_primary, execute, rows
+from tests.records.making import (
+    A_RECORD,
+    NOW_MS,
+    MemoryStream,
+    a_cycle,
+    a_record,
+    deposed_primary,
+    execute,
+    rows,
+)
 from tests.records.waiting import eventually
 from tests.support.waiting import wait_until
 
@@ -36,6 +45,21 @@ async def running(recorder: Recorder) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.wait([task])
     assert task.cancelled()
+
+
+_FAILING_TRIGGER = {
+    "sqlite": [
+        "CREATE TRIGGER fails BEFORE INSERT ON call_records WHEN NEW.call_id = 'bad' "
+        "BEGIN SELECT json('{'); END"
+    ],
+    "postgresql": [
+        "CREATE FUNCTION fail() RETURNS trigger AS "
+        "$$ BEGIN RAISE EXCEPTION 'out of order' USING ERRCODE = 'XX000'; END $$ LANGUAGE plpgsql",
+        "CREATE TRIGGER fails BEFORE INSERT ON call_records FOR EACH ROW WHEN (NEW.call_id = 'bad') "
+        "EXECUTE FUNCTION fail()",
+    ],
+}
+_FAILING_SAYS = {"sqlite": "malformed JSON", "postgresql": "out of order"}
 
 
 async def count(database: Database) -> int:
@@ -231,15 +255,58 @@ async def test_an_engine_that_is_away_is_waited_for(
         await recorder.drain()
 
 
-async def test_an_error_that_is_no_failure_of_a_peer_ends_the_recorder_loudly(
+async def test_a_table_that_is_missing_is_said_loudly_and_waited_for(
+    recorder: Recorder, database: Database, stream: MemoryStream, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No record of it is a dead letter: it is none's fault. Nor does the gateway end, whose calls go on."""
+    await execute(database, "ALTER TABLE call_records RENAME TO gone")
+    for number in range(3):
+        stream.add(a_record(f"c-{number}"))
+    async with running(recorder):
+        await wait_until(lambda: "call_records" in (recorder.status().failing or ""))
+        with pytest.raises(DatabaseUnavailable):
+            await recorder.drain()
+        assert await rows(database, "SELECT count(*) FROM dead_letters") == [(0,)]
+        assert stream.kept == 3
+        await execute(database, "ALTER TABLE gone RENAME TO call_records")
+        await eventually(lambda: saved(database, 3))
+        await wait_until(lambda: recorder.status().failing is None)
+    said = capsys.readouterr().out
+    assert "recorder.broken" in said
+    assert A_RECORD.to not in said
+
+
+async def test_a_record_that_fails_alone_for_another_reason_goes_to_the_dead_letters(
     recorder: Recorder, database: Database, stream: MemoryStream
 ) -> None:
-    await execute(database, "ALTER TABLE call_records RENAME TO gone")
-    stream.add(a_record())
+    """A fault of SQL or of the program that strikes only its row: the others are taken."""
+    stream.add(a_record("before"))
+    await recorder.drain()
+    for statement in _FAILING_TRIGGER[database.kind]:
+        await execute(database, statement)
+    stream.add(a_record("bad"))
 
-    with pytest.raises(Exception, match="call_records"):
-        async with asyncio.timeout(10):
-            await recorder.run()
+    assert await recorder.drain() == 0
+    stream.add(a_record("c-1"), a_record("bad", revision=2), a_record("c-2"), a_cycle())
+    assert await recorder.drain() == 2
+
+    letters = await rows(database, "SELECT body, error FROM dead_letters ORDER BY entry_id")
+    assert ['"call_id": "bad"' in body for body, _ in letters] == [True, True]
+    assert all(_FAILING_SAYS[database.kind] in error for _, error in letters)
+    assert await count(database) == 3
+    assert stream.kept == 0
+
+
+async def test_a_record_of_which_no_row_can_be_made_goes_to_the_dead_letters(
+    recorder: Recorder, database: Database, stream: MemoryStream
+) -> None:
+    stream.add(a_record("c-1"), a_record("bad", policy=None), a_record("c-2"))
+
+    assert await recorder.drain() == 2
+
+    ((body, error),) = await rows(database, "SELECT body, error FROM dead_letters")
+    assert '"call_id": "bad"' in body
+    assert error.startswith("AttributeError")
 
 
 async def test_a_recorder_that_runs_saves_what_comes_and_is_woken(
