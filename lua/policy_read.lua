@@ -1,12 +1,16 @@
 -- Reads the policy in force.
 --
--- KEYS   meta of a shard
+-- KEYS   meta of each shard asked for
 -- ARGV   none
--- Reply  "free/increment/hold/count_from"; '' where the shard was never built, or has not been compared yet
+-- Reply  for each shard "free/increment/hold/count_from"; '' where it was never built, or has not been compared yet
 -- Rules  the policy is kept with the data
 -- @flags allow-oom
 -- @include shard
 -- @include codes
 
-local m = open_shard(KEYS[1])
-return m and m.free_seconds .. '/' .. m.increment_seconds .. '/' .. m.hold_seconds .. '/' .. m.count_from or ''
+local reply = {}
+for i = 1, #KEYS do
+  local m = open_shard(KEYS[i])
+  reply[i] = m and m.free_seconds .. '/' .. m.increment_seconds .. '/' .. m.hold_seconds .. '/' .. m.count_from or ''
+end
+return reply

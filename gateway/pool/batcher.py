@@ -200,6 +200,10 @@ class _Lane:
         """Answer asks whose time is up, also those under way: what becomes of these is unknown."""
         for operation in self._all():
             operation.expire(now)
+        for parked in self._parked.values():
+            # SQL may be silent for long, and more is asked all the while.
+            if any(each.done is None for each in parked):
+                parked[:] = [each for each in parked if each.done is not None]
 
     def _all(self) -> list[Operation]:
         return [

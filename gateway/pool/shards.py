@@ -18,6 +18,7 @@ from gateway.pool.engine import Engine
 from gateway.pool.keys import DEPLOYMENT_KEY, KeySpace
 from gateway.pool.packed import COUNT_FROM, unpack_policy
 from gateway.pool.scripts import Argument, script
+from gateway.pool.together import Shared
 
 log = structlog.get_logger(__name__)
 
@@ -25,6 +26,8 @@ T = TypeVar("T")
 
 _REAL: Final = 0
 _SIMULATED: Final = 1
+POLICY_SECONDS: Final = 60.0
+"""How often the policy in force is compared with SQL's."""
 _ABSENT: Final = 0
 """The epoch of a shard that is not there, in what `shards_beat` says."""
 
@@ -144,7 +147,11 @@ class Shards:
         self._saved_policy = saved_policy
         # The epoch of each shard in which it was last given SQL's policy.
         self._policy_in: dict[int, int] = {}
-        self._keeping_policy = asyncio.Lock()
+        # Those that wait for it.
+        self._policy_wanted: set[int] = set()
+        self._keeping_policy = Shared(self._keep_wanted_policy)
+        self._policies_compared_at = time.monotonic()
+        self._asking_numbers = Shared(self._ask_numbers)
         self._clock: Clock | None = None
         self._clock_at = 0.0
         self._seen: dict[int, Seen] = {}
@@ -213,13 +220,15 @@ class Shards:
             raise EngineUnavailable
         wanted = set(range(self._keys.shards)) if self._engine.spans_shards else set(shards)
         before = {shard: self._seen.get(shard, _NOTHING_SEEN) for shard in wanted}
+        # Not while others wait to compare: SQL may be silent for long.
+        saved = await self._asking_numbers.ask()
         async with self._comparing:
             # Who waited here may find that it was done meanwhile. That more was written says nothing of that.
             left = {
                 shard for shard in wanted if self._seen.get(shard, _NOTHING_SEEN).term == before[shard].term
             }
             if left:
-                await self._confirm(left)
+                await self._confirm(left, saved)
 
     async def confirm_blind(self) -> None:
         """Compare again what had to be compared without SQL.
@@ -315,7 +324,7 @@ class Shards:
         """The policy in force. Raises EngineUnavailable if the shards are not built, RedisError."""
 
         async def ask(shards: Sequence[int]) -> Policy:
-            packed = await script("policy_read").run(self._engine.client, self._metas(shards))
+            (packed, *_) = await script("policy_read").run(self._engine.client, self._metas(shards))
             if not packed:
                 raise EngineUnavailable
             return unpack_policy(packed)
@@ -324,7 +333,9 @@ class Shards:
 
     async def set_policy(self, policy: Policy) -> None:
         """Set the policy of all shards, at once on a single server. Raises EngineUnavailable, RedisError."""
-        await self._set_policy(range(self._keys.shards), policy)
+        _, away = await self._set_policy(range(self._keys.shards), policy)
+        for failure in away.values():
+            raise failure
 
     async def keep_policy(self, shard: int, epoch: int) -> None:
         """Have a shard bill by the policy that SQL has, once in an epoch.
@@ -332,16 +343,13 @@ class Shards:
         An engine that went back may be older than the policy. Raises DatabaseUnavailable, EngineUnavailable,
         RedisError.
         """
-        if self._policy_in.get(shard) == epoch:
-            return
-        async with self._keeping_policy:
-            # All who wait for a shard's pools want the same.
-            if self._policy_in.get(shard) != epoch:
-                await self._keep_policy([shard])
+        if self._policy_in.get(shard) != epoch:
+            await self._have_policy_kept([shard])
 
     async def keep_policies(self) -> None:
-        """The same for all shards, but those that are away.
+        """The same for all shards, but those that are away; and now and then see that they have it still.
 
+        Who sets SQL's policy may have asked for it before another was set, and die before it asks again.
         Raises DatabaseUnavailable, EngineUnavailable, RedisError.
         """
         left = [
@@ -350,7 +358,10 @@ class Shards:
             if self._policy_in.get(shard) != seen.epoch and shard not in self._away
         ]
         if left:
-            await self._keep_policy(left)
+            await self._have_policy_kept(left)
+        if time.monotonic() - self._policies_compared_at >= POLICY_SECONDS:
+            self._policies_compared_at = time.monotonic()
+            await self._compare_policies()
 
     async def renew_epochs(self, saved: Mapping[int, Saved] | None = None) -> int:
         """Give all shards that are there a new epoch, or only those of `saved`: above what SQL has of them.
@@ -481,18 +492,49 @@ class Shards:
             self._seen[shard] = replace(self._seen[shard], run_seq=_NO_TERM)
             self._suspect.add(shard)
 
-    async def _keep_policy(self, shards: Sequence[int]) -> None:
+    async def _have_policy_kept(self, shards: Sequence[int]) -> None:
+        """All who wait for SQL want the same of it. Raises what kept it from one of these shards."""
+        self._policy_wanted.update(shards)
+        away = await self._keeping_policy.ask()
+        for shard in shards:
+            if shard in away:
+                raise away[shard]
+
+    async def _keep_wanted_policy(self) -> Mapping[int, Exception]:
+        """Answer which shards were not given it, and why."""
+        shards, self._policy_wanted = sorted(self._policy_wanted), set()
         kept: Policy | None = None
-        epochs: dict[int, int] = {}
+        epochs: Mapping[int, int] = {}
+        away: Mapping[int, Exception] = {}
         # One that is just being set is in SQL first: if it was set back here, SQL says so by now.
         while (saved := await self._saved_policy()) is not None and saved != kept:
-            kept, epochs = saved, await self._set_policy(shards, saved)
-        self._policy_in |= epochs
+            kept = saved
+            epochs, away = await self._set_policy(shards, saved)
+        self._policy_in.update(epochs)
+        return away
 
-    async def _set_policy(self, shards: Iterable[int], policy: Policy) -> dict[int, int]:
-        """Answer the epoch in which each of them was given it."""
-        epochs: dict[int, int] = {}
-        for group in self._engine.split_shards(shards):
+    async def _compare_policies(self) -> None:
+        async def read(shards: Sequence[int]) -> list[bytes]:
+            found: list[bytes] = await script("policy_read").run(self._engine.client, self._metas(shards))
+            return found
+
+        # Before SQL: one that is just being set is in SQL by now, and would be set back otherwise.
+        asked = await self._engine.ask_shards(range(self._keys.shards), read)
+        saved = await self._saved_policy()
+        if saved is None:
+            return
+        in_force = {s: each for group, found in asked.said for s, each in zip(group, found, strict=True)}
+        others = [shard for shard, each in in_force.items() if each and unpack_policy(each) != saved]
+        if others:
+            log.warning("policy.differs_from_sql", shards=len(others))
+            await self._have_policy_kept(others)
+
+    async def _set_policy(
+        self, shards: Iterable[int], policy: Policy
+    ) -> tuple[Mapping[int, int], Mapping[int, Exception]]:
+        """Answer the epoch in which each of them was given it; and of those that were not, why."""
+
+        async def set_in(group: Sequence[int]) -> dict[int, int]:
             keys = [key for shard in group for key in self._keys.named(shard, "meta", "alarms")]
             for _ in range(2):
                 changed, run, *said = await script("policy_set").run(
@@ -505,13 +547,13 @@ class Shards:
                     self.saw(shard, run, epoch, seq)
                 absent = [shard for shard, epoch in found.items() if epoch == _ABSENT]
                 if not absent:
-                    break
+                    return found
                 await self.confirm(absent)
-            else:
-                raise EngineUnavailable
-            epochs |= found
+            raise EngineUnavailable
+
+        asked = await self._engine.ask_shards(shards, set_in)
         self._policy = policy
-        return epochs
+        return {shard: epoch for _, found in asked.said for shard, epoch in found.items()}, asked.away
 
     async def _of_any(self, ask: Callable[[Sequence[int]], Awaitable[T]]) -> T:
         """Ask a shard what all would say: the same as before, or another if that is away in a Cluster.
@@ -531,19 +573,19 @@ class Shards:
         found: list[list[int]] = await script("clock_read").run(self._engine.client, self._metas(shards))
         return found
 
-    async def _confirm(self, shards: set[int]) -> None:
+    async def _confirm(self, shards: set[int], saved: Mapping[int, int] | None) -> None:
         # In a Cluster the number of shards lies in a slot of its own, whose node may be away; so may others.
         first = set() if self._engine.spans_shards else shards - {0}
         failure: Exception | None = None
         if first:
             try:
-                await self._compare(sorted(first), build=True)
+                await self._compare_with(saved, sorted(first), build=True)
             except (RedisError, OSError) as error:
                 failure = error
         if left := shards - first:
             if 0 in left:
                 await self._keep_number()
-            await self._compare(sorted(left), build=True)
+            await self._compare_with(saved, sorted(left), build=True)
         if failure is not None:
             raise failure
 
@@ -566,14 +608,16 @@ class Shards:
 
     async def _compare(self, shards: Iterable[int], *, build: bool) -> dict[int, list[int]]:
         """Answer what `shards_open` says of each of these shards."""
-        shards = list(shards)
+        return await self._compare_with(await self._ask_numbers(), list(shards), build=build)
+
+    async def _ask_numbers(self) -> Mapping[int, int] | None:
+        """What SQL has of each shard; None if it can't be asked."""
         try:
-            saved = await self._saved_numbers()
+            return await self._saved_numbers()
         except CallgateError as failure:
             # Nothing can be made anew without SQL either; what is missing shows when it is back.
             log.warning("shards.compared_blindly", code=failure.code)
-            return await self._compare_with(None, shards, build=build)
-        return await self._compare_with(saved, shards, build=build)
+            return None
 
     async def _compare_with(
         self, saved: Mapping[int, int] | None, shards: Iterable[int], *, build: bool

@@ -1,10 +1,10 @@
-"""Tasks that live and die together."""
+"""Tasks that live and die together, and work that is done once for all who ask."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
+from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
 
@@ -54,3 +54,29 @@ async def first_answers(
         if pending:
             await asyncio.wait(pending)
     return answers, failures
+
+
+class Shared(Generic[T]):
+    """Work of which one run serves all who ask before it begins: they share what it answers, or raises.
+
+    One run at a time; who asks while one is under way shares the next. So none waits for longer than two
+    take, however many ask. A run goes on if all who asked were cancelled.
+    """
+
+    def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
+        self._work = work
+        self._one_run = asyncio.Lock()
+        self._next: asyncio.Task[T] | None = None
+
+    async def ask(self) -> T:
+        """Have it done, and answer what it says. Raises what it raises."""
+        if self._next is None:
+            self._next = asyncio.create_task(self._in_turn())
+            # If it fails when nobody waits any more, nobody asks how it did.
+            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
+        return await asyncio.shield(self._next)
+
+    async def _in_turn(self) -> T:
+        async with self._one_run:
+            self._next = None
+            return await self._work()
