@@ -19,7 +19,7 @@ from gateway.domain.asks import AccountConfig, Ask, Reap
 from gateway.domain.billing import overrun_seconds, remaining_seconds
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.cycles import Cycle
-from gateway.domain.errors import CallgateError, EngineUnavailable, NotFound
+from gateway.domain.errors import CallgateError, DatabaseUnavailable, EngineUnavailable, NotFound
 from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
 from gateway.pool.accounts import Accounts, FindResettled, Loader
@@ -60,6 +60,7 @@ log = structlog.get_logger(__name__)
 
 MS_AN_HOUR: Final = 3_600_000
 READ_AT_ONCE: Final = 200
+SUPPLIED_AT_ONCE: Final = 20
 BEATS_A_LEASE: Final = 6
 LONGEST_BEAT_SECONDS: Final = 5.0
 LONGEST_LOOK_SECONDS: Final = 1.0
@@ -530,30 +531,62 @@ class LivePool:
     async def _turn_cycles(self, accounts: Iterable[str]) -> Iterable[str]:
         """Reading a pool turns its cycle and passes its thresholds.
 
-        One that knows few coming boundaries is given more. Answers those that could not be read.
+        One that knows few coming boundaries is given more. Answers those that could not be read; raises what
+        else went wrong with any of them, once all have been seen to.
         """
         named, unreadable = list(accounts), list[str]()
+        failures: list[Exception] = []
+        lacking: list[tuple[str, int | None]] = []
         for first in range(0, len(named), READ_AT_ONCE):
             chunk = named[first : first + READ_AT_ONCE]
-            missing = []
-            raw, failed = await self._read_raw(chunk, 0, for_alarms=True)
+            try:
+                raw, failed = await self._read_raw(chunk, 0, for_alarms=True)
+            except EngineUnavailable as failure:
+                if self._engine.spans_shards:
+                    raise
+                failures.append(failure)
+                continue
             unreadable += failed
             for account, found in raw.items():
                 if found[0] == Code.POOL_UNREADABLE:
                     self.unreadable.note(account, UNDECODABLE)
                     unreadable.append(account)
                 elif found[0] in UNDECIDED:
-                    missing.append((account, found[0]))
+                    lacking.append((account, found[0]))
                 elif sum(end > 0 for end in unpack_pool(found[4]).coming_ends_ms) < FEW_COMING_CYCLES:
-                    config = await self._loader(account)
-                    if config is not None:
-                        await self._accounts.apply(config)
-            for account, code in missing:
-                if not await self._accounts.supply(account, code):
-                    # SQL was restored to an earlier day: nothing can be due for what it does not know.
-                    alarms = self._keys.named(self._keys.shard_of(account), "alarms")[0]
-                    await self._engine.client.zrem(alarms, account)
+                    lacking.append((account, None))
+        # Behind all that needs no SQL, which may be silent for long.
+        for first in range(0, len(lacking), SUPPLIED_AT_ONCE):
+            group = lacking[first : first + SUPPLIED_AT_ONCE]
+            became = await asyncio.gather(*(self._supply_due(account, code) for account, code in group))
+            for (account, _), failed_with in zip(group, became, strict=True):
+                if isinstance(failed_with, PoolUnreadable):
+                    self.unreadable.note(account, failed_with.__cause__ or failed_with)
+                    unreadable.append(account)
+                elif failed_with is not None:
+                    failures.append(failed_with)
+            if all(isinstance(failure, DatabaseUnavailable) for failure in became):
+                # So it is for the others; what falls due meanwhile shall not wait for that.
+                break
+        if failures:
+            log.warning("alarms.not_all_seen_to", failed=len(failures), due=len(named))
+            raise failures[0]
         return unreadable
+
+    async def _supply_due(self, account: str, code: int | None) -> Exception | None:
+        """Supply what an account that is due lacks; without a code, more boundaries. Answers what failed."""
+        try:
+            if code is None:
+                config = await self._loader(account)
+                if config is not None:
+                    await self._accounts.apply(config)
+            elif not await self._accounts.supply(account, code):
+                # SQL was restored to an earlier day: nothing can be due for what it does not know.
+                alarms = self._keys.named(self._keys.shard_of(account), "alarms")[0]
+                await self._engine.client.zrem(alarms, account)
+        except (CallgateError, RedisError, OSError) as failure:
+            return failure
+        return None
 
     async def _ended_calls(self, account: str) -> Sequence[CallRecord]:
         """What SQL may know of an account's calls that its engine forgot, as its pool is to be made anew.

@@ -8,13 +8,15 @@ from datetime import date
 from itertools import pairwise
 
 import pytest
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway.domain.answers import Admitted, Settled
 from gateway.domain.asks import End, Start
 from gateway.domain.calls import CallRecord, CycleOpened
 from gateway.domain.cycles import boundary_ms, parse_rfc3339
-from gateway.domain.errors import DatabaseUnavailable
+from gateway.domain.errors import CallgateError, DatabaseUnavailable, EngineUnavailable
 from gateway.domain.policy import Policy
+from gateway.pool import live_pool
 from gateway.pool.shards import Clock
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, CYCLE_END, HOUR, MINUTE, SECOND, T0, TO, a_plan
@@ -242,3 +244,54 @@ async def test_an_alarm_of_an_account_that_sql_does_not_know_holds_nothing_up(
         await accounts.at(boundary(2))
     assert [each.cycle_index for each in await cycles_opened(accounts)] == [0, 1, 2]
     assert accounts.loads.count("gone") < 20
+
+
+@pytest.mark.parametrize(
+    "failing", [DatabaseUnavailable(), EngineUnavailable(), RedisConnectionError("away")]
+)
+async def test_accounts_whose_pools_cannot_be_made_hold_up_no_others(
+    accounts: LiveAccounts,
+    engine: EngineServer,
+    monkeypatch: pytest.MonkeyPatch,
+    failing: CallgateError | RedisConnectionError,
+) -> None:
+    """R19: however many fall due at once."""
+    monkeypatch.setattr(live_pool, "READ_AT_ONCE", 3)
+    named = [f"account-{number:02}" for number in range(10)]
+    for account in named:
+        await accounts.make(account, billing_date=BILLING_DATE, plan=a_plan(10))
+    gone = named[:4]
+    engine.client.delete(*(accounts.pool.channel_of(account) for account in gone))
+    supply = accounts.pool._accounts.supply
+
+    async def fails(account: str, code: int) -> bool:
+        if account in gone:
+            raise failing
+        return await supply(account, code)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(accounts.pool._accounts, "supply", fails)
+        await accounts.at_once(boundary(1))
+        with pytest.raises(type(failing)):
+            await accounts.pool._turn_cycles(named)
+        for account in named[4:]:
+            assert [each.cycle_index for each in await cycles_opened(accounts, account)] == [0, 1]
+
+
+async def test_while_sql_is_away_it_is_not_asked_for_every_account_that_is_due(
+    accounts: LiveAccounts, engine: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may take long to say so, and what falls due meanwhile waits."""
+    monkeypatch.setattr(live_pool, "SUPPLIED_AT_ONCE", 2)
+    named = [f"account-{number:02}" for number in range(10)]
+    for account in named:
+        await accounts.make(account, billing_date=BILLING_DATE, plan=a_plan(10))
+    engine.client.delete(*(accounts.pool.channel_of(account) for account in named))
+    accounts.loads.clear()
+    accounts.database_failure = DatabaseUnavailable()
+    with pytest.raises(DatabaseUnavailable):
+        await accounts.pool._turn_cycles(named)
+    assert len(accounts.loads) <= 2
+    accounts.database_failure = None
+    await accounts.pool._turn_cycles(named)
+    assert sorted(accounts.loads)[-1] == named[-1]
