@@ -1,8 +1,8 @@
 """Several gateway processes on one port: who starts them, starts a crashed one again, and stops them all.
 
 The supervisor holds what there is only one of: the data directory's lock, the embedded engine and the
-listening sockets. It never speaks to a client. A worker is the same program (`gateway.cli.worker`), which
-is given the sockets and, in the environment, the settings.
+listening sockets, these until it is to stop. It never speaks to a client. A worker is the same program
+(`gateway.cli.worker`), which is given the sockets and, in the environment, the settings.
 """
 
 import contextlib
@@ -48,6 +48,8 @@ _log = structlog.get_logger("gateway.supervisor")
 
 async def supervise(settings: Settings, listeners: Sequence[socket.socket], ready: Callable[[], None]) -> int:
     """Run `settings.workers` workers until SIGTERM or SIGINT, and return the exit status.
+
+    The `listeners` are closed when stopping begins.
 
     `ready` is called when all of them accept connections. The first worker is started alone, so that a
     refusal is said once, and migrations run once; if it refuses, nothing else is started and the status
@@ -142,7 +144,8 @@ class _Supervisor:
 
     async def _run_worker(self, number: int, ready: anyio.Event) -> int:
         reading, writing = os.pipe()
-        descriptors = [listener.fileno() for listener in self._listeners]
+        # Of its own until it has them: the listeners are closed on a signal, whatever is under way here.
+        descriptors = [os.dup(listener.fileno()) for listener in self._listeners]
         environment = {
             **os.environ,
             **as_environment(self._settings),
@@ -166,7 +169,8 @@ class _Supervisor:
             os.close(reading)
             raise
         finally:
-            os.close(writing)
+            for descriptor in (*descriptors, writing):
+                os.close(descriptor)
         self._processes[number] = process
         if self._stopping.is_set():
             process.terminate()
@@ -210,6 +214,10 @@ class _Supervisor:
         if not self._stopping.is_set():
             _log.info("gateway.stopping", signal=number.name)
             self._stopping.set()
+            # Nobody is started any more. As long as one process has them, the kernel takes connections, also
+            # when no worker is left to serve them.
+            for listener in self._listeners:
+                listener.close()
         else:
             _log.warning("gateway.stopping_at_once", signal=number.name)
             self._second_signal = number

@@ -259,6 +259,16 @@ class TestWorkers:
         assert "worker.ended" in gateway.log()
         assert gateway.stop() == 0
 
+    def test_once_none_of_them_serves_the_port_it_is_closed(self, start_gateway: StartGateway) -> None:
+        """A balancer that is refused goes elsewhere; one that is let in and hears nothing does not."""
+        gateway = start_gateway("--workers", "2", "--drain-seconds", "1")
+        with half_a_request(gateway):  # so that one takes its time to end
+            gateway.signal(signal.SIGTERM)
+            wait_until_sync(lambda: "gateway.draining" in gateway.log())
+            wait_until_sync(lambda: is_refused(gateway))
+            assert workers_of(gateway)
+        assert gateway.process.wait(30) == 0
+
     def test_they_end_with_a_supervisor_that_is_killed(self, start_gateway: StartGateway) -> None:
         gateway = start_gateway("--workers", "2")
         everyone = descendants(gateway.process.pid)
@@ -281,6 +291,15 @@ class TestWorkers:
         assert ended.returncode == 2
         assert ended.stderr.count("Error: ") == 1
         assert "CALLGATE_REDIS_URL" in ended.stderr
+
+
+def is_refused(gateway: GatewayProcess) -> bool:
+    host, port = gateway.url.removeprefix("http://").split(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except ConnectionRefusedError:
+        return True
+    return False
 
 
 def workers_of(gateway: GatewayProcess) -> set[int]:
