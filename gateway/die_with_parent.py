@@ -14,15 +14,15 @@ import sys
 _PR_SET_PDEATHSIG = 1
 
 
-def die_with_parent(parent_pid: int) -> None:
-    """Have the kernel send this process SIGTERM when the thread that started it ends.
+def die_with_parent(parent_pid: int, by: signal.Signals = signal.SIGTERM) -> None:
+    """Have the kernel send this process a signal when the thread that started it ends.
 
     `parent_pid` is the parent as it knows itself: if it is gone before the tie holds, this process ends here.
     """
     if sys.platform != "linux":
         return
     libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM), 0, 0, 0) != 0:
+    if libc.prctl(_PR_SET_PDEATHSIG, int(by), 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
     if os.getppid() != parent_pid:
         os._exit(1)

@@ -18,6 +18,7 @@ from gateway.api.auth import Authenticator
 from gateway.api.context import Api
 from gateway.api.device_endpoint import DeviceEndpoint
 from gateway.api.dispatch import Address
+from gateway.api.leaving import LeavingMiddleware
 from gateway.api.live_endpoint import LiveEndpoint
 from gateway.api.openapi import openapi_document
 from gateway.api.operations import AnyOperation
@@ -62,7 +63,10 @@ def create_app(
     service.revocations.on_revoked(service.readers.close_revoked)
     app = Starlette(
         routes=_routes(api),
-        middleware=[Middleware(OriginMiddleware, origins=api.origins)],
+        middleware=[
+            Middleware(LeavingMiddleware, service=service),
+            Middleware(OriginMiddleware, origins=api.origins),
+        ],
         exception_handlers={
             CallgateError: answer_callgate_error,
             HTTPException: answer_http_exception,

@@ -15,7 +15,7 @@ import uvicorn
 from gateway.api.app import create_app
 from gateway.cli.http_protocol import BoundedHttp
 from gateway.cli.listening import why_not
-from gateway.cli.stopping import STOPPING_SECONDS, signals_to
+from gateway.cli.stopping import STOPPING_SECONDS, serving_on_seconds, signals_to
 from gateway.cli.websocket_protocol import HeardWebSocket
 from gateway.domain.errors import StartRefused
 from gateway.service import open_callgate
@@ -39,7 +39,8 @@ async def run_gateway(
     """Serve until SIGTERM or SIGINT, drain, stop; return the exit status: 0, or 128 + the second signal.
 
     `ready` is called once connections are accepted. The first signal starts the drain, bounded by
-    `drain_seconds`; a second one stops at once. A process that is not gone in time says where and ends.
+    `drain_seconds`; SIGTERM's begins with serving on for a while, until balancers have seen `/readyz`. A
+    second signal stops at once. A process that is not gone in time says where and ends.
     """
     stop = _Stop(settings.drain_seconds)
     with signals_to(stop.take):
@@ -51,9 +52,16 @@ async def run_gateway(
                 stop.may_drain = True
                 ready()
                 await stop.asked.wait()
-                _log.info("gateway.draining", seconds=settings.drain_seconds)
+                _log.info(
+                    "gateway.draining",
+                    seconds=settings.drain_seconds,
+                    serving_on_seconds=stop.serving_on_seconds,
+                )
                 with anyio.move_on_after(settings.drain_seconds) as drain:
-                    await service.drain()
+                    service.leave()
+                    await anyio.sleep(stop.serving_on_seconds)
+                    # Half for the devices' answers, and half for their connections to close.
+                    await service.drain((settings.drain_seconds - stop.serving_on_seconds) / 2)
                 if drain.cancelled_caught:
                     _log.warning("gateway.drain_unfinished", seconds=settings.drain_seconds)
                 left = max(_CLOSING_SECONDS, math.ceil(drain.deadline - anyio.current_time()))
@@ -71,12 +79,14 @@ class _Stop:
         self.asked = anyio.Event()
         self.scope = anyio.CancelScope()
         self.may_drain = False
+        self.serving_on_seconds = 0.0
         self.at_once_status: int | None = None
         self._drain_seconds = drain_seconds
 
     def take(self, number: signal.Signals) -> None:
         if not self.asked.is_set():
             _log.info("gateway.stopping", signal=number.name)
+            self.serving_on_seconds = serving_on_seconds(number, self._drain_seconds)
             self.asked.set()
             # From its own thread, so that it ends a process whose event loop hangs, too.
             faulthandler.dump_traceback_later(self._drain_seconds + STOPPING_SECONDS, exit=True)

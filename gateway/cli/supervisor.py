@@ -97,6 +97,7 @@ class _Supervisor:
         self._processes: dict[int, Process] = {}
         self._stopping = anyio.Event()
         self._at_once = anyio.Event()
+        self._first_signal = signal.SIGTERM
         self._second_signal: int | None = None
         self._refused_status: int | None = None
 
@@ -197,7 +198,7 @@ class _Supervisor:
 
     async def _stop_in_time(self) -> None:
         await self._stopping.wait()
-        self._signal_all(signal.SIGTERM)
+        self._signal_all(self._first_signal)
         with anyio.move_on_after(self._settings.drain_seconds + STOPPING_SECONDS):
             await self._at_once.wait()
             self._signal_all(signal.SIGTERM)
@@ -213,6 +214,7 @@ class _Supervisor:
     def _take(self, number: signal.Signals) -> None:
         if not self._stopping.is_set():
             _log.info("gateway.stopping", signal=number.name)
+            self._first_signal = number
             self._stopping.set()
             # Nobody is started any more. As long as one process has them, the kernel takes connections, also
             # when no worker is left to serve them.

@@ -1,6 +1,7 @@
 """One worker of several: a gateway process that was given its sockets and settings by the supervisor."""
 
 import os
+import signal
 import socket
 import sys
 from typing import Final
@@ -24,8 +25,11 @@ EXIT_WRONG_SETTING: Final = 64
 
 def main() -> int:
     """Serve until told to stop, and return the exit status."""
-    # Without its supervisor there is no embedded engine either: drain, and leave the port to the next one.
-    die_with_parent(int(os.environ.pop(SUPERVISOR_VARIABLE)))
+    # Until they are taken as asked, signals just end it: there is nothing to stop in order yet.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Without its supervisor there is no embedded engine either: drain, and leave the port to the next one, at
+    # once, with no waiting for balancers (SIGINT).
+    die_with_parent(int(os.environ.pop(SUPERVISOR_VARIABLE)), signal.SIGINT)
     listeners = [
         socket.socket(fileno=int(descriptor)) for descriptor in os.environ.pop(LISTENERS_VARIABLE).split(",")
     ]

@@ -175,6 +175,8 @@ class Callgate:
     ) -> None:
         self.settings = settings
         self.devices = DeviceConnections()
+        self.leaving = False
+        """Whether `/readyz` says that this gateway is going, so that nobody is sent here any more."""
         self.readers = ReaderConnections()
         self.feeds = Feeds(pool, subscriptions)
         self.revocations = Revocations()
@@ -503,7 +505,7 @@ class Callgate:
 
     def health(self) -> Health:
         """Whether the gateway takes requests, and how the engine and the database are."""
-        health = self._monitor.health(draining=self.devices.draining)
+        health = self._monitor.health(draining=self.leaving)
         waiting = self._recorder.status().waiting_entries
         if waiting <= MANY_WAITING:
             return health
@@ -575,13 +577,18 @@ class Callgate:
         """Write down what this process has let through and not told the engine of yet. Raises OSError."""
         await self._calls.journal.save()
 
-    async def drain(self) -> None:
+    def leave(self) -> None:
+        """Have `/readyz` say that this gateway is going, and go on serving as before."""
+        self.leaving = True
+
+    async def drain(self, patience_seconds: float) -> None:
         """Take leave of all dashboards, and of all devices, each once its requests are answered.
 
         The devices' calls go on (R11). The grace of their calls starts now, and they connect elsewhere within
-        it (R13).
+        it (R13). Those whose requests are not answered are closed after `patience_seconds`; that long again
+        they have to close.
         """
-        patience_seconds = self.settings.drain_seconds / 2
+        self.leave()
         await asyncio.gather(self.devices.drain(patience_seconds), self.readers.drain(patience_seconds))
         try:
             await self.keeper.tell_lost()

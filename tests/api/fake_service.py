@@ -93,6 +93,7 @@ class FakeService:
     lost_calls: list[Lost] = field(default_factory=list)
     kept: list[tuple[str, Asker | None, list[str], dict[str, CallInProgress]]] = field(default_factory=list)
     missing: list[str] = field(default_factory=list)
+    leaving: bool = False
 
     def submit(self, ask: Ask, done: Done) -> None:
         self.asked.append(ask)

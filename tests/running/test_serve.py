@@ -105,6 +105,36 @@ def test_a_signal_takes_leave_of_devices_and_leaves_nothing_running(
     wait_until_sync(lambda: none_running(started))
 
 
+def test_behind_a_balancer_it_says_that_it_goes_and_serves_on_for_a_while(
+    start_gateway: StartGateway,
+) -> None:
+    """SIGTERM: nobody is refused before a balancer that asks `/readyz` can know of it."""
+    gateway = start_gateway("--drain-seconds", "6")
+    token = make_account(gateway)
+    with gateway.client() as client, connect(gateway, token) as device:
+        device.recv(10)
+        assert "connection" not in client.get("/v1/plans").headers
+        gateway.signal(signal.SIGTERM)
+        wait_until_sync(lambda: client.get("/readyz").status_code == 503)
+        answer = client.get("/v1/plans")
+        assert (answer.status_code, answer.headers["connection"]) == (200, "close")
+        device.send(json.dumps({"type": "ping", "id": 1}))
+        assert json.loads(device.recv(10))["type"] == "pong"
+        with connect(gateway, token) as again:
+            assert json.loads(again.recv(10))["type"] == "welcome"
+            assert json.loads(again.recv(10))["kind"] == "going_away"
+    assert gateway.process.wait(30) == 0
+
+
+@pytest.mark.parametrize("flags", [(), ("--workers", "2")], ids=["one process", "workers"])
+def test_ctrl_c_waits_for_no_balancer(start_gateway: StartGateway, flags: tuple[str, ...]) -> None:
+    gateway = start_gateway("--drain-seconds", "600", *flags)
+    gateway.signal(signal.SIGINT)
+    assert gateway.process.wait(30) == 0
+    told = [json.loads(line) for line in gateway.log().splitlines()]
+    assert {line["serving_on_seconds"] for line in told if line["event"] == "gateway.draining"} == {0.0}
+
+
 @contextlib.contextmanager
 def half_a_request(gateway: GatewayProcess) -> Iterator[None]:
     """Hold a connection on which a request never arrives whole: a stopping server waits for it."""

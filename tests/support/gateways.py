@@ -7,12 +7,12 @@ otherwise, and end with the test.
 
 import os
 import select
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from signal import SIGCONT, SIGINT, Signals
 from types import TracebackType
 from typing import Self
 
@@ -118,14 +118,17 @@ class GatewayProcess:
         """Return what it wrote to standard error, of all its starts."""
         return self._log_path.read_text(errors="replace")
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: Signals) -> None:
         """Send it a signal."""
         self.process.send_signal(number)
 
-    def stop(self, timeout_seconds: float = 45) -> int:
-        """Ask it to end as an operator would (SIGTERM), wait, and return its exit status."""
+    def stop(self, timeout_seconds: float = 45, by: Signals = SIGINT) -> int:
+        """Ask it to end as an operator would, wait, and return its exit status.
+
+        SIGTERM is that of a gateway behind a balancer, which goes on serving for a while.
+        """
         if self.process.poll() is None:
-            self.process.terminate()
+            self.process.send_signal(by)
         status = self.process.wait(timeout_seconds)
         self._close()
         return status
@@ -155,7 +158,7 @@ class GatewayProcess:
         if self._process is None:
             return
         if self._process.poll() is None:
-            self._process.send_signal(signal.SIGCONT)
+            self._process.send_signal(SIGCONT)
         try:
             self.stop()
         except subprocess.TimeoutExpired:
