@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -133,7 +134,8 @@ async def _stop(process: Process) -> None:
     with anyio.CancelScope(shield=True):
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                process.terminate()
+                # As by Ctrl-C: no balancer has to see first that it goes.
+                process.send_signal(signal.SIGINT)
             with anyio.move_on_after(_STOP_SECONDS):
                 await process.wait()
             if process.returncode is None:
