@@ -1,7 +1,8 @@
 """What stands between devices and gateways: one address, whichever of them are there.
 
 It runs in the test's own event loop. It passes over a gateway that takes no connection, as a balancer does;
-one that hangs it finds out about by no health check, so a test says so (`without`).
+one that hangs it finds out about by no health check, so a test says so (`without`). With health checks
+(`asks_readiness`) it goes by them alone: whoever is sent to a gateway that takes no connection is refused.
 """
 
 from __future__ import annotations
@@ -12,7 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from urllib.parse import urlsplit
 
+import httpx
+
 _PIECE = 65536
+_CHECK_SECONDS = 0.25
+_FAILURES = 2
 
 
 class _Pair:
@@ -34,6 +39,8 @@ class Balancer:
     """Listens on 127.0.0.1 and passes connections on to gateways in turn. `url` is what devices are given."""
 
     def __init__(self) -> None:
+        self.asks_readiness = False
+        """Whether it asks `/readyz`, and goes by that; set before `start`."""
         self._urls: list[str] = []
         self._out: set[str] = set()
         self._turn = itertools.count()
@@ -46,6 +53,8 @@ class Balancer:
         """Listen."""
         self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
         self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        if self.asks_readiness:
+            self._tasks.add(asyncio.create_task(self._check()))
 
     async def stop(self) -> None:
         """End all connections and listen no more."""
@@ -65,6 +74,7 @@ class Balancer:
     def remove(self, url: str) -> None:
         """Send nobody there any more; what is connected stays."""
         self._urls.remove(url)
+        self._out.discard(url)
 
     @contextmanager
     def without(self, url: str) -> Iterator[None]:
@@ -104,6 +114,8 @@ class Balancer:
             try:
                 answers, gateway = await asyncio.open_connection(parts.hostname, parts.port)
             except OSError:
+                if self.asks_readiness:
+                    return
                 continue
             break
         else:
@@ -133,6 +145,22 @@ class Balancer:
             await asyncio.gather(*pumps, return_exceptions=True)
             self._pairs.discard(pair)
             pair.abort()
+
+    async def _check(self) -> None:
+        failures: dict[str, int] = {}
+        async with httpx.AsyncClient(timeout=5) as http:
+            while True:
+                await asyncio.sleep(_CHECK_SECONDS)
+                for url in list(self._urls):
+                    try:
+                        is_ready = (await http.get(f"{url}/readyz")).status_code == 200
+                    except httpx.TransportError:
+                        is_ready = False
+                    failures[url] = 0 if is_ready else failures.get(url, 0) + 1
+                    if is_ready:
+                        self._out.discard(url)
+                    elif failures[url] >= _FAILURES and url in self._urls:
+                        self._out.add(url)
 
     async def _pump(self, pair: _Pair, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(OSError):

@@ -68,6 +68,8 @@ class Fleet:
             for number in range(count)
         ]
         self.balancer = Balancer()
+        self.way_to: Callable[[str], str] = lambda url: url
+        """By which address the balancer reaches a gateway when it begins."""
         self.engines = engines
         self.began_ms = now_ms()
         self._tokens: dict[tuple[str, str], str] = {}
@@ -77,7 +79,7 @@ class Fleet:
         await self.balancer.start()
         await asyncio.gather(*(asyncio.to_thread(gateway.start) for gateway in self.gateways))
         for gateway in self.gateways:
-            self.balancer.add(gateway.url)
+            self.balancer.add(self.way_to(gateway.url))
         async with operating(self.gateways[0]) as operator:
             for account in ACCOUNTS:
                 await operator.account(account, minutes=1_000_000)
@@ -107,7 +109,7 @@ class Fleet:
     async def roll(self, gateway: GatewayProcess) -> None:
         """Stop one as an operator does, and start it again."""
         url = gateway.url
-        assert await asyncio.to_thread(gateway.stop) == 0
+        assert await asyncio.to_thread(gateway.stop, by=signal.SIGTERM) == 0
         self.balancer.remove(url)
         await asyncio.to_thread(gateway.start)
         self.balancer.add(gateway.url)

@@ -11,8 +11,19 @@ import pytest
 
 from tests.faults.checkers import Report
 from tests.faults.conftest import MakeFleet
-from tests.faults.fleet import DEVICES, GRACE_SECONDS, LEASE_SECONDS, Fleet, at_work, goes_on, times
+from tests.faults.fleet import (
+    ACCOUNTS,
+    DEVICES,
+    GRACE_SECONDS,
+    LEASE_SECONDS,
+    SECRETS,
+    Fleet,
+    at_work,
+    goes_on,
+    times,
+)
 from tests.faults.load import Habits
+from tests.faults.pbx import Pbx
 from tests.support.engines import EngineServer
 
 KILLS = int(os.environ.get("KILLS", "1000"))
@@ -65,6 +76,39 @@ async def test_rolling_restarts_many_times(make_fleet: MakeFleet, durable: Engin
     await _rolls(make_fleet(3, durable), DEVICES or 100, ROLLS)
 
 
+async def _rolls_under_http(fleet: Fleet, lines: int, rolls: int) -> None:
+    """Behind a balancer that asks `/readyz`, a rolling restart refuses no HTTP request either."""
+    fleet.balancer.asks_readiness = True
+    async with at_work(fleet, 6, Habits(shortest_seconds=1, longest_seconds=4), SEED) as load:
+        key = SECRETS["CALLGATE_ADMIN_KEY"]
+        async with Pbx(fleet.balancer, load.books, key, ACCOUNTS[0], lines, SEED) as pbx:
+            for _ in times(rolls):
+                for gateway in fleet.gateways:
+                    await fleet.roll(gateway)
+                    await goes_on(load, lines)
+        print(f"\nrequests: {pbx.requests}, denied: {len(pbx.denied)}")
+        assert pbx.denied == []
+        report = await fleet.check(load)
+    assert (report.refused, report.unknown, report.reaped, report.late_returns) == ({}, 0, 0, 0)
+
+
+WORKERS = ("--workers", "2", "--drain-seconds", "6")
+
+
+@pytest.mark.slow
+async def test_a_rolling_restart_refuses_no_request_of_a_pbx(
+    make_fleet: MakeFleet, durable: EngineServer
+) -> None:
+    await _rolls_under_http(make_fleet(2, durable, *WORKERS), 8, 1)
+
+
+@pytest.mark.soak
+async def test_rolling_restarts_refuse_no_request_of_a_pbx_many_times(
+    make_fleet: MakeFleet, durable: EngineServer
+) -> None:
+    await _rolls_under_http(make_fleet(2, durable, *WORKERS), DEVICES or 40, ROLLS)
+
+
 async def _stops(fleet: Fleet, devices: int, stops: int) -> None:
     """A gateway sleeps beyond lease and grace while its devices go elsewhere: one owner, nothing double."""
     async with at_work(fleet, devices, Habits(longest_seconds=15), SEED) as load:
@@ -79,11 +123,11 @@ async def _stops(fleet: Fleet, devices: int, stops: int) -> None:
     assert report.reaped == 0
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_a_gateway_that_sleeps_while_its_devices_go_elsewhere(
     make_fleet: MakeFleet, durable: EngineServer
 ) -> None:
-    await _stops(make_fleet(2, durable), 40, 1)
+    await _stops(make_fleet(2, durable), 20, 1)
 
 
 @pytest.mark.soak
