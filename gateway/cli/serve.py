@@ -51,7 +51,7 @@ def serve(config: Path | None, **flags: str | bool | None) -> None:
     Nothing needs to be installed for it: without --redis-url it runs an engine of its own, without
     --database-url it keeps its records in SQLite, both in the data directory. The first signal lets
     connected devices go elsewhere and saves what is to be saved; a second one stops at once. SIGTERM is for
-    a gateway behind a balancer: it serves on for a while first, until the balancer has seen that it goes.
+    a gateway behind a balancer: it serves HTTP on for a while, until the balancer has seen that it goes.
     No call in progress is ended by any of them.
     """
     settings = load_settings(flags, os.environ, config)

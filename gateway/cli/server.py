@@ -39,8 +39,8 @@ async def run_gateway(
     """Serve until SIGTERM or SIGINT, drain, stop; return the exit status: 0, or 128 + the second signal.
 
     `ready` is called once connections are accepted. The first signal starts the drain, bounded by
-    `drain_seconds`; SIGTERM's begins with serving on for a while, until balancers have seen `/readyz`. A
-    second signal stops at once. A process that is not gone in time says where and ends.
+    `drain_seconds`; SIGTERM's has HTTP served on for a while, until balancers have seen `/readyz`. A second
+    signal stops at once. A process that is not gone in time says where and ends.
     """
     stop = _Stop(settings.drain_seconds)
     with signals_to(stop.take):
@@ -58,10 +58,9 @@ async def run_gateway(
                     serving_on_seconds=stop.serving_on_seconds,
                 )
                 with anyio.move_on_after(settings.drain_seconds) as drain:
-                    service.leave()
-                    await anyio.sleep(stop.serving_on_seconds)
-                    # Half for the devices' answers, and half for their connections to close.
-                    await service.drain((settings.drain_seconds - stop.serving_on_seconds) / 2)
+                    async with anyio.create_task_group() as going:
+                        going.start_soon(anyio.sleep, stop.serving_on_seconds)
+                        await service.drain()
                 if drain.cancelled_caught:
                     _log.warning("gateway.drain_unfinished", seconds=settings.drain_seconds)
                 left = max(_CLOSING_SECONDS, math.ceil(drain.deadline - anyio.current_time()))

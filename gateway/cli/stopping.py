@@ -10,14 +10,14 @@ STOPPING_SECONDS: Final = 25
 """What a gateway may take beside its drain: closing connections, the database, and the embedded engine."""
 
 MOST_SERVING_ON_SECONDS: Final = 30.0
-"""A gateway that is sent SIGTERM first goes on serving while `/readyz` says that it is going, until balancers
-have seen it: half of its drain, and no longer than this."""
+"""A gateway that is sent SIGTERM has HTTP served on while `/readyz` says that it is going, until balancers
+have seen it: for half of its drain, and no longer than this."""
 
 _SIGNALS: Final = (signal.SIGTERM, signal.SIGINT)
 
 
 def serving_on_seconds(number: signal.Signals, drain_seconds: int) -> float:
-    """Return how long a gateway that was sent this signal goes on serving before it takes leave.
+    """Return how long a gateway that was sent this signal serves HTTP at least.
 
     Ctrl-C (SIGINT) is a person's, who would rather not wait, at a gateway behind no balancer.
     """

@@ -175,8 +175,6 @@ class Callgate:
     ) -> None:
         self.settings = settings
         self.devices = DeviceConnections()
-        self.leaving = False
-        """Whether `/readyz` says that this gateway is going, so that nobody is sent here any more."""
         self.readers = ReaderConnections()
         self.feeds = Feeds(pool, subscriptions)
         self.revocations = Revocations()
@@ -577,18 +575,18 @@ class Callgate:
         """Write down what this process has let through and not told the engine of yet. Raises OSError."""
         await self._calls.journal.save()
 
-    def leave(self) -> None:
-        """Have `/readyz` say that this gateway is going, and go on serving as before."""
-        self.leaving = True
+    @property
+    def leaving(self) -> bool:
+        """Whether `/readyz` says that this gateway is going, so that nobody is sent here any more."""
+        return self.devices.draining
 
-    async def drain(self, patience_seconds: float) -> None:
+    async def drain(self) -> None:
         """Take leave of all dashboards, and of all devices, each once its requests are answered.
 
         The devices' calls go on (R11). The grace of their calls starts now, and they connect elsewhere within
-        it (R13). Those whose requests are not answered are closed after `patience_seconds`; that long again
-        they have to close.
+        it (R13).
         """
-        self.leave()
+        patience_seconds = self.settings.drain_seconds / 2
         await asyncio.gather(self.devices.drain(patience_seconds), self.readers.drain(patience_seconds))
         try:
             await self.keeper.tell_lost()

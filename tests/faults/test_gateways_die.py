@@ -56,6 +56,7 @@ async def test_gateways_are_killed_many_times(make_fleet: MakeFleet, durable: En
 
 async def _rolls(fleet: Fleet, devices: int, rolls: int) -> None:
     """R11: a rolling restart ends no call and refuses none."""
+    fleet.balancer.asks_readiness = True
     async with at_work(fleet, devices, Habits(shortest_seconds=1, longest_seconds=8), SEED) as load:
         for _ in times(rolls):
             for gateway in fleet.gateways:

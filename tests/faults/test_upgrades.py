@@ -60,6 +60,7 @@ async def test_rolling_upgrades_and_rollbacks(
 ) -> None:
     other = await asyncio.to_thread(_other_version, tmp_path / "other")
     fleet = make_fleet(3, durable)
+    fleet.balancer.asks_readiness = True
     for gateway in fleet.gateways:
         gateway.program = other
     habits = Habits(shortest_seconds=1, longest_seconds=8)

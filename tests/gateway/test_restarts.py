@@ -84,7 +84,7 @@ async def test_while_it_takes_leave_it_is_not_ready_and_lets_nobody_in(
         engine.pause()  # so that there is an answer to wait for
         asked = await device.ask("call.start", call_id="c-1", to="+14155550100")
         await device.request("ping")
-        gateway.signal(signal.SIGINT)  # which waits for no balancer first
+        gateway.signal(signal.SIGTERM)
         await wait_until(lambda: device.notices)
         ready = await operator.http.get("/readyz")
         assert (ready.status_code, ready.json()["status"]) == (503, "draining")
