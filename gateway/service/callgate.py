@@ -194,7 +194,7 @@ class Callgate:
             pool,
             records,
             Journal(settings.data_dir, pool.ask, self.server_time_ms, self._cycle_start_ms),
-            self.server_time_ms,
+            self._cycle_start_ms,
             admits_offline=settings.when_engine_down == "admit",
         )
         self.keeper = Keeper(

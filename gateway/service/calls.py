@@ -8,7 +8,7 @@ are kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -26,13 +26,14 @@ from gateway.domain.errors import (
     CallUnknown,
     DatabaseUnavailable,
     EngineUnavailable,
+    NotFound,
 )
 from gateway.domain.leases import Renewed
 from gateway.pool.leases import Vouching
 from gateway.pool.live_pool import LivePool
 from gateway.pool.operations import Done
 from gateway.records.store import Records
-from gateway.service.journal import Journal
+from gateway.service.journal import CycleStart, Journal
 from gateway.service.kept_ends import KeptEnds
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -51,7 +52,7 @@ class Calls:
         pool: LivePool,
         records: Records,
         journal: Journal,
-        now_ms: Callable[[], int],
+        cycle_start_ms: CycleStart,
         *,
         admits_offline: bool,
     ) -> None:
@@ -59,7 +60,7 @@ class Calls:
         self.kept_ends = KeptEnds(self.ask)
         self._pool = pool
         self._records = records
-        self._now_ms = now_ms
+        self._cycle_start_ms = cycle_start_ms
         self._admits_offline = admits_offline
         self._looking_up: set[asyncio.Task[None]] = set()
 
@@ -168,15 +169,24 @@ class Calls:
     async def _resume_unknown(self, ask: Resume, done: Done) -> None:
         """The pool does not know the call: SQL may, and if it does not, its receipt or its gateway does."""
         try:
-            found = await self._records.calls.find_call(ask.account, ask.call_id)
+            found = call_meant(await self._records.calls.find_call(ask.account, ask.call_id), ask.found)
+            if isinstance(found, CallInProgress) and found is ask.found and not found.cycle_start_ms:
+                found = await self._with_cycle(found)
         except CallgateError as error:
             done(error)
             return
-        found = call_meant(found, ask.found)
         if found is None or ask.device not in (None, (found.staff, found.device)):
             done(CallUnknown())
         else:
             self._pool.submit(replace(ask, found=found), done)
+
+    async def _with_cycle(self, call: CallInProgress) -> CallInProgress:
+        """R20: whoever admitted a call without the engine did not know its cycle, nor does its receipt."""
+        try:
+            cycle_start_ms = await self._cycle_start_ms(call.account, call.admitted_at_ms)
+        except NotFound:
+            return call  # an emergency of an account that there is not
+        return replace(call, cycle_start_ms=cycle_start_ms)
 
     # Answers and ends
 
