@@ -19,7 +19,8 @@
 --          Y* end: the same as A, and what SQL has of the call: its value ('' nothing)
 --          R* resume: the asker, and what SQL or a receipt has of the call: its value ('' nothing)
 --          P  reap: nothing
---          T  a settlement told again: the call's value, 1 if SQL has its record, what an older record
+--          T  a settlement told again, which names two calls, the second as an earlier call of its id
+--             ("<account>/<call id>/<admitted at>"): the call's value, 1 if SQL has its record, what an older record
 --             billed that SQL has in its place
 --          F a x y  the same as E A X Y, of an account that SQL does not know (R30)
 --          r p t    the same as R P T, of such an account
@@ -106,7 +107,8 @@ local function carry_out(a, letter, i)
     resume(a, field, blob, ARGV[i + 1], connection, ARGV[i + 2])
     return i + 3
   elseif letter == RETELL or letter == RETELL + LOWER then
-    retell(a, field, blob, ARGV[i], ARGV[i + 1] == '1', tonumber(ARGV[i + 2]))
+    retell(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i], ARGV[i + 1] == '1', tonumber(ARGV[i + 2]))
+    call_at, value_at = call_at + 1, value_at + 1
     return i + 3
   elseif letter == REAP or letter == REAP + LOWER then
     reap(a, field, blob)
@@ -128,7 +130,7 @@ local function answer_undecided(letters, i, code)
   for k = 1, #letters do
     local letter = sub(letters, k, k)
     answer_nothing(letter, code)
-    local calls = ANSWERS[letter] == ANSWERS.E and 2 or 1
+    local calls = find('EFTt', letter, 1, true) and 2 or 1
     call_at, value_at, i = call_at + calls, value_at + calls, i + ARGUMENTS[letter]
   end
   return i

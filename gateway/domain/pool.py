@@ -158,13 +158,16 @@ class PoolModel(PoolCalls):
                 self._vouch(ask.call_id, ask.connection, real_ms)
             return Resumed(call, late=False)
         record, state = self._ended.get(ask.call_id), self.state(ask.call_id, now_ms)
+        earlier = None
         if record is not None and ask.found is not None and is_an_earlier_call(record, ask.found):
-            record, state = None, CallState.UNKNOWN
+            earlier, record, state = record, None, CallState.UNKNOWN
         if state is CallState.OVERTAKEN and ask.found is None:
             raise CallIdUsed
         if state in (CallState.UNKNOWN, CallState.OVERTAKEN) and isinstance(ask.found, CallInProgress):
             # An end that nobody knew the call of any more did not overtake its start.
             self._check_words(ask.found, ask.device, 0)
+            if earlier is not None:
+                self._keep_earlier(earlier)
             return Resumed(self._make_again(ask, ask.found, now_ms, real_ms), late=False)
         if record is None and isinstance(ask.found, CallRecord):
             record = ask.found
@@ -173,6 +176,8 @@ class PoolModel(PoolCalls):
         self._check_words(record, ask.device, ask.connection)
         if not ask.vouched or not self._may_return(record, now_ms):
             raise CallIdUsed
+        if earlier is not None:
+            self._keep_earlier(earlier)
         call = self._take_back(record)
         self._leases[ask.call_id] = new_lease(self.terms, ask.connection, real_ms)
         self.reopened.append(CallReopened(self.account, ask.call_id, record.admitted_at_ms, record.revision))
@@ -184,37 +189,48 @@ class PoolModel(PoolCalls):
 
         What the pool has not got is taken over as it is, and told to SQL unless SQL has it. Then the pool,
         which was made from SQL, has it in its sum as well. The first end of a call stands, as one revision
-        more, if its words came a second time meanwhile (R17).
+        more, if its words came a second time meanwhile (R17). Of several calls of one id each has its record;
+        the id stays the latest one's (R9).
         """
         now_ms = self._advance(now_ms)
-        record, before = ask.record, self._ended.get(ask.call_id)
-        is_first_end = before is not None and _is_earlier_end(record, before)
-        if is_first_end:
-            record = replace(record, revision=record.revision + 1)
-        elif not self._is_news(record, now_ms):
+        record = ask.record
+        latest = self._calls.get(ask.call_id) or self._ended.get(ask.call_id)
+        known, is_earlier = self._known_as(record, latest)
+        if known is None and latest is not None and not is_earlier:
+            if not is_an_earlier_call(latest, record):
+                return Noted(ask.call_id)  # the same call, of which another instant of admission is known
+            assert isinstance(latest, CallRecord)
+            self._keep_earlier(latest)
+        if isinstance(known, CallRecord) and _is_earlier_end(record, known):
+            record, saved = replace(record, revision=record.revision + 1), False
+        elif known is not None and record.revision <= known.revision:
+            # A call in progress may have come back since just that settlement (R15).
             return Noted(ask.call_id)
-        if is_first_end or not ask.saved:
+        else:
+            saved = ask.saved
+        if not saved:
             if self._is_of_this_cycle(record):
                 self.settled_seconds += record.billed_seconds
-                if not ask.saved and before is not None and before.admitted_at_ms == record.admitted_at_ms:
-                    self.settled_seconds -= before.billed_seconds
-                elif record.call_id not in self._calls:
+                if isinstance(known, CallRecord) and not ask.saved:
+                    self.settled_seconds -= known.billed_seconds
+                elif not isinstance(known, CallInProgress):
                     self.settled_seconds -= ask.billed_before
             self.records.append(record)
-        self._keep(record)
+        if is_earlier:
+            self._keep_earlier(record)
+        else:
+            self._keep(record)
         self._changed(now_ms)
         return Noted(ask.call_id)
 
-    def _is_news(self, record: CallRecord, now_ms: int) -> bool:
-        """Whether the pool does not know this settlement, nor any later one of that call."""
-        known = self._calls.get(record.call_id) or self._ended.get(record.call_id)
-        if known is not None and known.admitted_at_ms == record.admitted_at_ms:
-            # A call in progress may have come back since just that settlement (R15).
-            return record.revision > known.revision
-        if known is not None and is_an_earlier_call(known, record):
-            return True
-        # The id of another call is not to be taken from it.
-        return self.state(record.call_id, now_ms) in (CallState.UNKNOWN, CallState.OVERTAKEN)
+    def _known_as(
+        self, record: CallRecord, latest: CallInProgress | CallRecord | None
+    ) -> tuple[CallInProgress | CallRecord | None, bool]:
+        """What is known of the call of this record, and whether its id is a later call's by now."""
+        if latest is not None and latest.admitted_at_ms == record.admitted_at_ms:
+            return latest, False
+        known = self._earlier.get((record.call_id, record.admitted_at_ms))
+        return known, known is not None or (latest is not None and is_an_earlier_call(record, latest))
 
     def _make_again(self, ask: Resume, found: CallInProgress, now_ms: int, real_ms: int) -> CallInProgress:
         """R28: a call that the engine lost goes on, as its receipt knows it; R8 has been asked before.

@@ -70,6 +70,8 @@ class PoolCalls(PoolMinutes):
         counts as of where it was moved to."""
         self._memory_ms = call_id_memory_hours * _MS_AN_HOUR
         self._ended: dict[str, CallRecord] = {}
+        # Ended calls whose id is a later call's by now, by id and admission (R9, R26).
+        self._earlier: dict[tuple[str, int], CallRecord] = {}
         # Of calls in progress, and of those that were settled in their absence: who had them last.
         self._leases: dict[str, Lease] = {}
         self._overtaken_at_ms: dict[str, int] = {}
@@ -278,6 +280,10 @@ class PoolCalls(PoolMinutes):
         self._overtaken_at_ms.pop(record.call_id, None)
         if record.ended_by == "hangup":
             self._leases.pop(record.call_id, None)
+
+    def _keep_earlier(self, record: CallRecord) -> None:
+        """Remember an ended call whose id is a later call's."""
+        self._earlier[record.call_id, record.admitted_at_ms] = record
 
     def _may_return(self, record: CallRecord, now_ms: int) -> bool:
         """R15, R17: whether the call was settled in its absence, not too long ago."""

@@ -121,6 +121,7 @@ class Operation:
             self.letter, self.arguments = "P", ()
         else:
             saved = "1" if ask.saved else "0"
+            self.calls += (f"{ask.account}/{ask.call_id}/{ask.record.admitted_at_ms}",)
             self.letter, self.arguments = "T", (pack_record(ask.record), saved, str(ask.billed_before))
         self.width = ANSWER_WIDTHS[self.letter]
 

@@ -1,8 +1,10 @@
 -- Calls that come back: R13 and R15; and what the engine has lost and is told again: R26, R28.
 
--- Puts a call among those in progress, where it was not: it held nothing, and billed `billed_before` until now.
-local function enter_progress(a, field, c, payload, billed_before)
+-- Puts a call among those in progress, where it was not: it held nothing, and billed `billed_before` until now. `earlier`
+-- is the value of the call whose id it was, if any.
+local function enter_progress(a, field, c, payload, billed_before, earlier)
   local m, p = a.m, a.p
+  if earlier then write_earlier(field, earlier) end
   write_start(field, encode_call(c, payload), text(order_score(m, p, c.emergency, c.admitted_at_ms, c.answered_at_ms)))
   if c.emergency == 1 then
     if p then p.emergencies = p.emergencies + 1 end
@@ -25,21 +27,21 @@ local function enter_progress(a, field, c, payload, billed_before)
 end
 
 -- R15: its settlement is taken back, and it goes on from its original start.
-local function take_back(a, field, blob, c, connection)
+local function take_back(a, field, blob, c, connection, earlier)
   if not (a.p or c.emergency == 1) then return answer_resumed(CALL_UNKNOWN, '') end
   local ended_by, revision, ended_at_ms, _, billed = decode_end(blob)
   if not may_return(a, ended_by, ended_at_ms) then return answer_resumed(CALL_ID_USED, '') end
   local payload = payload_of(blob)
   c.revision = revision
   vouch(c, connection, real_now_ms)
-  enter_progress(a, field, c, payload, billed)
+  enter_progress(a, field, c, payload, billed, earlier)
   add_reopened(items, field, c)
   return answer_resumed(TAKEN_BACK, encode_call(c, payload))
 end
 
 -- R28: a call that the engine has lost, or was not there to admit, made again by what its receipt or its gateway says,
 -- unchecked. Of one that counts as lost it is not known whether it goes on.
-local function restore(a, field, found, connection)
+local function restore(a, field, found, connection, earlier)
   local c, payload = decode_call(found), payload_of(found)
   c.admitted_at_ms = min(c.admitted_at_ms, a.now_ms)
   c.answered_at_ms = min(c.answered_at_ms, a.now_ms)
@@ -50,7 +52,7 @@ local function restore(a, field, found, connection)
     vouch(c, connection, real_now_ms)
     if c.revision == 0 then c.lost = RETURNED end
   end
-  enter_progress(a, field, c, payload, 0)
+  enter_progress(a, field, c, payload, 0, earlier)
   return answer_resumed(RESUMED, encode_call(c, payload))
 end
 
@@ -66,12 +68,13 @@ end
 
 -- `found` is for a call that is not known here ('' nothing): what SQL has of it, or what its receipt says.
 local function resume(a, field, blob, device, connection, found)
-  if blob and found ~= '' and is_an_earlier_call(blob, found) then blob = nil end
+  local earlier
+  if blob and found ~= '' and is_an_earlier_call(blob, found) then blob, earlier = nil, blob end
   local is_known = blob and is_remembered(blob, a.now_ms, memory_ms)
   if found ~= '' and not (is_known and kind_of(blob) ~= OVERTAKEN) then
     if kind_of(found) == IN_PROGRESS then
       if not speaks_for(a, found, device) then return answer_resumed(CALL_UNKNOWN, '') end
-      return restore(a, field, found, connection)
+      return restore(a, field, found, connection, earlier)
     end
     if not blob or kind_of(blob) == OVERTAKEN then blob = found end
   end
@@ -84,7 +87,7 @@ local function resume(a, field, blob, device, connection, found)
   local is_told = found ~= '' and kind_of(found) == IN_PROGRESS and decode_call(found).lost == LOST
   if kind_of(blob) == ENDED then
     if is_told then return answer_resumed(CALL_ID_USED, '') end
-    return take_back(a, field, blob, c, connection)
+    return take_back(a, field, blob, c, connection, earlier)
   end
   if not is_told and may_vouch(c, connection) then
     vouch(c, connection, real_now_ms)
@@ -103,16 +106,26 @@ end
 
 -- R26: a settlement that a gateway was answered, and that may have been lost since. `is_saved`: SQL has its record, or
 -- another one of that revision. `billed_before` is what SQL's record of the call billed, and so what the pool, which was made
--- from SQL, has in its sum.
-local function retell(a, field, blob, value, is_saved, billed_before)
-  local told = decode_call(value)
+-- from SQL, has in its sum. `earlier_blob` is what is known of just that call if its id is a later one's by now (R9), under
+-- `earlier_field`.
+local function retell(a, name, blob, earlier_field, earlier_blob, value, is_saved, billed_before)
+  local told, field = decode_call(value), name
   local _, revision, _, _, billed = decode_end(value)
   local counts = a.p and told.emergency == 0 and told.admitted_at_ms >= a.cycle_start_ms
-  if blob and kind_of(blob) ~= OVERTAKEN and not is_an_earlier_call(blob, value) then
+  if blob and kind_of(blob) == OVERTAKEN then blob = nil end
+  if not blob or decode_call(blob).admitted_at_ms ~= told.admitted_at_ms then
+    if earlier_blob or blob and is_an_earlier_call(value, blob) then
+      field, blob = earlier_field, earlier_blob
+    elseif blob and is_an_earlier_call(blob, value) then
+      write_earlier(name, blob)
+      blob = nil
+    end
+  end
+  if blob then
     local c = decode_call(blob)
     local known = kind_of(blob) == ENDED and select(2, decode_end(blob)) or c.revision
     local is_first_end = known == revision and is_earlier_end(value, blob)
-    -- It is known, or the id is another call's by now.
+    -- It is known, or the same call with another instant of its admission is.
     if known >= revision and not is_first_end or c.admitted_at_ms ~= told.admitted_at_ms then
       return answer_code(NOTED)
     end
@@ -120,7 +133,7 @@ local function retell(a, field, blob, value, is_saved, billed_before)
       local before = is_saved and billed_before or select(5, decode_end(blob))
       if is_first_end then value, is_saved = with_revision(value, revision + 1), false end
       if counts and not is_saved then rebill(a, before, billed) end
-      write_resettled(field, value, is_saved)
+      write_resettled(field, value, is_saved, name)
     elseif a.p or c.emergency == 1 then
       leave_progress(a, field, c.emergency, c.admitted_at_ms, origin_of(a.m, c.admitted_at_ms, c.answered_at_ms), billed)
       if counts and is_saved then rebill(a, billed, 0) end
@@ -128,7 +141,7 @@ local function retell(a, field, blob, value, is_saved, billed_before)
     end
   else
     if counts and not is_saved then rebill(a, billed_before, billed) end
-    write_resettled(field, value, is_saved)
+    write_resettled(field, value, is_saved, name)
   end
   pool_changed(a)
   return answer_code(NOTED)

@@ -30,10 +30,11 @@ local function write_start(field, value, score)
   leased[leases_given] = field
 end
 
--- A call that is in progress no more has another settlement: its value and its record (if SQL does not have that).
-local function write_resettled(field, value, is_saved)
+-- A call that is in progress no more has another settlement: its value and its record (if SQL does not have that), which
+-- goes by the call's name where its value stands elsewhere.
+local function write_resettled(field, value, is_saved, name)
   write_call(field, value)
-  if not is_saved then add_record(items, field, value) end
+  if not is_saved then add_record(items, name or field, value) end
   calls_ended = calls_ended + 1
   ended[calls_ended] = field
 end
@@ -43,6 +44,11 @@ local function write_end(field, value, is_saved)
   write_resettled(field, value, is_saved)
   order_removed, calls_left = order_removed + 1, calls_left + 1
   order_out[order_removed] = field
+end
+
+-- Its id is a later call's from now on.
+local function write_earlier(field, value)
+  write_resettled(field .. '/' .. text(decode_call(value).admitted_at_ms), value, true)
 end
 
 -- An end came before its start.

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from gateway.domain.answers import Noted, Settled
-from gateway.domain.calls import UNHEARD_MS, CallRecord, CallState, call_meant
+from gateway.domain.calls import UNHEARD_MS, CallInProgress, CallRecord, CallState, call_meant
 from gateway.domain.errors import CallIdUsed, CallUnknown
 from gateway.domain.pool import PoolModel
 from tests.support.pool_model import (
@@ -42,6 +42,23 @@ def records(*, absent: bool = False) -> tuple[CallRecord, CallRecord]:
         end(pool, "c-1", T0 + 5 * MINUTE)
     first, second = pool.records
     return first, second
+
+
+def a_receipt(record: CallRecord) -> CallInProgress:
+    """Return what its device was given when the call of that record was admitted."""
+    return CallInProgress(
+        account=record.account,
+        call_id=record.call_id,
+        staff=record.staff,
+        device=record.device,
+        channel=record.channel,
+        to=record.to,
+        admitted_at_ms=record.admitted_at_ms,
+        answered_at_ms=None,
+        cycle_start_ms=record.cycle_start_ms,
+        emergency=record.emergency,
+        counts=not record.emergency,
+    )
 
 
 def test_a_settlement_that_the_engine_lost_is_taken_over_as_it_was_and_told_to_sql() -> None:
@@ -162,6 +179,59 @@ def test_another_call_of_that_id_keeps_it() -> None:
     end(pool, "c-1", AT_MS + MINUTE)
     retell(pool, replace(record, revision=7), AT_MS + MINUTE)
     assert end(pool, "c-1", AT_MS + MINUTE).admitted_at_ms == AT_MS
+
+
+def test_a_settlement_of_an_earlier_call_of_that_id_is_told_to_sql_once() -> None:
+    """R9, R26: the engine had lost it, and admitted its id again before it was told of it."""
+    first, record = records()
+    pool = a_pool(now_ms=record.settled_at_ms)
+    later = admit(pool, "c-1", record.settled_at_ms)
+    for _ in range(2):
+        retell(pool, record, AT_MS)
+        retell(pool, first, AT_MS)
+        view = pool.read(AT_MS)
+        assert (view.settled_seconds, view.calls_in_progress, pool.records) == (300, 1, [record])
+    ended = end(pool, "c-1", AT_MS)
+    assert ended.admitted_at_ms == later.admitted_at_ms
+    for told in (record, pool.records[1], first):
+        retell(pool, told, AT_MS)
+    assert pool.read(AT_MS).settled_seconds == 300 + ended.billed_seconds
+    assert end(pool, "c-1", AT_MS) == replace(ended, replayed=True)
+    assert len(pool.records) == 2
+
+
+def test_a_settlement_of_an_earlier_call_that_sql_has_counts_no_second_time() -> None:
+    record = records()[1]
+    pool = a_pool(now_ms=AT_MS, settled_seconds=300)
+    admit(pool, "c-1", AT_MS)
+    for saved in (True, False):
+        retell(pool, record, AT_MS, saved=saved)
+    assert (pool.read(AT_MS).settled_seconds, pool.records) == (300, [])
+
+
+def test_a_later_revision_of_an_earlier_call_of_that_id_replaces_the_one_before() -> None:
+    first, second = records()
+    pool = a_pool(now_ms=AT_MS)
+    admit(pool, "c-1", AT_MS)
+    for record in (first, second, first, second):
+        retell(pool, record, AT_MS)
+    assert pool.records == [first, second]
+    assert pool.read(AT_MS).settled_seconds == 300
+
+
+@pytest.mark.parametrize("is_told_first", [False, True])
+def test_in_whatever_order_the_calls_of_an_id_are_told_again_each_counts_once(*, is_told_first: bool) -> None:
+    earlier = records()[1]
+    later = replace(earlier, admitted_at_ms=AT_MS, settled_at_ms=AT_MS + MINUTE, billed_seconds=60)
+    receipt = a_receipt(later)
+    pool = a_pool(now_ms=AT_MS + HOUR)
+    if is_told_first:
+        retell(pool, earlier, AT_MS + HOUR)
+        resume(pool, "c-1", AT_MS + HOUR, found=receipt)
+    for record in (later, earlier, later, earlier):
+        retell(pool, record, AT_MS + HOUR)
+    assert len(pool.records) == 2
+    assert pool.read(AT_MS + HOUR).settled_seconds == 360
 
 
 def test_a_settlement_of_a_later_call_of_that_id_is_taken_over() -> None:

@@ -211,7 +211,10 @@ class SideBySide:
             self.look(account)
         self._run(self.live.forget_old_calls())
         fields = self._server.client.hkeys(self.live.keys.named(0, "calls")[0])
-        kept = {tuple(field.decode().split("/")) for field in fields if isinstance(field, bytes)}
+        names = [field.decode().split("/") for field in fields if isinstance(field, bytes)]
+        kept = {(account, call_id) for account, call_id, *admitted in names if not admitted}
+        for account, call_id, *admitted in names:
+            assert not admitted or (call_id, int(admitted[0])) in self.models[account]._earlier
         for account, model in self.models.items():
             for call_id in {record.call_id for record in model.records}:
                 if model.state(call_id, self.now_ms) is CallState.UNKNOWN:
@@ -327,6 +330,10 @@ class SideBySide:
         The engine can't tell that end from one that overtook its start, and refuses the start for 60 s (R17).
         """
         if isinstance(ask, Retell):
+            model = self.models[ask.account]
+            earlier = model._earlier.get((ask.call_id, ask.record.admitted_at_ms))
+            if earlier is not None and self.now_ms - earlier.settled_at_ms > model._memory_ms:
+                return False  # it may have been swept
             return not self._is_forgotten(ask.account, ask.call_id)
         return not isinstance(ask, Start) or not any(
             self._was_ended_again(ask.account, call_id)
@@ -468,4 +475,5 @@ class SideBySide:
             view.thresholds,
             dict(model._calls),
             dict(model._ended),
+            dict(model._earlier),
         )

@@ -318,6 +318,38 @@ async def test_an_emergency_that_began_and_ended_before_it_was_let_through_has_o
         assert (answer.call_id, answer.replayed) == (call_id, call_id == "e-1")
 
 
+async def test_a_call_whose_id_was_given_again_after_a_loss_has_its_record_all_the_same(
+    accounts: LiveAccounts, server: EngineServer
+) -> None:
+    """R9, R26: the start that meets the loss is there before what was lost is told again."""
+    await start(accounts, "c-1")
+    await accounts.at(T0 + 100 * SECOND)
+    await end(accounts, "c-1")
+    lost = await record_of(accounts, "c-1")
+    accounts.may_find.clear()
+    server.flush()
+    again = await start(accounts, "c-1")
+    assert not again.replayed
+    accounts.may_find.set()
+
+    async def is_told_again() -> bool:
+        return (await accounts.pool.read("acme")).settled_seconds == 100
+
+    await wait_until(is_told_again, 10)
+    await accounts.at(T0 + 145 * SECOND)
+    for _ in range(2):
+        # Another gateway was answered that, too.
+        assert await accounts.pool.ask(Retell(lost, saved=False)) == Noted("c-1")
+        view = await accounts.pool.read("acme")
+        assert (view.settled_seconds, view.used_seconds, view.calls_in_progress) == (100, 145, 1)
+    assert (await end(accounts, "c-1")).admitted_at_ms == again.admitted_at_ms
+    for told in (lost, await record_of(accounts, "c-1")):
+        await accounts.pool.ask(Retell(told, saved=False))
+    assert (await accounts.pool.read("acme")).used_seconds == 145
+    records = [each for each in await accounts.recorded() if isinstance(each, CallRecord)]
+    assert (records[0], len(records)) == (lost, 2)
+
+
 async def test_a_call_that_is_made_again_ended_when_its_device_says(server: EngineServer) -> None:
     """R16: when it was last known alive is lost with it."""
     async with live_accounts(server.url, Policy(), simulate=False, shards=1) as accounts:

@@ -18,7 +18,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 
 from gateway.domain.asks import Answered, Ask, Asker, End, Reap, Resume, Retell, Start
 from gateway.domain.billing import billed_seconds, duration_ms
-from gateway.domain.calls import OVERTAKEN_MS, CallInProgress, CallRecord, EndedBy
+from gateway.domain.calls import OVERTAKEN_MS, UNHEARD_MS, CallInProgress, CallRecord, EndedBy
 from gateway.domain.plans import Plan
 from gateway.domain.policy import CountFrom, Policy
 from tests.pool.side_by_side import CHANNELS, STAFF, SideBySide
@@ -74,6 +74,7 @@ AGO_MS = st.one_of(
     st.sampled_from([1, 999, 1000, 29_999, 30_000, 30_001, 60_000, 90_001, 40 * 24 * HOUR]),
     st.integers(0, 120_000),
 )
+APART_MS = st.sampled_from([0, 0, 1, -1, UNHEARD_MS - 1, UNHEARD_MS, 100_000])
 DEVICES = st.sampled_from([ANA, ANA, ANA, ANA, ANA, BOB, ("ana", "desk2"), ("an", "a"), None])
 
 CONNECTIONS = st.sampled_from([0, 0, 1, 2, 3])
@@ -451,6 +452,76 @@ class AnyAccounts(RuleBasedStateMachine):
         self.both.ask([Retell(record, saved=False)] * 2, look_first=True)
         self.both.look(account)
 
+    @rule(
+        account=ACCOUNT,
+        which=st.integers(0, 9),
+        is_earlier=st.booleans(),
+        apart_ms=APART_MS,
+        length_ms=AGO_MS,
+        revision=st.integers(1, 3),
+        to=st.sampled_from([None, None, None, "+14155550101"]),
+        is_offline=st.booleans(),
+        saved=st.booleans(),
+        by=st.sampled_from(["hangup", "connection_lost"]),
+        ends_then=st.booleans(),
+    )
+    def settlements_are_told_of_other_calls_of_an_id(
+        self,
+        account: str,
+        which: int,
+        is_earlier: bool,
+        apart_ms: int,
+        length_ms: int,
+        revision: int,
+        to: str | None,
+        is_offline: bool,
+        saved: bool,
+        by: EndedBy,
+        ends_then: bool,
+    ) -> None:
+        """R9: of a call that was lost before its id was given again; or of one that has an older one's."""
+        model, now_ms, policy = self.both.models[account], self.both.now_ms, self.both.policy
+        known = [*(model._calls if is_earlier else model._ended).values()]
+        if not known:
+            return
+        one = known[which % len(known)]
+        if isinstance(one, CallRecord) and not is_earlier:
+            admitted_ms = min(one.settled_at_ms + apart_ms, now_ms)
+            ended_ms, settled_ms = min(admitted_ms + length_ms, now_ms), now_ms
+        else:
+            admitted_ms = max(one.admitted_at_ms - apart_ms - length_ms, model.cycles[0].cycle_start_ms)
+            ended_ms = settled_ms = max(one.admitted_at_ms - apart_ms, admitted_ms)
+        duration = duration_ms(policy, admitted_ms, None, ended_ms)
+        billed = 0 if one.emergency else billed_seconds(duration, policy)
+        record = CallRecord(
+            account=account,
+            call_id=one.call_id,
+            staff=one.staff,
+            device=one.device,
+            channel=one.channel,
+            to=to or one.to,
+            admitted_at_ms=admitted_ms,
+            answered_at_ms=None,
+            ended_at_ms=ended_ms,
+            settled_at_ms=settled_ms,
+            duration_ms=duration,
+            billed_seconds=billed,
+            counted=billed > 0,
+            ended_by=by,
+            emergency=one.emergency,
+            cycle_start_ms=self._cycle_start_ms(account, admitted_ms),
+            revision=revision,
+            policy=policy,
+            admitted_offline=is_offline,
+        )
+        self.both.ask([Retell(record, saved)] * 2, look_first=True)
+        self.both.look(account)
+        if ends_then and is_earlier:
+            self.both.ask([End(account, one.call_id)], look_first=False)
+        later = replace(record, revision=revision + 1)
+        self.both.ask([Retell(record, saved=False), Retell(later, saved=False)] * 2, look_first=True)
+        self.both.look(account)
+
     def _cycle_start_ms(self, account: str, at_ms: int) -> int:
         """Of the cycle that holds an instant, or of the oldest that is known."""
         cycles = self.both.models[account].cycles
@@ -641,6 +712,8 @@ def test_the_live_pool_and_the_model_never_differ(
     # What is compared are decisions. A machine that is busy with other things must not make them time out.
     for deadline in ("operations.DEADLINE", "operations.EMERGENCY_DEADLINE", "connections.TIMEOUT"):
         monkeypatch.setattr(f"gateway.pool.{deadline}_SECONDS", 60.0)
+    # Nor must it be long enough at it that ended calls are forgotten without the model knowing of it.
+    monkeypatch.setattr("gateway.pool.live_pool.FORGET_SECONDS", 3600.0)
 
     class OnThisEngine(AnyAccounts):
         server = engine

@@ -546,8 +546,6 @@ class LossyHistory(History):
             if settled is None or book.to == "112":
                 continue
             told = [record for record in records if record.admitted_at_ms == settled.admitted_at_ms]
-            if not told and admitted and self._is_anew(admitted[-1], settled.admitted_at_ms):
-                continue
             check(len(told) == 1, "a settlement was lost", book, records)
             same = settled.billed_seconds == told[0].billed_seconds and settled.revision <= told[0].revision
             is_told_right = same or settled.ended_by != "hangup" or _is_mended(book, settled, told[0])

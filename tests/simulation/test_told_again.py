@@ -138,6 +138,26 @@ def test_a_call_that_was_admitted_anew_after_a_loss_is_that_one_after_the_next_l
     assert [each.billed_seconds for each in told.records()] == [0, 45]
 
 
+@pytest.mark.parametrize("losses", [1, 2, 3])
+def test_a_call_whose_id_was_given_again_after_a_loss_has_its_record_all_the_same(
+    told: Told, losses: int
+) -> None:
+    """R9, R26: the start that meets the loss is there before what was lost is told again."""
+    told.start()
+    told.wait(40)
+    told.end()
+    told.lose()
+    told.pass_by(SECOND)
+    told.start(connection=2)
+    told.wait(40)
+    told.end(connection=2)
+    for _ in range(losses - 1):
+        told.lose()
+        told.wait(8)
+    told.wait(8)
+    assert [each.billed_seconds for each in told.records()] == [40, 40]
+
+
 def _ended_twice(told: Told) -> Settled:
     """One gateway reaps the call; an engine that has lost that hears another one tell of its end."""
     told.start()

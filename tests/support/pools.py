@@ -58,6 +58,9 @@ class LiveAccounts:
         self.database_answers = asyncio.Event()
         """Whoever asks SQL waits for this."""
         self.database_answers.set()
+        self.may_find = asyncio.Event()
+        """Who asks which calls SQL knows to have ended waits for this."""
+        self.may_find.set()
         self._memory_ms = call_id_memory_hours * MS_AN_HOUR
         self._shards = Shards(engine, self.keys, policy, simulate=simulate)
         self.pool = LivePool(
@@ -79,6 +82,8 @@ class LiveAccounts:
 
     async def find_known(self, account: str, calls: Sequence[tuple[str, int]]) -> list[CallRecord]:
         """Which of these calls SQL knows to have ended."""
+        if calls:
+            await self.may_find.wait()
         return [record for key, record in (await self._standing_of(account)).items() if key in calls]
 
     async def find_resettled(self, account: str) -> list[CallRecord]:
