@@ -225,8 +225,11 @@ class Gateway:
             raise answer
 
 
-class LossyHistory(History):
-    """A few minutes of an account with losses, followed by the engine step by step."""
+class LosingHistory(History):
+    """A few minutes of an account with losses, followed by the engine step by step.
+
+    What SQL and gateways are is for those derived from it to say.
+    """
 
     # What is wrong in a pool is forgotten with its cycle.
     began_before_end_ms = (3 * MINUTE, 9 * HOUR, 9 * HOUR, 9 * HOUR)
@@ -237,20 +240,12 @@ class LossyHistory(History):
         self._engine = engine
         self.steps.then, self.steps.sent = [], []
         self.steps.empty()
-        self.sql = Sql()
-        self._reader = StreamReader(cast(Any, Stream(self)), self._clock_ms, 1_000)
         self._down_until_ms = 0
-        self._beats = 0
         self._lost: set[tuple[str, int]] = set()
         """Calls and connections that were told to be lost: an older copy may know that again."""
         self._lost_at_ms: list[int] = []
         self._ended: set[str] = set()
         self._copies: list[str] = []
-        self._sql_copy: Sql | None = self.sql.copy()
-        self.gateways = [Gateway(self), Gateway(self)]
-        for gateway in self.gateways:
-            finish(gateway.shards.open())
-        finish(self.gateways[0].accounts.supply(ACCOUNT, Code.POOL_MISSING))
 
     # The engine
 
@@ -274,14 +269,13 @@ class LossyHistory(History):
             at_ms += self.random.randint(0, 60 * SECOND)
             self._later(at_ms, self._lose)
             at_ms += BETWEEN_MS
-        self._later(RECORD_MS[0], self._record)
 
     def _copy(self) -> None:
         if not self._is_calm:
             self._copy_engine()
             is_over = not self._lost_at_ms or self.now_ms > self._lost_at_ms[-1] + BETWEEN_MS
             if self.random.random() < 0.2 and is_over:
-                self._sql_copy = self.sql.copy()
+                self._copy_sql()
 
     def _lose(self) -> None:
         if self._is_calm or not self._copies:
@@ -290,11 +284,10 @@ class LossyHistory(History):
         self.happened[f"lost: {what}"] += 1
         self._lost_at_ms.append(self.now_ms)
         if what == "SQL":
-            if self._sql_copy is not None:
-                self.sql = self._sql_copy.copy()
+            self._lose_sql()
             return
         # What the engine loses and SQL has is nowhere else: SQL must not lose it, too.
-        self._sql_copy = None
+        self._forget_sql_copy()
         if what == "emptied":
             self.steps.empty()
         elif what != "restarted":
@@ -304,7 +297,106 @@ class LossyHistory(History):
             self.steps.run += 1
         self._down_until_ms = self.now_ms + self.random.choice([1, 1500, 4000])
 
+    def _copy_sql(self) -> None:
+        raise NotImplementedError
+
+    def _lose_sql(self) -> None:
+        raise NotImplementedError
+
+    def _forget_sql_copy(self) -> None:
+        raise NotImplementedError
+
+    # What differs from a history without losses
+
+    def run(self) -> None:
+        """Play it, let the faults stop, and compare all books."""
+        self._schedule()
+        super().run()
+        self._engine.carry_out(self.steps)
+
+    def _crash(self, gateway: int) -> None:
+        """Not here: what only one gateway knows would be lost."""
+
+    def _has_ended(self, call_id: str) -> bool:
+        return call_id in self._ended
+
+    def _alive(self, call_id: str, for_ms: int) -> None:
+        self._not_reaped_before[call_id] = self.now_ms + for_ms
+
+    def _note_answer(self, ask: Ask, answer: Answer) -> None:
+        """Enter into the books what a gateway answered."""
+        if isinstance(answer, Settled):
+            self._ended.add(answer.call_id)
+        if isinstance(ask, Reap) and isinstance(answer, Settled):
+            self.happened[answer.ended_by] += 1
+            check(
+                self.now_ms >= self._not_reaped_before[ask.call_id],
+                "reaped while somebody may still come",
+                ask.call_id,
+            )
+        elif isinstance(ask, Start | Resume) and isinstance(answer, Admitted | Resumed):
+            if isinstance(ask, Start) and ask.connection < self._owner.get(answer.call_id, 0):
+                return  # R30: an emergency is admitted whoever asks, who vouches for nothing by that
+            self._owner[answer.call_id] = ask.connection
+            self._lost.discard((answer.call_id, ask.connection))
+            self._alive(answer.call_id, LEASE_MS + GRACE_MS)
+            self.happened["late return"] += isinstance(answer, Resumed) and answer.late
+
+    def _note_renewal(self, call_id: str, connection: Connection, renewed: Renewed, *, lost: bool) -> None:
+        """Enter what became of a renewal."""
+        self.happened[f"renewal {renewed.value}"] += 1
+        if renewed is Renewed.RENEWED:
+            self._owner[call_id] = connection.number
+            if lost:
+                self._lost.add((call_id, connection.number))
+                self._alive(call_id, GRACE_MS)
+            elif (call_id, connection.number) not in self._lost:
+                # One that was overtaken by the loss of its connection brings nothing back.
+                self._alive(call_id, LEASE_MS + GRACE_MS)
+        elif renewed in (Renewed.NEWER_OWNER, Renewed.ENDED):
+            connection.calls.discard(call_id)
+        elif renewed is not Renewed.UNDECIDED and not lost and call_id in connection.calls:
+            self._come_back(call_id, connection)
+
+    def _come_back(self, call_id: str, connection: Connection) -> None:
+        raise NotImplementedError
+
+    def _is_anew(self, admitted_at_ms: int, before_ms: int) -> bool:
+        """A start that a network repeats after the engine has lost the call is a new one."""
+        is_anew = any(before_ms < at_ms <= admitted_at_ms for at_ms in self._lost_at_ms)
+        self.happened["admitted anew"] += is_anew
+        return is_anew
+
+
+class LossyHistory(LosingHistory):
+    """One with what `gateway.records` keeps in a dict, and gateways that only tell again what was lost."""
+
+    def __init__(self, engine: SimulatedEngine, seed: int, losses: Sequence[str] = LOSSES + FAR_BACK) -> None:
+        super().__init__(engine, seed, losses)
+        self.sql = Sql()
+        self._reader = StreamReader(cast(Any, Stream(self)), self._clock_ms, 1_000)
+        self._beats = 0
+        self._sql_copy: Sql | None = self.sql.copy()
+        self.gateways = [Gateway(self), Gateway(self)]
+        for gateway in self.gateways:
+            finish(gateway.shards.open())
+        finish(self.gateways[0].accounts.supply(ACCOUNT, Code.POOL_MISSING))
+
+    def _schedule(self) -> None:
+        super()._schedule()
+        self._later(RECORD_MS[0], self._record)
+
     # SQL
+
+    def _copy_sql(self) -> None:
+        self._sql_copy = self.sql.copy()
+
+    def _lose_sql(self) -> None:
+        if self._sql_copy is not None:
+            self.sql = self._sql_copy.copy()
+
+    def _forget_sql_copy(self) -> None:
+        self._sql_copy = None
 
     async def _clock_ms(self) -> int:
         return self.now_ms
@@ -387,16 +479,7 @@ class LossyHistory(History):
             entries.append(Entry(entry_id.decode(), int(entry[b"n"]), items))
         return entries
 
-    # What differs from a history without losses
-
-    def run(self) -> None:
-        """Play it, let the faults stop, and compare all books."""
-        self._schedule()
-        super().run()
-        self._engine.carry_out(self.steps)
-
-    def _crash(self, gateway: int) -> None:
-        """Not here: what only one gateway knows would be lost."""
+    # Gateways
 
     def _goes_on(self) -> bool:
         if not self._is_calm or self._under_way:
@@ -407,9 +490,6 @@ class LossyHistory(History):
             (found,) = self.run_step("clock_read", META, ())
             return not found or found[3] > 0 or any(each.kept.has_to_tell for each in self.gateways)
         return True
-
-    def _has_ended(self, call_id: str) -> bool:
-        return call_id in self._ended
 
     def _tell_again(self) -> None:
         """Some settlement that SQL has is told once more."""
@@ -440,20 +520,7 @@ class LossyHistory(History):
             )
         except EngineUnavailable:
             return
-        renewed = RENEWED.get(code, Renewed.UNDECIDED)
-        self.happened[f"renewal {renewed.value}"] += 1
-        if renewed is Renewed.RENEWED:
-            self._owner[call_id] = connection.number
-            if lost:
-                self._lost.add((call_id, connection.number))
-                self._alive(call_id, GRACE_MS)
-            elif (call_id, connection.number) not in self._lost:
-                # One that was overtaken by the loss of its connection brings nothing back.
-                self._alive(call_id, LEASE_MS + GRACE_MS)
-        elif renewed in (Renewed.NEWER_OWNER, Renewed.ENDED):
-            connection.calls.discard(call_id)
-        elif renewed is not Renewed.UNDECIDED and not lost and call_id in connection.calls:
-            self._come_back(call_id, connection)
+        self._note_renewal(call_id, connection, RENEWED.get(code, Renewed.UNDECIDED), lost=lost)
 
     def _come_back(self, call_id: str, connection: Connection) -> None:
         """As the keeper does: its device is here, and has it up."""
@@ -466,31 +533,12 @@ class LossyHistory(History):
         if isinstance(answer, CallgateError) and answer.code.startswith("call_"):
             connection.calls.discard(call_id)
 
-    def _alive(self, call_id: str, for_ms: int) -> None:
-        self._not_reaped_before[call_id] = self.now_ms + for_ms
-
     def _ask(self, ask: Ask, gateway: int = 0) -> Answer | CallgateError:
         if isinstance(ask, Resume) and ask.found is None:
             ask = replace(ask, found=self._receipt(ask.call_id))
         answer = self.gateways[gateway].ask(ask)
-        if isinstance(answer, CallgateError | NotDue):
-            return answer
-        if isinstance(answer, Settled):
-            self._ended.add(answer.call_id)
-        if isinstance(ask, Reap) and isinstance(answer, Settled):
-            self.happened[answer.ended_by] += 1
-            check(
-                self.now_ms >= self._not_reaped_before[ask.call_id],
-                "reaped while somebody may still come",
-                ask.call_id,
-            )
-        elif isinstance(ask, Start | Resume) and isinstance(answer, Admitted | Resumed):
-            if isinstance(ask, Start) and ask.connection < self._owner.get(answer.call_id, 0):
-                return answer  # R30: an emergency is admitted whoever asks, who vouches for nothing by that
-            self._owner[answer.call_id] = ask.connection
-            self._lost.discard((answer.call_id, ask.connection))
-            self._alive(answer.call_id, LEASE_MS + GRACE_MS)
-            self.happened["late return"] += isinstance(answer, Resumed) and answer.late
+        if not isinstance(answer, CallgateError | NotDue):
+            self._note_answer(ask, answer)
         return answer
 
     def _receipt(self, call_id: str) -> CallInProgress | None:
@@ -550,12 +598,6 @@ class LossyHistory(History):
             same = settled.billed_seconds == told[0].billed_seconds and settled.revision <= told[0].revision
             is_told_right = same or settled.ended_by != "hangup" or _is_mended(book, settled, told[0])
             check(is_told_right, "the device was told otherwise", book, told)
-
-    def _is_anew(self, admitted_at_ms: int, before_ms: int) -> bool:
-        """A start that a network repeats after the engine has lost the call is a new one."""
-        is_anew = any(before_ms < at_ms <= admitted_at_ms for at_ms in self._lost_at_ms)
-        self.happened["admitted anew"] += is_anew
-        return is_anew
 
 
 def _is_mended(book: Book, settled: Settled, record: CallRecord) -> bool:
