@@ -89,6 +89,9 @@ class Journal:
         self._at_work: set[asyncio.Task[None]] = set()
         self._waiting = asyncio.Event()
 
+    def __len__(self) -> int:
+        return len(self._calls)
+
     def holds(self, account: str, call_id: str) -> bool:
         """Whether the journal has a call, so that what is said of it belongs here."""
         return (account, call_id) in self._calls
@@ -215,11 +218,15 @@ class Journal:
             if not self._calls and self._is_saved:
                 self._waiting.clear()
                 await turns.wait("journal", self._waiting)
-            for key in list(self._calls):
-                await self._tell(key)
-            await self._try_to_save()
+            await self.tell()
             if self._calls or not self._is_saved:
                 await asyncio.sleep(RETRY_SECONDS)
+
+    async def tell(self) -> None:
+        """Tell the engine of what the journal has; what it can't be told now stays."""
+        for key in list(self._calls):
+            await self._tell(key)
+        await self._try_to_save()
 
     async def save(self) -> None:
         """Write down what is to be told, and let go of what was. Raises OSError."""

@@ -37,6 +37,9 @@ class KeptEnds:
         self._ends: OrderedDict[tuple[str, str], tuple[End, float]] = OrderedDict()
         self._waiting = asyncio.Event()
 
+    def __len__(self) -> int:
+        return len(self._ends)
+
     def keep(self, ask: End, asked_at: float) -> None:
         """Keep an end that nobody could be told, asked then (`monotonic`); the first told stands (R17)."""
         self._ends.setdefault((ask.account, ask.call_id), (ask, asked_at))
@@ -51,13 +54,12 @@ class KeptEnds:
             if not self._ends:
                 self._waiting.clear()
                 await turns.wait("kept_ends", self._waiting)
-            await self._deliver_all()
-            metrics.ENDS_KEPT.set(len(self._ends))
+            await self.deliver()
             if self._ends:
                 await asyncio.sleep(RETRY_SECONDS)
 
-    async def _deliver_all(self) -> None:
-        """Deliver what can be.
+    async def deliver(self) -> None:
+        """Deliver what can be now.
 
         A shard of a Cluster may be away, or SQL, which alone knows of a call that the engine has forgotten:
         what fails holds up no other end, and comes last in the next round.
@@ -70,7 +72,8 @@ class KeptEnds:
                 if not is_delivered and key in self._ends:
                     self._ends.move_to_end(key)
             if not any(delivered):
-                return
+                break
+        metrics.ENDS_KEPT.set(len(self._ends))
 
     async def _deliver(self, key: tuple[str, str]) -> bool:
         kept = ask, kept_at = self._ends[key]
