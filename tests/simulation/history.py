@@ -416,11 +416,14 @@ class History:
         self._ask(Retell(record, saved=self.random.random() < 0.5))
 
     def _connect(self, device: Device) -> None:
-        device.connection = Connection(next(self._numbers), self.random.randrange(2), self.now_ms)
+        device.connection = Connection(self._next_number(), self.random.randrange(2), self.now_ms)
         for book in device.calls.values():
             if book.is_up:
                 self._resume(device, book)
         self._repeat_what_was_not_answered(device)
+
+    def _next_number(self) -> int:
+        return next(self._numbers)
 
     def _lose_connection(self, device: Device) -> None:
         connection, device.connection = device.connection, None

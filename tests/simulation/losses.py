@@ -232,7 +232,7 @@ class LosingHistory(History):
     """
 
     # What is wrong in a pool is forgotten with its cycle.
-    began_before_end_ms = (3 * MINUTE, 9 * HOUR, 9 * HOUR, 9 * HOUR)
+    began_before_end_ms: tuple[int, ...] = (3 * MINUTE, 9 * HOUR, 9 * HOUR, 9 * HOUR)
 
     def __init__(self, engine: SimulatedEngine, seed: int, losses: Sequence[str] = LOSSES + FAR_BACK) -> None:
         super().__init__(seed)
@@ -330,7 +330,7 @@ class LosingHistory(History):
         if isinstance(ask, Reap) and isinstance(answer, Settled):
             self.happened[answer.ended_by] += 1
             check(
-                self.now_ms >= self._not_reaped_before[ask.call_id],
+                self.now_ms >= self._not_reaped_before.get(ask.call_id, 0),
                 "reaped while somebody may still come",
                 ask.call_id,
             )

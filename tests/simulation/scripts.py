@@ -16,7 +16,8 @@ from gateway.pool.scripts import assemble
 
 SCRIPTS: Final = (
     *("calls_decide", "calls_renew", "leases_due", "shards_open", "shards_beat", "account_apply"),
-    *("policy_read", "clock_read", "pools_read"),
+    *("policy_read", "clock_read", "pools_read", "policy_set", "alarms_due", "device_calls"),
+    *("shards_renew", "records_trim"),
 )
 _CLOCK: Final = "server_time[1] * 1000 + floor(server_time[2] / 1000)"
 _TIME: Final = "call('TIME')"
