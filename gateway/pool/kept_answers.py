@@ -95,7 +95,8 @@ class KeptAnswers:
         self._settled: OrderedDict[SettledKey, bytes] = OrderedDict()
         # What was told again is in the stream behind all that was settled before this (by the billing clock).
         self._told_ms: dict[SettledKey, int] = {}
-        self._to_tell: set[Key | SettledKey] = set()
+        # Oldest first, as an ordered set.
+        self._to_tell: dict[Key | SettledKey, None] = {}
 
     def __len__(self) -> int:
         return len(self._settled)
@@ -139,8 +140,8 @@ class KeptAnswers:
         self._going.pop((account, call_id), None)
         if (account, call_id) in self._to_tell:
             # It may have been answered by the engine that has lost the call.
-            self._to_tell.remove((account, call_id))
-            self._to_tell.add(key)
+            del self._to_tell[account, call_id]
+            self._to_tell[key] = None
         known = self._settled.get(key)
         if known is not None and _is_first_end(known, value):
             # The engine has lost it, and a network repeated the end: it is told again all the same (R17).
@@ -194,8 +195,8 @@ class KeptAnswers:
     def lost(self, shards: Iterable[int]) -> None:
         """These shards have lost something: all that was answered of them is to be told again."""
         of = set(shards)
-        self._to_tell.update(key for key in self._settled if self._shard_of(key[0]) in of)
-        self._to_tell.update(key for key in self._going if self._shard_of(key[0]) in of)
+        self._to_tell |= dict.fromkeys(key for key in self._settled if self._shard_of(key[0]) in of)
+        self._to_tell |= dict.fromkeys(key for key in self._going if self._shard_of(key[0]) in of)
 
     @property
     def has_to_tell(self) -> bool:
@@ -244,7 +245,7 @@ class KeptAnswers:
             if call is not None and (*key, call.admitted_at_ms) not in settled:
                 calls.append(call)
             elif key not in settled:
-                self._to_tell.discard(key)
+                self._to_tell.pop(key, None)
         named = [(each.call_id, each.admitted_at_ms) for each in records]
         named += [(each.call_id, each.admitted_at_ms) for each in calls]
         known = await self._find_known(account, named) if self._find_known is not None else ()
@@ -262,7 +263,7 @@ class KeptAnswers:
                 await ask(Retell(record, False))
             # Else it was taken back since, by whoever has the call now (R15).
             told = (account, record.call_id, record.admitted_at_ms)
-            self._to_tell.discard(told)
+            self._to_tell.pop(told, None)
             if told in self._settled:
                 self._told_ms[told] = self._now_ms() + CLOCKS_APART_MS
         for call in calls:
@@ -273,7 +274,7 @@ class KeptAnswers:
                 # record must be of a higher revision than that one.
                 revision = max(call.revision, found.revision if found is not None else 0)
                 await self._tell_call(ask, replace(call, revision=revision))
-            self._to_tell.discard((account, call.call_id))
+            self._to_tell.pop((account, call.call_id), None)
         log.info("answers.told_again", account=account, settlements=len(records), calls=len(calls))
 
     async def _tell_call(self, ask: Callable[[Ask], Awaitable[object]], call: CallInProgress) -> None:
@@ -290,7 +291,7 @@ class KeptAnswers:
     def _let_go(self, key: SettledKey) -> None:
         del self._settled[key]
         self._told_ms.pop(key, None)
-        self._to_tell.discard(key)
+        self._to_tell.pop(key, None)
         metrics.ANSWERS_KEPT.set(len(self._settled))
 
     def _keep(self, key: Key, going: _Going) -> None:
@@ -298,7 +299,7 @@ class KeptAnswers:
         self._going.move_to_end(key)
         if len(self._going) > MOST_IN_PROGRESS:
             oldest, _ = self._going.popitem(last=False)
-            self._to_tell.discard(oldest)
+            self._to_tell.pop(oldest, None)
             _CALLS_DROPPED.inc()
 
 
