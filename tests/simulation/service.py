@@ -98,9 +98,7 @@ class ServedGateway:
         self.administration = Administration(self.records, self.pool, self.recorder)
         self.journal = Journal(data_dir, self.pool.ask, self.pool.estimated_now_ms, self._cycle_start_ms)
         self.journal._path = data_dir / "emergencies" / f"{name}.jsonl"
-        self.calls = Calls(
-            self.pool, self.records, self.journal, self.pool.estimated_now_ms, admits_offline=True
-        )
+        self.calls = Calls(self.pool, self.records, self.journal, self._cycle_start_ms, admits_offline=True)
 
     async def open(self) -> None:
         """Begin, as soon as engine and database are there."""
