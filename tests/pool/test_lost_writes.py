@@ -350,6 +350,30 @@ async def test_a_call_whose_id_was_given_again_after_a_loss_has_its_record_all_t
     assert (records[0], len(records)) == (lost, 2)
 
 
+async def test_in_whatever_order_the_calls_of_an_id_are_told_again_each_counts_once(
+    accounts: LiveAccounts,
+) -> None:
+    """R26: also where the later one takes the earlier one's place, by its settlement or its receipt."""
+    for call_id in ("settled", "resumed"):
+        admitted = await start(accounts, call_id)
+        await accounts.at(admitted.admitted_at_ms + 100 * SECOND)
+        await end(accounts, call_id)
+        first = await record_of(accounts, call_id)
+        at_ms = first.settled_at_ms
+        second = replace(
+            first, admitted_at_ms=at_ms, ended_at_ms=at_ms + MINUTE, settled_at_ms=at_ms + MINUTE
+        )
+        second = replace(second, duration_ms=MINUTE, billed_seconds=60)
+        await accounts.at(at_ms + MINUTE)
+        if call_id == "resumed":
+            told = receipt(replace(admitted, admitted_at_ms=at_ms))
+            await accounts.pool.ask(Resume("acme", call_id, ANA, 7, told))
+        for record in (first, second, first, second):
+            await accounts.pool.ask(Retell(record, saved=False))
+    assert (await accounts.pool.read("acme")).used_seconds == 2 * 160
+    assert len([each for each in await accounts.recorded() if isinstance(each, CallRecord)]) == 4
+
+
 async def test_a_call_that_is_made_again_ended_when_its_device_says(server: EngineServer) -> None:
     """R16: when it was last known alive is lost with it."""
     async with live_accounts(server.url, Policy(), simulate=False, shards=1) as accounts:
