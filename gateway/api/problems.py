@@ -126,7 +126,7 @@ def problem_document(error: CallgateError) -> dict[str, Any]:
     return {
         "type": problem_type(error.code),
         "title": error.summary,
-        "status": STATUS[type(error)],
+        "status": STATUS[_kind(error)],
         "detail": error.message,
         "code": error.code,
         **error.members,
@@ -135,14 +135,14 @@ def problem_document(error: CallgateError) -> dict[str, Any]:
 
 def problem_response(error: CallgateError, headers: Mapping[str, str] | None = None) -> Response:
     """Return `error` as an HTTP response. One that is not for clients (`SettingsError`) becomes a 500."""
-    if type(error) not in STATUS:
+    if _kind(error) not in STATUS:
         log.error("error.not_for_clients", code=error.code, message=error.message)
         error = InternalError()
     return Response(
         msgspec.json.encode(problem_document(error)),
-        status_code=STATUS[type(error)],
+        status_code=STATUS[_kind(error)],
         media_type=MEDIA_TYPE,
-        headers={"Cache-Control": "no-store", **_HEADERS.get(type(error), {}), **(headers or {})},
+        headers={"Cache-Control": "no-store", **_HEADERS.get(_kind(error), {}), **(headers or {})},
     )
 
 
@@ -170,3 +170,8 @@ async def answer_unexpected_error(request: Request, error: Exception) -> Respons
     """Answer a fault of our own, and log it whole. The client is told nothing of the inside."""
     log.error("request.failed", method=request.method, path=request.url.path, exc_info=error)
     return problem_response(InternalError())
+
+
+def _kind(error: CallgateError) -> type[CallgateError]:
+    """What a client is told of: an error may be of a narrower kind inside."""
+    return next((each for each in type(error).__mro__ if each in STATUS), type(error))

@@ -7,7 +7,7 @@ here: what the engine holds then is told by `callgate check`, and its operator d
 from __future__ import annotations
 
 from time import monotonic
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
 import structlog
 from redis.exceptions import ResponseError
@@ -49,7 +49,10 @@ class PoolUnreadable(EngineUnavailable):
     The outcome is known: nothing was decided.
     """
 
-    summary = "What the live engine holds of this account cannot be read; its operator has to see to it."
+    def __init__(self, message: str | None = None, **members: Any) -> None:
+        """Take a sentence for people, and what a client can act on."""
+        said = "What the live engine holds of this account cannot be read; its operator has to see to it."
+        super().__init__(message or said, **members)
 
 
 class Unreadable:

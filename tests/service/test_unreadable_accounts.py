@@ -1,0 +1,41 @@
+"""An account that the engine holds in a way that cannot be read: it is named, and the others go on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gateway.pool.keys import KeySpace
+from tests.support.engines import EngineServer
+from tests.support.gateways import GatewayProcess
+
+KEYS = KeySpace()
+
+
+def test_a_gateway_names_it_in_its_status_and_its_log(
+    start_gateway: Callable[..., GatewayProcess], start_engine: Callable[..., EngineServer]
+) -> None:
+    engine = start_engine(persistent=True)
+    gateway = start_gateway(redis_url=engine.url)
+    with gateway.client() as http:
+        plan = {"name": "Ten", "minutes": 10, "connected_channels": 1, "staff_seats": 1}
+        http.put("/v1/plans/ten", json=plan).raise_for_status()
+        for account in ("acme", "globex"):
+            http.put(f"/v1/accounts/{account}", json={"name": account, "plan": "ten"}).raise_for_status()
+            http.put(f"/v1/accounts/{account}/staff/ana").raise_for_status()
+        engine.client.setrange(KEYS.of_account("acme", KEYS.shard_of("acme"))[0], 0, b"\x63")
+        for account, status in (("acme", 503), ("globex", 200)):
+            asked = {
+                "account": account,
+                "staff": "ana",
+                "device": "desk",
+                "call_id": "c-1",
+                "to": "+14155550100",
+            }
+            assert http.post("/v1/calls", json=asked).status_code == status
+            assert http.get(f"/v1/accounts/{account}/pool").status_code == status
+        # Whoever is in need is let through all the same (R30).
+        emergency = {"account": "acme", "staff": "ana", "device": "desk", "call_id": "c-2", "to": "112"}
+        assert http.post("/v1/calls", json=emergency).json()["type"] == "call.admitted"
+        warnings = http.get("/v1/status").json()["warnings"]
+    assert warnings == ["What the engine holds of acme cannot be read: see `callgate check`."]
+    assert "pool.unreadable" in gateway.log()
