@@ -81,10 +81,10 @@ def _embedded(fleet: Fleet) -> Callable[[Load], Awaitable[None]]:
     return kill
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_the_embedded_engine_is_killed(make_fleet: MakeFleet) -> None:
     fleet = make_fleet(1, list)
-    await _befall(fleet, 40, 3, _embedded(fleet))
+    await _befall(fleet, 20, 1, _embedded(fleet))
 
 
 @pytest.mark.soak
@@ -121,9 +121,9 @@ def _pauses(engine: EngineServer, seconds: float) -> Callable[[Load], Awaitable[
     return pause
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_an_engine_that_sleeps_reaps_nobody(make_fleet: MakeFleet, durable: EngineServer) -> None:
-    await _befall(make_fleet(2, durable), 40, 1, _pauses(durable, SLEEP_SECONDS), Habits(longest_seconds=15))
+    await _befall(make_fleet(2, durable), 20, 1, _pauses(durable, SLEEP_SECONDS), Habits(longest_seconds=15))
 
 
 @pytest.mark.soak
@@ -178,9 +178,9 @@ def _append_files(directory: Path) -> list[Path]:
     return sorted(directory.glob("appendonlydir/*.incr.aof"))[-1:]
 
 
-@pytest.mark.soak
+@pytest.mark.slow
 async def test_the_last_writes_are_cut_off(make_fleet: MakeFleet, durable: EngineServer) -> None:
-    await _befall(make_fleet(2, durable), 40, 3, _cuts(durable, random.Random(SEED)))
+    await _befall(make_fleet(2, durable), 20, 1, _cuts(durable, random.Random(SEED)))
 
 
 @pytest.mark.soak

@@ -21,22 +21,35 @@ SEED = int(os.environ.get("SEED", "0")) or random.randrange(1 << 30)
 FULL_SECONDS = 5
 
 
-@pytest.mark.soak
-async def test_the_engine_s_disk_is_full(
-    make_fleet: MakeFleet, small_disk: SmallDisk, start_engine: Callable[..., EngineServer]
+async def _engine_fills(
+    fleet: Fleet, engine: EngineServer, disk: SmallDisk, devices: int, fills: int
 ) -> None:
     """One that syncs all ends rather than answer what it cannot keep; somebody starts it again."""
-    engine = await asyncio.to_thread(start_engine, persistent=True, within=small_disk.path)
-    fleet = make_fleet(2, engine)
-    async with at_work(fleet, DEVICES or 40, Habits(longest_seconds=8), SEED) as load:
-        for _ in times(FILLS):
-            await asyncio.to_thread(small_disk.fill)
+    async with at_work(fleet, devices, Habits(longest_seconds=8), SEED) as load:
+        for _ in times(fills):
+            await asyncio.to_thread(disk.fill)
             await wait_until(lambda: engine.process.poll() is not None, 20)
-            small_disk.free()
+            disk.free()
             await asyncio.to_thread(engine.start)
             await goes_on(load, 20)
         report = await fleet.check(load)
     assert report.reaped == 0
+
+
+@pytest.mark.slow
+async def test_the_engine_s_disk_is_full(
+    make_fleet: MakeFleet, small_disk: SmallDisk, start_engine: Callable[..., EngineServer]
+) -> None:
+    engine = await asyncio.to_thread(start_engine, persistent=True, within=small_disk.path)
+    await _engine_fills(make_fleet(2, engine), engine, small_disk, 20, 1)
+
+
+@pytest.mark.soak
+async def test_the_engine_s_disk_is_full_many_times(
+    make_fleet: MakeFleet, small_disk: SmallDisk, start_engine: Callable[..., EngineServer]
+) -> None:
+    engine = await asyncio.to_thread(start_engine, persistent=True, within=small_disk.path)
+    await _engine_fills(make_fleet(2, engine), engine, small_disk, DEVICES or 40, FILLS)
 
 
 async def _fills(fleet: Fleet, disk: SmallDisk) -> None:
