@@ -428,6 +428,9 @@ class ServedHistory(LosingHistory):
             found = self._receipts.read(self._has[ask.call_id], ACCOUNT, ask.device, ask.call_id)
             ask = Resume(ACCOUNT, ask.call_id, ask.device, ask.connection, found)
         asked = self.gateways[gateway]
+        if isinstance(ask, Start):
+            # The engine may have heard of it, and nobody of that: then the call has been admitted now.
+            self._told_ms[ask.call_id].add(self.now_ms)
         steps = self.random.randint(1, 6) if self._may_crash() else None
         try:
             answer: Answer | CallgateError = self._do(asked.until_it_stops(asked.ask(ask), steps))
