@@ -190,6 +190,9 @@ async def open_connection(
     except (OSError, InvalidURI) as failure:
         raise GatewayUnreachable(f"{address.http} cannot be reached: {failure}.") from failure
     except InvalidHandshake as failure:
+        if isinstance(failure.__cause__, EOFError):
+            # It went while it was asked.
+            raise GatewayUnreachable(f"{address.http} closed the connection without an answer.") from failure
         raise UnexpectedAnswer(f"{address.http} is not a Callgate gateway: {failure}.") from failure
     assert isinstance(socket, _Heard)
     if socket.subprotocol != SUBPROTOCOL:

@@ -9,6 +9,7 @@ from ssl import SSLContext
 from typing import Final, Generic, TypeVar
 
 import anyio
+from websockets.exceptions import InvalidHandshake
 
 from gateway.client import errors, frames
 from gateway.client.addresses import Address
@@ -27,6 +28,11 @@ _TOKEN_ENDED: Final = 4401
 _STAFF_REMOVED: Final = 4403
 _REPLACED: Final = 4409
 _TRY_LATER: Final = frozenset({408, 425, 429})
+_FINAL: Final = frozenset({_TOKEN_ENDED, _STAFF_REMOVED, _REPLACED})
+_OWN_ATTEMPT_SECONDS: Final = 30.0
+"""For so long a gateway may come upon an attempt that was given up, and take it for the newer one."""
+_HALF_WAY: Final = (TimeoutError, ConnectionResetError, InvalidHandshake)
+"""How an attempt fails of which a gateway may have been told."""
 
 
 class Link(Generic[F]):
@@ -56,6 +62,8 @@ class Link(Generic[F]):
         self._is_closing = False
         self._given_up: CallgateError | None = None
         self._hurry = asyncio.Event()
+        # The latest attempt that a gateway may still come upon, though nobody waits for it any more.
+        self._attempt_at: float | None = None
 
     @property
     def connected(self) -> bool:
@@ -138,6 +146,8 @@ class Link(Generic[F]):
             return error
         except (CallgateError, OSError) as error:
             log.info("no connection: %s", error)
+            if isinstance(error.__cause__, _HALF_WAY):
+                self._note_attempt()
             self.trouble = str(error)
             if self._was_welcomed:
                 return None
@@ -148,7 +158,10 @@ class Link(Generic[F]):
         self._connection = connection
         self.attach(connection)
         try:
-            return await connection.run(self.take, self.heard_something)
+            closed = await connection.run(self.take, self.heard_something)
+            if not self.welcomed and closed.code not in _FINAL:
+                self._note_attempt()
+            return closed
         finally:
             connection.abort()
             self._connection = None
@@ -172,9 +185,17 @@ class Link(Generic[F]):
             return self._after_token_refusal(None)
         if closed.code == _STAFF_REMOVED:
             return errors.StaffRemoved()
-        if closed.code == _REPLACED:
+        if closed.code == _REPLACED and not self._may_be_its_own():
             return errors.Replaced()
         return None
+
+    def _note_attempt(self) -> None:
+        self._attempt_at = asyncio.get_running_loop().time()
+
+    def _may_be_its_own(self) -> bool:
+        """Whether what replaced the connection may be the latest attempt that was given up; once for each."""
+        at, self._attempt_at = self._attempt_at, None
+        return at is not None and asyncio.get_running_loop().time() - at < _OWN_ATTEMPT_SECONDS
 
     def _after_token_refusal(self, why: str | None) -> CallgateError | None:
         self._tokens.refuse(why)

@@ -147,6 +147,9 @@ class ScriptedGateway:
         self._server: Server | None = None
         self.greets = True
         """Whether devices are welcomed as soon as they connect."""
+        self.answering = asyncio.Event()
+        """Whether handshakes are answered; until then they wait for that."""
+        self.answering.set()
         self.grace_seconds = 30
         self.calls_in_progress: list[dict[str, Any]] = []
 
@@ -173,8 +176,9 @@ class ScriptedGateway:
         self._connections.put_nowait(device)
         await socket.wait_closed()
 
-    def _process(self, _: ServerConnection, request: Request) -> Response | None:
+    async def _process(self, _: ServerConnection, request: Request) -> Response | None:
         self.handshakes.append(request)
+        await self.answering.wait()
         return self._refusals.pop(0) if self._refusals else None
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -126,6 +127,24 @@ async def test_it_does_not_come_back_where_it_is_not_wanted(
         with pytest.raises(error):
             await phone.start("+14155550100")
     assert len(scripted.handshakes) == 1
+
+
+async def test_it_is_not_sent_away_by_an_attempt_of_its_own_that_a_gateway_came_upon_late(
+    scripted: ScriptedGateway,
+) -> None:
+    """It had given that up, and connected anew: a slow gateway took it for the newer one."""
+    hasty = replace(QUICK, connect_seconds=0.2)
+    async with Softphone(scripted.url, "token", timing=hasty) as phone:
+        device = await scripted.connection()
+        scripted.answering.clear()
+        device.vanish()
+        await wait_until(lambda: len(scripted.handshakes) == 3)
+        scripted.answering.set()
+        await (await scripted.connection()).close(4409)
+        device = await scripted.connection()
+        await wait_until(lambda: phone.connected)
+        await device.close(4409)
+        assert isinstance(await phone.wait_ended(), Replaced), "that was another one"
 
 
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013])
@@ -271,6 +290,15 @@ async def test_nobody_listening_is_said_at_once() -> None:
     with pytest.raises(GatewayUnreachable, match="cannot be reached"):
         async with Softphone(url, "token", timing=QUICK):
             raise AssertionError("entered")
+
+
+async def test_a_gateway_that_goes_while_it_is_asked_cannot_be_reached() -> None:
+    """It was one: the phone may be tried again."""
+    async with await asyncio.start_server(lambda _, writer: writer.close(), "127.0.0.1", 0) as going:
+        port = going.sockets[0].getsockname()[1]
+        with pytest.raises(GatewayUnreachable, match=r"without an answer|cannot be reached"):
+            async with Softphone(f"http://127.0.0.1:{port}", "token", timing=QUICK):
+                raise AssertionError("entered")
 
 
 @pytest.mark.parametrize(
