@@ -12,6 +12,8 @@ const SUBPROTOCOL = "callgate.v1";
 const TOKEN_ENDED = 4401;
 const STAFF_REMOVED = 4403;
 const REPLACED = 4409;
+/** For so long a gateway may come upon an attempt that was given up, and take it for the newer one. */
+const OWN_ATTEMPT_MS = 30_000;
 /** So many handshakes refused in a row, though over HTTP the token is good, are no passing trouble. */
 const MOST_REFUSALS = 5;
 
@@ -44,6 +46,8 @@ export class Link {
   #pings = 0;
   #greetedAtMs = 0;
   #everGreeted = false;
+  /** When the latest attempt was given up that a gateway may still come upon. */
+  #attemptAtMs: number | null = null;
   #refusals = 0;
   #pingedAtMs: number | null = null;
   #againTimer: ReturnType<typeof setTimeout> | undefined;
@@ -130,7 +134,10 @@ export class Link {
     }
     this.#socket = socket;
     let opened = false;
-    this.#connectTimer = setTimeout(() => this.#gone(socket, 1006), this.timing.connectMs);
+    this.#connectTimer = setTimeout(() => {
+      this.#attemptAtMs = this.clock.elapsedMs();
+      this.#gone(socket, 1006);
+    }, this.timing.connectMs);
     socket.onopen = () => {
       opened = true;
       this.#heard();
@@ -189,8 +196,15 @@ export class Link {
     this.#leave();
     if (code === TOKEN_ENDED) this.#tokenRefused(undefined);
     else if (code === STAFF_REMOVED) this.end(new StaffRemoved());
-    else if (code === REPLACED) this.end(new Replaced());
+    else if (code === REPLACED && !this.#mayBeItsOwn()) this.end(new Replaced());
     else this.#again();
+  }
+
+  /** Whether what replaced the connection may be the latest attempt that was given up; once for each. */
+  #mayBeItsOwn(): boolean {
+    const at = this.#attemptAtMs;
+    this.#attemptAtMs = null;
+    return at !== null && this.clock.elapsedMs() - at < OWN_ATTEMPT_MS;
   }
 
   #tokenRefused(message: string | undefined): void {

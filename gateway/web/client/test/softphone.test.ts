@@ -219,6 +219,24 @@ test.each([4401, 4403, 4409])("after %i with the same token it does not come bac
   await expect(phone.start("+14155550100")).rejects.toBe(phone.endedBy);
 });
 
+test("an attempt of its own that a gateway came upon late does not send it away", async () => {
+  const [phone, first] = await connected();
+  first.drop();
+  await newest(1); // no answer to this one, which is given up
+  await vi.advanceTimersByTimeAsync(10_000);
+  const third = await newest(2);
+  third.open();
+  third.hear(WELCOME);
+  third.drop(4409);
+  const fourth = await newest(3);
+  fourth.open();
+  fourth.hear(WELCOME);
+  expect(phone.endedBy).toBeNull();
+
+  fourth.drop(4409);
+  expect(phone.endedBy?.code).toBe("replaced");
+});
+
 test("every call is written down before anything is sent of it", async () => {
   const storage = new ScriptedStorage();
   const [phone, socket] = await connected({ keepIn: "phone", storage });
