@@ -3,6 +3,7 @@
 -- KEYS   for each account: pool, order
 -- ARGV   none
 -- Reply  for each account: its pool as it was last written ('' there is none), how many calls stand in `order`
+-- @flags allow-oom
 
 local reply = {}
 for i = 1, #KEYS, 2 do

@@ -506,10 +506,15 @@ class Shards:
         kept: Policy | None = None
         epochs: Mapping[int, int] = {}
         away: Mapping[int, Exception] = {}
-        # One that is just being set is in SQL first: if it was set back here, SQL says so by now.
-        while (saved := await self._saved_policy()) is not None and saved != kept:
-            kept = saved
-            epochs, away = await self._set_policy(shards, saved)
+        try:
+            # One that is just being set is in SQL first: if it was set back here, SQL says so by now.
+            while (saved := await self._saved_policy()) is not None and saved != kept:
+                kept = saved
+                epochs, away = await self._set_policy(shards, saved)
+        except asyncio.CancelledError:
+            # Others wait for these too, and one of them begins anew.
+            self._policy_wanted.update(shards)
+            raise
         self._policy_in.update(epochs)
         return away
 

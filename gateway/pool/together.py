@@ -60,23 +60,28 @@ class Shared(Generic[T]):
     """Work of which one run serves all who ask before it begins: they share what it answers, or raises.
 
     One run at a time; who asks while one is under way shares the next. So none waits for longer than two
-    take, however many ask. A run goes on if all who asked were cancelled.
+    take, however many ask. Where whoever runs it is cancelled, the next who waits runs it anew.
     """
 
     def __init__(self, work: Callable[[], Awaitable[T]]) -> None:
         self._work = work
         self._one_run = asyncio.Lock()
-        self._next: asyncio.Task[T] | None = None
+        self._begun = self._done = 0
+        self._answer: T
+        self._failure: Exception | None = None
 
     async def ask(self) -> T:
         """Have it done, and answer what it says. Raises what it raises."""
-        if self._next is None:
-            self._next = asyncio.create_task(self._in_turn())
-            # If it fails when nobody waits any more, nobody asks how it did.
-            self._next.add_done_callback(lambda task: task.cancelled() or task.exception())
-        return await asyncio.shield(self._next)
-
-    async def _in_turn(self) -> T:
+        wanted = self._begun + 1
         async with self._one_run:
-            self._next = None
-            return await self._work()
+            if self._done < wanted:
+                self._begun += 1
+                self._failure = None
+                try:
+                    self._answer = await self._work()
+                except Exception as failure:  # noqa: BLE001 - raised to all who asked
+                    self._failure = failure
+                self._done = self._begun
+            if self._failure is not None:
+                raise self._failure
+            return self._answer

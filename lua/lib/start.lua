@@ -70,16 +70,19 @@ local function admit_emergency(a, field, payload, admitted_at_ms, cycle_start_ms
   pool_changed(a)
 end
 
+-- Is the ended one another than the one of which a gateway tells, with the instant it let it through at? One told of before
+-- has that instant. The engine may have admitted it all the same, and have settled it since, or just before (UNHEARD_MS);
+-- one settled earlier is another.
+local function is_another_emergency(blob, c, told_at_ms)
+  return c.admitted_at_ms ~= told_at_ms and settled_at(blob) + UNHEARD_MS <= (told_at_ms or math.huge)
+end
+
 -- This emergency call, if it was already recorded under that id. A gateway that could not reach the engine tells of it
--- later, with the instant it was admitted at, perhaps after it ended, perhaps twice. The engine may have admitted it all
--- the same, and have settled it since, or just before (UNHEARD_MS); one settled earlier is another.
+-- later, with the instant it was admitted at, perhaps after it ended, perhaps twice.
 local function told_before(blob, payload, told_at_ms)
   if not blob or kind_of(blob) == OVERTAKEN or payload_of(blob) ~= payload then return nil end
   local c = decode_call(blob)
-  if kind_of(blob) == ENDED and c.admitted_at_ms ~= told_at_ms
-    and settled_at(blob) + UNHEARD_MS <= (told_at_ms or math.huge) then
-    return nil
-  end
+  if kind_of(blob) == ENDED and is_another_emergency(blob, c, told_at_ms) then return nil end
   return c.emergency == 1 and c or nil
 end
 

@@ -58,7 +58,7 @@ MISTAKES = {
     ),
     "an emergency that is told of once more after its end is another one": (
         "crashes",
-        {" and c.admitted_at_ms ~= told_at_ms then return nil": " then return nil"},
+        {" and is_another_emergency(blob, c, told_at_ms) then": " then"},
     ),
 }
 
