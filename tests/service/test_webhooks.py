@@ -141,7 +141,7 @@ async def test_a_receiver_that_does_not_answer_in_time_has_not_taken_it(
 async def test_a_receiver_that_is_back_gets_all_that_waits_at_once(
     records: Records, receiver: Receiver, made: Events, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sending, "BACK_AFTER_MS", 50)
+    monkeypatch.setattr(sending, "BACK_AFTER_MS", 0)
     monkeypatch.setattr(webhooks, "RETRY_SECONDS", (3600,))
     receiver.stop()
     await made.make(30)
