@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -139,9 +141,16 @@ class Fleet:
         if said:
             report.wrong.append(f"callgate check: {said}")
         print(f"\n{report}")
-        faults = report.faults()
-        assert not faults, f"{report}\n" + "\n".join(faults[:10])
+        if faults := report.faults():
+            kinds = Counter(kind_of(each) for each in faults)
+            shown = [next(each for each in faults if kind_of(each) == kind) for kind in kinds]
+            raise AssertionError("\n".join([str(report), str(dict(kinds)), *shown, *faults[:10]]))
         return report
+
+
+def kind_of(fault: str) -> str:
+    """What a fault is, whichever call or device it is of."""
+    return re.sub(r"[\d.-]+", "N", fault.split("(", 1)[0])
 
 
 @asynccontextmanager
