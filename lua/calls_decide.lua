@@ -136,22 +136,30 @@ local function answer_undecided(letters, i, code)
   return i
 end
 
--- One account's part, at `argument_at`. `m` is nil where the shard is not there, which `missing` says.
+local function read_account(m, account, shard_keys, keys, members_at, members_named)
+  local p, missing = open_pool(m, account, shard_keys, keys, items, notices)
+  return p, missing, look_up_members(keys[MEMBERS_KEY], members_at, members_named)
+end
+
+-- One account's part, at `argument_at`. `m` is nil where the shard is not there, which `missing` says. What is read breaks
+-- down here, if at all: when this account's calls are carried out, others' pools are written, and their calls are not.
 local function run_account(m, shard_keys, missing)
   local keys, account, letters = take_keys(ACCOUNT_KEYS), ARGV[argument_at], ARGV[argument_at + 1]
   local members_named, i = tonumber(ARGV[argument_at + 2]), argument_at + 3
   local operations_at = i + members_named
-  local p
+  local p, members
   if broken and broken[account] then
     missing = POOL_UNREADABLE
   elseif m then
-    p, missing = open_pool(m, account, shard_keys, keys, items, notices)
+    local is_read
+    is_read, p, missing, members = pcall(read_account, m, account, shard_keys, keys, i, members_named)
+    if not is_read then p, missing = nil, POOL_UNREADABLE end
   end
   if not p and (missing ~= POOL_MISSING or find(letters, '[SCDEAXYRPT]')) then
     argument_at = answer_undecided(letters, operations_at, missing)
     return
   end
-  local a = open_account(m, account, p, keys, look_up_members(keys[MEMBERS_KEY], i, members_named))
+  local a = open_account(m, account, p, keys, members)
   i = operations_at
   for k = 1, #letters do i = carry_out(a, byte(letters, k), i) end
   argument_at = i

@@ -14,7 +14,7 @@ local memory_ms, limit = tonumber(ARGV[1]), tonumber(ARGV[2])
 -- The id may have been used, or the call settled anew since: then its value is of a later instant, and stays. What was
 -- told again was settled before that.
 local function is_still(blob, at_ms)
-  if not blob then return false end
+  if not blob or not is_whole(blob) then return false end
   if kind_of(blob) == ENDED then return settled_at(blob) <= at_ms end
   return kind_of(blob) == OVERTAKEN and overtaken_at(blob) <= at_ms
 end

@@ -31,7 +31,8 @@ local function sort_out(calls_key, fields, due, vouched)
     for i = from, last do
       local blob = blobs[i - from + 1]
       if blob and kind_of(blob) == IN_PROGRESS then
-        local reap_at_ms = decode_call(blob).reap_at_ms
+        -- What can't be decoded is due again and again, until somebody has seen to it: it must not break this down.
+        local reap_at_ms = is_whole(blob) and decode_call(blob).reap_at_ms or 0
         if reap_at_ms <= real_now_ms then
           due[#due + 1] = fields[i]
         else

@@ -64,7 +64,9 @@ local function empty_at_ms(m, p, keys, used)
 end
 
 local function read_pool(m, account, shard_keys, keys, items, notices)
-  local p, missing = open_pool(m, account, shard_keys, keys, items, notices)
+  -- It must not break down when others' pools are written, and what SQL is to be told of them is not.
+  local is_read, p, missing = pcall(open_pool, m, account, shard_keys, keys, items, notices)
+  if not is_read then return { POOL_UNREADABLE } end
   if not p then return { missing } end
   local live_billed = p.live_billed
   local used = p.settled_seconds + live_billed

@@ -43,30 +43,29 @@ async def run_gateway(
     signal stops at once. A process that is not gone in time says where and ends.
     """
     stop = _Stop(settings.drain_seconds)
-    with signals_to(stop.take):
-        with stop.scope:
-            async with open_callgate(settings) as service, anyio.create_task_group() as tasks:
-                server = _Server(server_config(create_app(service, settings)))
-                tasks.start_soon(server.serve, list(listeners))
-                await server.accepting.wait()
-                stop.may_drain = True
-                ready()
-                await stop.asked.wait()
-                _log.info(
-                    "gateway.draining",
-                    seconds=settings.drain_seconds,
-                    serving_on_seconds=stop.serving_on_seconds,
-                )
-                with anyio.move_on_after(settings.drain_seconds) as drain:
-                    async with anyio.create_task_group() as going:
-                        going.start_soon(anyio.sleep, stop.serving_on_seconds)
-                        await service.drain()
-                if drain.cancelled_caught:
-                    _log.warning("gateway.drain_unfinished", seconds=settings.drain_seconds)
-                left = max(_CLOSING_SECONDS, math.ceil(drain.deadline - anyio.current_time()))
-                server.config.timeout_graceful_shutdown = left
-                server.should_exit = True
-        faulthandler.cancel_dump_traceback_later()
+    with signals_to(stop.take), stop.scope:
+        async with open_callgate(settings) as service, anyio.create_task_group() as tasks:
+            server = _Server(server_config(create_app(service, settings)))
+            tasks.start_soon(server.serve, list(listeners))
+            await server.accepting.wait()
+            stop.may_drain = True
+            ready()
+            await stop.asked.wait()
+            _log.info(
+                "gateway.draining",
+                seconds=settings.drain_seconds,
+                serving_on_seconds=stop.serving_on_seconds,
+            )
+            with anyio.move_on_after(settings.drain_seconds) as drain:
+                async with anyio.create_task_group() as going:
+                    going.start_soon(anyio.sleep, stop.serving_on_seconds)
+                    await service.drain()
+            if drain.cancelled_caught:
+                _log.warning("gateway.drain_unfinished", seconds=settings.drain_seconds)
+            left = max(_CLOSING_SECONDS, math.ceil(drain.deadline - anyio.current_time()))
+            server.config.timeout_graceful_shutdown = left
+            server.should_exit = True
+    # The watchdog stays: a thread that hangs in the data directory would keep the process from ending.
     _log.info("gateway.stopped", at_once=stop.at_once_status is not None)
     return stop.at_once_status or 0
 

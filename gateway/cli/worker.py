@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from typing import Final
 
 import uvloop
@@ -48,11 +49,19 @@ def main() -> int:
     try:
         return uvloop.run(run_gateway(settings, listeners, ready))
     except* (SettingsError, StartRefused) as refused:
-        for error in refused.exceptions:
+        for error in _each_of(refused):
             sys.stderr.write(f"Error: {error}\n")
         if refused.subgroup(SettingsError) is not None:
             status = EXIT_WRONG_SETTING
     return status
+
+
+def _each_of(group: BaseExceptionGroup[BaseException]) -> Iterator[BaseException]:
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _each_of(error)
+        else:
+            yield error
 
 
 if __name__ == "__main__":

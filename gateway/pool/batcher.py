@@ -275,7 +275,9 @@ class _Lane:
         except ResponseError as failure:
             if not broke_down(failure):
                 raise
-            # What it wrote of others before stands; asked again with the same ids, they are told of it.
+            # Where an account is read the script knows of it by itself. This is the rest: what was written of
+            # other sections stands, and asked again with the same ids they are told of it; accounts of the
+            # same section may count twice what was just said of them.
             accounts = dict.fromkeys(_accounts(sections))
             if len(accounts) > 1:
                 _note_failure(failure)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Sequence, Set
+from collections.abc import Awaitable, Callable, Container, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Final
 
@@ -175,9 +175,10 @@ class KeptAnswers:
     # What is safe, and what was lost
 
     async def release(self, saved_before_ms: int, away: Set[int] = frozenset()) -> None:
-        """Let go of settlements made before an instant, as SQL has them all, but for shards that are away.
+        """Let go of settlements made before an instant, as SQL has them all.
 
-        When it was away for long that is many at once: others have their turn now and then.
+        But for shards that are away, and for what is to be told again. When SQL was away for long that is
+        many at once: others have their turn now and then.
         """
         oldest = next(iter(self._settled), None)
         if oldest is None or not (away or self._is_saved(oldest, saved_before_ms)):
@@ -186,11 +187,12 @@ class KeptAnswers:
         for looked_at, (key, value) in enumerate(list(self._settled.items())):
             if looked_at % RELEASED_AT_ONCE == RELEASED_AT_ONCE - 1:
                 await asyncio.sleep(0)
-            if self._shard_of(key[0]) in away or self._settled.get(key) is not value:
+            if self._shard_of(key[0]) in away or self._settled.get(key) is not value or key in self._to_tell:
                 continue
             if not self._is_saved(key, saved_before_ms):
                 break
             self._let_go(key)
+        metrics.ANSWERS_KEPT.set(len(self._settled))
 
     def lost(self, shards: Iterable[int]) -> None:
         """These shards have lost something: all that was answered of them is to be told again."""
@@ -203,9 +205,11 @@ class KeptAnswers:
         """Whether something is still to be told again."""
         return bool(self._to_tell)
 
-    def has_to_tell_but_of(self, away: Set[int]) -> bool:
-        """The same, of other shards than these."""
-        return any(self._shard_of(account) not in away for account, *_ in self._to_tell)
+    def has_to_tell_but_of(self, away: Set[int], unreadable: Container[str]) -> bool:
+        """The same, of other shards than these, and of accounts that can be told of."""
+        return any(
+            self._shard_of(account) not in away and account not in unreadable for account, *_ in self._to_tell
+        )
 
     async def tell(
         self,
@@ -292,7 +296,6 @@ class KeptAnswers:
         del self._settled[key]
         self._told_ms.pop(key, None)
         self._to_tell.pop(key, None)
-        metrics.ANSWERS_KEPT.set(len(self._settled))
 
     def _keep(self, key: Key, going: _Going) -> None:
         self._going[key] = going

@@ -580,7 +580,7 @@ class LivePool:
                 config = await self._loader(account)
                 if config is not None:
                     await self._accounts.apply(config)
-            elif not await self._accounts.supply(account, code):
+            elif not await self._supply(account, code):
                 # SQL was restored to an earlier day: nothing can be due for what it does not know.
                 alarms = self._keys.named(self._keys.shard_of(account), "alarms")[0]
                 await self._engine.client.zrem(alarms, account)
@@ -646,7 +646,7 @@ class LivePool:
         saved_before_ms = await ask_saved_before_ms(away)
         # Only if nothing was lost up to now is what SQL has got all that was answered before that.
         away_now = await self._shards.beat(self.lease_ms)
-        if away_now <= away and not self._kept.has_to_tell_but_of(away):
+        if away_now <= away and not self._kept.has_to_tell_but_of(away, self.unreadable.lately()):
             # What SQL may have more of than the engine is compared first.
             await self._kept.release(saved_before_ms, away | self._shards.blind)
 

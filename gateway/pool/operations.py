@@ -28,9 +28,9 @@ Reply = list[Any]
 DEADLINE_SECONDS: Final = 1.8
 """How long an ask may wait for the engine before it is answered with `engine_unavailable`."""
 EMERGENCY_DEADLINE_SECONDS: Final = 0.2
+"""The same for an emergency call, which then passes without the engine (R30)."""
 SHORT_WAIT_MS: Final = 50
 """So long an ask may have waited to be sent, and is still of now."""
-"""The same for an emergency call, which then passes without the engine (R30)."""
 
 ANSWER_WIDTHS: Final = {
     **dict.fromkeys("SCD", 4),

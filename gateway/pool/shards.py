@@ -488,6 +488,8 @@ class Shards:
         """Find out that an engine was another in between: `before` was known when it was asked for `now`."""
         if (now.run, now.epoch) != (before.run, before.epoch):
             return
+        if self._seen[shard].term != before.term:
+            return  # it was compared meanwhile
         if now.run_seq != before.run_seq or now.seq < before.seq:
             self._seen[shard] = replace(self._seen[shard], run_seq=_NO_TERM)
             self._suspect.add(shard)

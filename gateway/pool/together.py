@@ -83,5 +83,5 @@ class Shared(Generic[T]):
                     self._failure = failure
                 self._done = self._begun
             if self._failure is not None:
-                raise self._failure
+                raise self._failure.with_traceback(None)
             return self._answer

@@ -66,10 +66,13 @@ class FileLock:
         self._file: int | None = None
 
     async def acquire(self) -> bool:
-        """Try to get hold."""
+        """Try to get hold. Raises DatabaseUnavailable if the file can't be opened."""
         if self._file is not None:
             return True
-        file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as failure:  # the disk is full, or can't be written
+            raise DatabaseUnavailable from failure
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

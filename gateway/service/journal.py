@@ -86,6 +86,9 @@ class Journal:
         # Journals of processes that are gone, which hold what this one has not written down yet.
         self._adopted: list[tuple[Path, int]] = []
         self._writing = asyncio.Lock()
+        self._recalling = asyncio.Lock()
+        # Calls that are not admitted before they are written down.
+        self._admitting: set[tuple[str, str]] = set()
         self._at_work: set[asyncio.Task[None]] = set()
         self._waiting = asyncio.Event()
 
@@ -120,21 +123,25 @@ class Journal:
         await self.recall(ask.account, ask.call_id)
         known = self._calls.get((ask.account, ask.call_id))
         if known is not None:
-            if known[0] in self._unwritten.values():
+            if (ask.account, ask.call_id) in self._admitting:
                 raise EngineUnavailable  # asked twice at once: how the first ends nobody knows yet
             return _admitted(ask, known[0], replayed=True)
         if self.count_in_progress(ask.account, ask.staff, ask.device) >= OFFLINE_A_DEVICE:
             raise EngineUnavailable
         entry = self._start_of(ask)
         number = self._note(entry)
+        self._admitting.add((ask.account, ask.call_id))
         try:
             await self._write(number)
         except OSError:
-            # Nobody is told that it was admitted, so it was not.
+            # Nobody is told that it was admitted, so it was not; another's writing may have taken it along.
             self._calls.pop((ask.account, ask.call_id), None)
             self._unwritten.pop(number, None)
+            self._is_outdated = True
             metrics.EMERGENCY_JOURNAL.set(len(self._calls))
             raise
+        finally:
+            self._admitting.discard((ask.account, ask.call_id))
         return _admitted(ask, entry, replayed=False)
 
     async def admit_emergency(self, ask: Start, until: float) -> Admitted:
@@ -195,6 +202,11 @@ class Journal:
 
         what others' have of it beyond that is copied. Raises OSError.
         """
+        # One at a time, in the order of the asks (R6), and so that an emergency finds a thread that is free.
+        async with self._recalling:
+            return await self._recall(account, call_id)
+
+    async def _recall(self, account: str, call_id: str) -> bool:
         # A disk that hangs may hold up even whoever looks into a folder.
         found = await asyncio.to_thread(self._find_elsewhere, account, call_id)
         numbers = self._take_in(found.values())
@@ -236,8 +248,8 @@ class Journal:
         told = 0
         call_id = key[1]
         entries = self._calls.get(key, [])
-        if not entries or (entries[0].offline and entries[0] in self._unwritten.values()):
-            return  # it is not admitted yet
+        if not entries or key in self._admitting:
+            return
         start = entries[0]
         try:
             while told < len(entries):
@@ -335,7 +347,7 @@ class Journal:
 
     async def _recall_for_emergency(self, ask: Start) -> None:
         try:
-            await self.recall(ask.account, ask.call_id)
+            await self._recall(ask.account, ask.call_id)
         except OSError as failure:
             log.exception("journal.not_read", account=ask.account, call_id=ask.call_id, error=str(failure))
 

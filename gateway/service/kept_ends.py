@@ -76,7 +76,10 @@ class KeptEnds:
         metrics.ENDS_KEPT.set(len(self._ends))
 
     async def _deliver(self, key: tuple[str, str]) -> bool:
-        kept = ask, kept_at = self._ends[key]
+        kept = self._ends.get(key)
+        if kept is None:
+            return True  # let go of meanwhile, as there are too many
+        ask, kept_at = kept
         ago_ms = ask.ended_ago_ms + int((monotonic() - kept_at) * 1000)
         try:
             await self._ask(replace(ask, ended_ago_ms=ago_ms))

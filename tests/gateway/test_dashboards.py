@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import faulthandler
 import json
 import os
 import signal
@@ -126,8 +127,9 @@ async def gateway_that_buffers_little(data_dir: Path) -> AsyncIterator[tuple[str
         await ready.wait()
         yield f"127.0.0.1:{listener.getsockname()[1]}", "the key"
     finally:
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
         await serving
+        faulthandler.cancel_dump_traceback_later()  # this process goes on
 
 
 @pytest.mark.slow

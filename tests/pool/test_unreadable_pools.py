@@ -23,6 +23,7 @@ from gateway.pool.unreadable import PoolUnreadable
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, SECOND, T0, TO, a_plan
 from tests.support.pools import LiveAccounts, live_accounts
+from tests.support.waiting import wait_until
 
 BAD = "account-3"
 GOOD = [f"account-{number}" for number in range(8) if number != 3]
@@ -193,3 +194,55 @@ async def test_an_ended_call_that_cannot_be_decoded_stops_nobody_else(
     for account, answer in zip(ALL, answers, strict=True):
         assert isinstance(answer, EngineUnavailable if account == BAD else Settled)
     assert isinstance(await accounts.pool.ask(start(BAD, "c-2")), Admitted)
+
+
+async def test_a_key_of_another_type_stops_only_its_account(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """Others' calls are settled and counted once, though the script came upon it in their midst."""
+    await accounts.ask_all([start(account, "c-1") for account in ALL])
+    await accounts.at(T0 + 60 * SECOND)
+    order = accounts.keys.of_account(BAD, accounts.keys.shard_of(BAD))[1]
+    engine.client.rename(order, "kept {" + order.split("{", 1)[1])
+    engine.client.set(order, "x")
+    answers = await accounts.ask_all([End(account, "c-1", ANA) for account in ALL])
+    for account, answer in zip(ALL, answers, strict=True):
+        assert isinstance(answer, PoolUnreadable if account == BAD else Settled)
+    for account, view in (await accounts.pool.read_many(GOOD)).items():
+        assert (account, view.settled_seconds, view.calls_in_progress) == (account, 60, 0)
+    await accounts.at((await accounts.pool.read(GOOD[0])).cycle.end_ms)
+    assert all(view.settled_seconds == 0 for view in (await accounts.pool.read_many(GOOD)).values())
+
+
+async def test_a_call_that_cannot_be_decoded_keeps_no_other_from_being_reaped(engine: EngineServer) -> None:
+    """R14: their leases were given in one batch, and lapse together."""
+    async with live_accounts(engine.url, Policy(), shards=1, lease_ms=600, grace_ms=100) as accounts:
+        await accounts.at(T0)
+        for account in ALL:
+            await accounts.make(account, billing_date=date(2026, 11, 15), plan=a_plan(100))
+        await accounts.ask_all([start(account, "c-1") for account in ALL])
+        calls = accounts.keys.named(accounts.keys.shard_of(BAD), "calls")[0]
+        engine.client.hset(calls, f"{BAD}/c-1", b"Lx")
+
+        async def all_others_are_settled() -> bool:
+            views = await accounts.pool.read_many(GOOD)
+            return not any(view.calls_in_progress for view in views.values())
+
+        await wait_until(all_others_are_settled, 20)
+
+
+async def test_an_ended_call_that_cannot_be_decoded_keeps_none_from_being_forgotten(
+    engine: EngineServer,
+) -> None:
+    """R9."""
+    async with live_accounts(engine.url, Policy(), shards=1, call_id_memory_hours=1) as accounts:
+        await accounts.at(T0)
+        for account in ALL:
+            await accounts.make(account, billing_date=date(2026, 11, 15), plan=a_plan(100))
+        await accounts.ask_all([start(account, "c-1") for account in ALL])
+        await accounts.ask_all([End(account, "c-1", ANA) for account in ALL])
+        calls = accounts.keys.named(accounts.keys.shard_of(BAD), "calls")[0]
+        engine.client.hset(calls, f"{BAD}/c-1", b"Ex")
+        await accounts.at(T0 + 2 * 3600 * SECOND)
+        await accounts.forget_old_calls()
+        assert engine.client.hlen(calls) == 1
