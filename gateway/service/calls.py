@@ -8,7 +8,7 @@ are kept.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -144,14 +144,7 @@ class Calls:
         if not ask.destination_valid:
             done(Refused(ask.call_id, RefusalReason.DESTINATION_INVALID, 0))
             return
-        try:
-            answer: Answer | CallgateError = await self.journal.admit(ask)
-        except CallgateError as error:
-            answer = error
-        except OSError as failure:
-            log.exception("call.not_written", account=ask.account, call_id=ask.call_id, error=str(failure))
-            answer = EngineUnavailable()
-        done(answer)
+        done(await _written(ask, self.journal.admit(ask), "call.not_written"))
 
     # Calls that come back
 
@@ -221,14 +214,7 @@ class Calls:
         if not await self._is_in_journal(ask):
             self._pool.submit(ask, done)  # the engine has just been told of it
             return
-        try:
-            answer: Answer | CallgateError = await self.journal.note(ask)
-        except CallgateError as error:
-            answer = error
-        except OSError as failure:
-            log.exception("journal.not_written", account=ask.account, call_id=ask.call_id, error=str(failure))
-            answer = EngineUnavailable()
-        done(answer)
+        done(await _written(ask, self.journal.note(ask), "journal.not_written"))
 
     async def _end_unknown(self, ask: End, done: Done) -> None:
         answer: Answer | CallgateError = CallUnknown()
@@ -261,3 +247,14 @@ class Calls:
         task = asyncio.get_running_loop().create_task(work)
         self._looking_up.add(task)
         task.add_done_callback(self._looking_up.discard)
+
+
+async def _written(ask: Ask, answering: Awaitable[Answer], if_not: str) -> Answer | CallgateError:
+    """What the journal answers; where it cannot be written, which is logged as `if_not`, ask again later."""
+    try:
+        return await answering
+    except CallgateError as error:
+        return error
+    except OSError as failure:
+        log.exception(if_not, account=ask.account, call_id=ask.call_id, error=str(failure))
+        return EngineUnavailable()

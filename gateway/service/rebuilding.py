@@ -85,12 +85,13 @@ class Rebuilder:
                 return found
 
     async def _see_to(self, lock: Exclusive, found: Set[int], others: Set[int]) -> None:
-        has_lock = bool(found or others) and await lock.acquire()
-        if not has_lock:
-            self._put_off(others)
-            others = frozenset()
         if not (found or others):
             return
+        if not await lock.acquire():
+            self._put_off(others)
+            if not found:
+                return
+            others = frozenset()
         shards = (found | others) & (await self._pool.epochs()).keys()
         # Those that are away in a Cluster hold up no others.
         self._put_off((found | others) - shards)

@@ -107,6 +107,14 @@ def gone(journal: Journal) -> None:
         os.close(file)
 
 
+async def is_taken_over(journal: Journal, heir: Journal, call_ids: str) -> None:
+    """Its process dies, and the next one has all of these calls."""
+    gone(journal)
+    await heir.adopt()
+    assert [heir.holds("acme", call_id) for call_id in call_ids] == [True] * len(call_ids)
+    gone(heir)
+
+
 async def tell(journal: Journal, until: Callable[[], bool]) -> None:
     """Let it tell the engine, until something is so."""
     running = asyncio.create_task(journal.run())
@@ -126,11 +134,7 @@ async def test_a_part_of_a_line_is_taken_back_and_swallows_no_other(
     await admit(journal, "b")
     disk.left = None
     await admit(journal, "c")
-    gone(journal)
-    heir = make_journal()
-    await heir.adopt()
-    assert [heir.holds("acme", call_id) for call_id in "abc"] == [True] * 3
-    gone(heir)
+    await is_taken_over(journal, make_journal(), "abc")
 
 
 async def test_a_part_that_can_not_be_taken_back_swallows_no_other_either(
@@ -147,11 +151,7 @@ async def test_a_part_that_can_not_be_taken_back_swallows_no_other_either(
         await admit(journal, "b")
     disk.left = None
     await admit(journal, "c")
-    gone(journal)
-    heir = make_journal()
-    await heir.adopt()
-    assert [heir.holds("acme", call_id) for call_id in "abc"] == [True] * 3
-    gone(heir)
+    await is_taken_over(journal, make_journal(), "abc")
 
 
 async def test_what_could_not_be_written_is_told_all_the_same(

@@ -6,17 +6,15 @@ SEED=… plays one history of each kind. The long run takes SECONDS or HISTORIES
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import closing
 from itertools import count
 from random import SystemRandom
 from time import monotonic
 
 import pytest
-import structlog
 
 from tests.simulation.database import MemoryDatabase
 from tests.simulation.engine import InconsistentError, SimulatedEngine
@@ -63,13 +61,7 @@ MISTAKES = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    """Losses are what this is about: nobody needs to read of each."""
-    before = structlog.get_config()
-    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
-    yield
-    structlog.configure(**before)
+pytestmark = pytest.mark.usefixtures("quiet")
 
 
 def play(
