@@ -35,6 +35,8 @@ from tests.support.gateways import GatewayProcess
 from tests.support.waiting import wait_until
 
 TO = "+14155550100"
+REAL_MS = 500
+"""A phone says in real time how long ago something was, which may be more than 0 by a clock that stands."""
 StartGateway = Callable[..., GatewayProcess]
 
 
@@ -53,11 +55,13 @@ async def test_a_call_bills_what_the_clock_says(gateway: GatewayProcess) -> None
             await call.answered()
             await admin.move_clock(advance_ms=82_000)
             settlement = await call.end()
-            assert (settlement.duration_ms, settlement.billed_seconds) == (90_000, 90)
+            assert settlement.billed_seconds == 90
+            assert 0 <= 90_000 - settlement.duration_ms < REAL_MS
             assert settlement.remaining_seconds == phone.remaining_seconds == 510
         record = await admin.get_call("bills", call.call_id)
         assert record.state == "ended"
-        assert record.answered_at_ms == record.admitted_at_ms + 8_000
+        assert record.answered_at_ms is not None
+        assert 0 <= record.admitted_at_ms + 8_000 - record.answered_at_ms < REAL_MS
         assert (record.billed_seconds, record.channel, record.to) == (90, "main", TO)
         pool = await admin.pool("bills")
         assert (pool.used_seconds, pool.calls_in_progress) == (90, 0)
