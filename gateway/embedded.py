@@ -178,6 +178,8 @@ class EmbeddedEngine:
         try:
             self.socket_path.unlink(missing_ok=True)
             self._spawn(engine_lock)
+        except OSError as error:
+            raise StartRefused(f"The engine cannot be started in {self.directory}: {error}.") from error
         finally:
             os.close(engine_lock)  # the server keeps its own
         await self._until_it_answers()

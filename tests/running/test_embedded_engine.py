@@ -10,6 +10,7 @@ from pathlib import Path
 import anyio
 import pytest
 import redis
+from structlog.testing import capture_logs
 
 from gateway.domain.errors import StartRefused
 from gateway.embedded import EmbeddedEngine, engine_socket
@@ -90,6 +91,22 @@ async def test_one_that_ends_by_itself_is_started_again_with_its_data(tmp_path: 
             await wait_until(lambda: engine.pid not in {None, first}, 10)
             await wait_until(lambda: answers(client), 10)
             assert client.get("kept") == "yes"
+        tasks.cancel_scope.cancel()
+
+
+async def test_one_that_a_full_disk_keeps_from_starting_is_tried_until_it_starts(tmp_path: Path) -> None:
+    async with EmbeddedEngine(tmp_path) as engine, anyio.create_task_group() as tasks:
+        written = engine.directory / "valkey.pid"
+        written.unlink()
+        written.symlink_to("/dev/full")
+        with capture_logs() as logged:
+            tasks.start_soon(engine.keep_running)
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+            await wait_until(lambda: "engine.restart_failed" in {each["event"] for each in logged}, 10)
+        written.unlink(missing_ok=True)
+        with client_of(engine) as client:
+            await wait_until(lambda: answers(client), 10)
         tasks.cancel_scope.cancel()
 
 
