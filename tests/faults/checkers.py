@@ -13,7 +13,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import redis
@@ -21,9 +21,6 @@ import redis
 from tests.faults.load import Booked, Books, by_id
 from tests.support.gateways import CALLGATE
 from tests.support.operators import Json, Operator
-
-_EARLY_MS = 30.0
-"""Clocks of a client and of an engine are read one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +30,21 @@ class Bounds:
     `end`: between the moment a device hangs up and the end in the record; what a word may take that a gateway
     takes but cannot pass on at once (it waits for the engine for 2 s at most). `absence`: how long before its
     device was gone a call may be said to have ended: a renewal's interval, and the device's own silence.
-    Without `one_clock` the engine's is not the devices', and instants are not compared.
+    `read`: clocks of a client and of an engine are read one after the other. Without `one_clock` the engine's
+    is not the devices', and instants are not compared.
     """
 
     end: float = 2500.0
     absence: float = 3500.0
+    read: float = 30.0
     one_clock: bool = True
+
+    def where_the_clock_was_set(self, by_ms: float) -> Bounds:
+        """What may differ where the host's clock, the engine's and the books', was set by so much meanwhile.
+
+        How long ago something was is counted by another clock, which nobody sets.
+        """
+        return replace(self, end=self.end + by_ms, absence=self.absence + by_ms, read=self.read + by_ms)
 
 
 @dataclass(slots=True)
@@ -64,6 +70,8 @@ class Report:
     worst_end_ms: float = 0.0
     worst_absence_ms: float = 0.0
     seconds_to_settle: float = 0.0
+    clock_set_ms: float = 0.0
+    """By how much the host's clock was set meanwhile."""
 
     def faults(self) -> list[str]:
         """All that must not be."""
@@ -83,7 +91,8 @@ class Report:
             f"unexpected {len(self.unexpected)}, early {len(self.early)}, wrong {len(self.wrong)}; "
             f"reaped {self.reaped}, late returns {self.late_returns}, elsewhere {self.elsewhere}; "
             f"worst end {self.worst_end_ms:.0f} ms, "
-            f"worst absence {self.worst_absence_ms:.0f} ms, settled after {self.seconds_to_settle:.1f} s"
+            f"worst absence {self.worst_absence_ms:.0f} ms, settled after {self.seconds_to_settle:.1f} s; "
+            f"the clock was set by {self.clock_set_ms:.0f} ms"
         )
 
 
@@ -136,7 +145,10 @@ async def compare(
     operator: Operator, accounts: Sequence[str], books: Books, bounds: Bounds, *, may_lose: bool = False
 ) -> Report:
     """Compare all books. Call it once nothing is pending."""
-    report = Report(attempted=len(books.calls), acknowledged=len(books.admitted))
+    report = Report(
+        attempted=len(books.calls), acknowledged=len(books.admitted), clock_set_ms=books.clock_set_ms
+    )
+    bounds = bounds.where_the_clock_was_set(books.clock_set_ms)
     report.wrong += books.phones_ended
     for account in accounts:
         booked = by_id(each for each in books.calls if each.account == account)
@@ -180,7 +192,7 @@ def _compare_call(report: Report, call: Booked, record: Json, bounds: Bounds) ->
     if admitted_ms != call.admitted_at_ms or call.told_ms is None:
         report.wrong.append(f"admitted at another moment: {what}")
         return
-    told_in_time = call.asked_ms - _EARLY_MS <= admitted_ms <= call.told_ms + _EARLY_MS
+    told_in_time = call.asked_ms - bounds.read <= admitted_ms <= call.told_ms + bounds.read
     if bounds.one_clock and not told_in_time:
         report.wrong.append(f"not admitted while it was asked for: {what}")
     duration_ms = ended_ms - admitted_ms
@@ -203,7 +215,7 @@ def _compare_end(report: Report, call: Booked, record: Json, what: str, bounds: 
     assert call.ended_ms is not None, what
     off_ms = record["ended_at_ms"] - call.ended_ms if bounds.one_clock else 0
     report.worst_end_ms = max(report.worst_end_ms, abs(off_ms))
-    if off_ms < -_EARLY_MS:
+    if off_ms < -bounds.read:
         report.early.append(f"by {-off_ms:.0f} ms: {what}")
     elif off_ms > bounds.end or record["ended_by"] != "hangup":
         report.wrong.append(f"ended {off_ms:.0f} ms late: {what}")

@@ -91,6 +91,8 @@ class Books:
     """How many were told of their admission."""
     phones_ended: list[str] = field(default_factory=list)
     """Phones that were told to connect no more, though nobody meant them to."""
+    clock_set_ms: float = 0.0
+    """By how much the host's clock was set meanwhile, against one that nobody sets."""
 
     @property
     def admitted(self) -> list[Booked]:
@@ -118,6 +120,7 @@ class Load:
             asyncio.create_task(self._device(account, device, token))
             for (account, device), token in self._tokens.items()
         ]
+        self._tasks.append(asyncio.create_task(self._watch_the_clock()))
 
     async def stop(self) -> Books:
         """Have them end their calls and leave; returns once every end is settled, and the books."""
@@ -132,6 +135,14 @@ class Load:
             for each in self.books.admitted
             if each.ended_ms is None and each.left_ms is None and not each.elsewhere
         ]
+
+    async def _watch_the_clock(self) -> None:
+        offsets = []
+        while not self._stopping.is_set():
+            offsets.append(now_ms() - time.monotonic_ns() / 1e6)
+            offsets = [min(offsets), max(offsets)]
+            self.books.clock_set_ms = offsets[1] - offsets[0]
+            await self._pause(1)
 
     async def _device(self, account: str, device: str, token: str) -> None:
         while not self._stopping.is_set():

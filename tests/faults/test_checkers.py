@@ -57,6 +57,14 @@ def test_books_that_agree() -> None:
     )
 
 
+def test_an_end_may_be_off_by_what_the_host_s_clock_was_set_by() -> None:
+    later = RECORD | {"ended_at_ms": 7510, "duration_ms": 6500, "billed_seconds": 7}
+    assert "late" in found([CALL], [later]).faults()[0]
+    report = Report()
+    _compare_calls(report, by_id([CALL]), [later], Bounds().where_the_clock_was_set(2000))
+    assert "late" not in " ".join(report.faults())
+
+
 @pytest.mark.parametrize(
     ("kind", "calls", "records"),
     [
