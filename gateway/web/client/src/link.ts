@@ -16,6 +16,8 @@ const REPLACED = 4409;
 const OWN_ATTEMPT_MS = 30_000;
 /** So many handshakes refused in a row, though over HTTP the token is good, are no passing trouble. */
 const MOST_REFUSALS = 5;
+/** Longer than a gateway that shuts down answers over HTTP though it takes no connections any more. */
+const REFUSED_MS = 60_000;
 
 /** What the owner of a link hears of it. @internal */
 export interface LinkHandlers {
@@ -49,6 +51,7 @@ export class Link {
   /** When the latest attempt was given up that a gateway may still come upon. */
   #attemptAtMs: number | null = null;
   #refusals = 0;
+  #refusedSinceMs = 0;
   #pingedAtMs: number | null = null;
   #againTimer: ReturnType<typeof setTimeout> | undefined;
   #connectTimer: ReturnType<typeof setTimeout> | undefined;
@@ -140,6 +143,7 @@ export class Link {
     }, this.timing.connectMs);
     socket.onopen = () => {
       opened = true;
+      this.#refusals = 0;
       this.#heard();
       this.#watch();
       this.handlers.opened();
@@ -174,6 +178,7 @@ export class Link {
       // Nobody there, or no gateway.
     }
     if (attempt !== this.#attempt || socket !== this.#socket) return;
+    if (status !== 200) this.#refusals = 0;
     if (status === 401) {
       this.#leave();
       this.#tokenRefused(problem.detail);
@@ -181,7 +186,7 @@ export class Link {
     // A gateway's word, not that of something between: accounts are never deleted.
     else if (problem.code === "not_found")
       this.end(new Ended("not_found", problem.detail ?? "There is no such account."));
-    else if (status === 200 && !this.#everGreeted && ++this.#refusals >= MOST_REFUSALS)
+    else if (status === 200 && !this.#everGreeted && this.#isRefusedForGood())
       this.end(
         new Forbidden(
           "The gateway answers, but refuses this connection: the staff member of this token may have been " +
@@ -189,6 +194,13 @@ export class Link {
         ),
       );
     else this.#gone(socket, 1006);
+  }
+
+  #isRefusedForGood(): boolean {
+    const nowMs = this.clock.elapsedMs();
+    if (this.#refusals === 0) this.#refusedSinceMs = nowMs;
+    this.#refusals += 1;
+    return this.#refusals >= MOST_REFUSALS && nowMs - this.#refusedSinceMs > REFUSED_MS;
   }
 
   #gone(socket: WebSocket, code: number): void {

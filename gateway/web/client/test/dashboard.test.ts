@@ -115,12 +115,49 @@ test.each([
 test("a token that is good over HTTP, but not for a connection, is given up after a while", async () => {
   vi.stubGlobal("fetch", async () => Response.json(pool(1, 1)));
   const dashboard = new Dashboard("http://gateway", TOKEN).start();
-  for (let tried = 0; tried < 5; tried += 1) {
-    expect(dashboard.endedBy).toBeNull();
+  const began = Date.now();
+  for (let tried = 0; dashboard.endedBy === null && tried < 100; tried += 1) {
     (await newest(tried)).drop();
     await vi.advanceTimersByTimeAsync(0);
   }
   expect(dashboard.endedBy?.code).toBe("forbidden");
+  expect(Date.now() - began).toBeLessThan(90_000);
+});
+
+test("a page that is opened while its gateway shuts down, and answers over HTTP alone, connects after", async () => {
+  vi.stubGlobal("fetch", async () => Response.json(pool(1, 1)));
+  const dashboard = new Dashboard("http://gateway", TOKEN).start();
+  const began = Date.now();
+  let tried = 0;
+  for (; Date.now() - began < 30_000; tried += 1) {
+    (await newest(tried)).drop();
+    await vi.advanceTimersByTimeAsync(0);
+    expect(dashboard.endedBy).toBeNull();
+  }
+  expect(tried).toBeGreaterThanOrEqual(5);
+  const next = await newest(tried);
+  next.open();
+  next.hear(pool(1, 1));
+  expect(dashboard.state).toBe("connected");
+});
+
+test("gateways that shut down one after the other, hours apart, send no page away", async () => {
+  let probed: () => Response = () => Response.json(pool(1, 1));
+  vi.stubGlobal("fetch", async () => probed());
+  const dashboard = new Dashboard("http://gateway", TOKEN).start();
+  let tried = 0;
+  const refuseFor = async (ms: number) => {
+    for (const began = Date.now(); Date.now() - began < ms; tried += 1) {
+      (await newest(tried)).drop();
+      await vi.advanceTimersByTimeAsync(0);
+    }
+  };
+  await refuseFor(30_000);
+  probed = () => Response.json({}, { status: 502 });
+  await refuseFor(3_600_000);
+  probed = () => Response.json(pool(1, 1));
+  await refuseFor(30_000);
+  expect(dashboard.endedBy).toBeNull();
 });
 
 test("a gateway that is not there is tried again and again, with growing delays", async () => {
