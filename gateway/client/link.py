@@ -28,6 +28,8 @@ _TOKEN_ENDED: Final = 4401
 _STAFF_REMOVED: Final = 4403
 _REPLACED: Final = 4409
 _TRY_LATER: Final = frozenset({408, 425, 429})
+_PROXY_GAVE_UP: Final = frozenset({502, 504})
+"""A proxy may have passed the handshake on, and a gateway may come upon it though nobody waits any more."""
 _FINAL: Final = frozenset({_TOKEN_ENDED, _STAFF_REMOVED, _REPLACED})
 _OWN_ATTEMPT_SECONDS: Final = 30.0
 """For so long a gateway may come upon an attempt that was given up, and take it for the newer one."""
@@ -140,6 +142,8 @@ class Link(Generic[F]):
                 self._address, self._url, token, self._timing, self._tls, self._decode
             )
         except HandshakeRefused as refused:
+            if refused.status in _PROXY_GAVE_UP:
+                self._note_attempt()
             self.trouble = refused.error.message
             return self._after_refusal(refused)
         except errors.TokenRefused as error:

@@ -147,6 +147,30 @@ async def test_it_is_not_sent_away_by_an_attempt_of_its_own_that_a_gateway_came_
         assert isinstance(await phone.wait_ended(), Replaced), "that was another one"
 
 
+@pytest.mark.parametrize("status", [502, 504])
+async def test_nor_by_one_that_a_proxy_gave_up_and_the_gateway_came_upon_late(
+    scripted: ScriptedGateway, status: int
+) -> None:
+    async with Softphone(scripted.url, "token", timing=QUICK) as phone:
+        device = await scripted.connection()
+        scripted.refuse(status)
+        device.vanish()
+        await (await scripted.connection()).close(4409)
+        device = await scripted.connection()
+        await wait_until(lambda: phone.connected)
+        await device.close(4409)
+        assert isinstance(await phone.wait_ended(), Replaced), "that was another one"
+
+
+async def test_an_attempt_that_a_gateway_refused_is_not_what_replaced_it(scripted: ScriptedGateway) -> None:
+    async with Softphone(scripted.url, "token", timing=QUICK) as phone:
+        device = await scripted.connection()
+        scripted.refuse(503, {"code": "going_away", "detail": "The gateway is shutting down."})
+        device.vanish()
+        await (await scripted.connection()).close(4409)
+        assert isinstance(await phone.wait_ended(), Replaced)
+
+
 @pytest.mark.parametrize("code", [1000, 1001, 1011, 1012, 1013])
 async def test_it_comes_back_after_any_other_closing(scripted: ScriptedGateway, code: int) -> None:
     async with Softphone(scripted.url, "token", timing=QUICK):

@@ -12,6 +12,8 @@ const SUBPROTOCOL = "callgate.v1";
 const TOKEN_ENDED = 4401;
 const STAFF_REMOVED = 4403;
 const REPLACED = 4409;
+/** After these no gateway comes upon the connection any more. */
+const FINAL: ReadonlySet<number> = new Set([TOKEN_ENDED, STAFF_REMOVED, REPLACED]);
 /** For so long a gateway may come upon an attempt that was given up, and take it for the newer one. */
 const OWN_ATTEMPT_MS = 30_000;
 /** So many handshakes refused in a row, though over HTTP the token is good, are no passing trouble. */
@@ -137,10 +139,7 @@ export class Link {
     }
     this.#socket = socket;
     let opened = false;
-    this.#connectTimer = setTimeout(() => {
-      this.#attemptAtMs = this.clock.elapsedMs();
-      this.#gone(socket, 1006);
-    }, this.timing.connectMs);
+    this.#connectTimer = setTimeout(() => this.#gone(socket, 1006), this.timing.connectMs);
     socket.onopen = () => {
       opened = true;
       this.#refusals = 0;
@@ -205,6 +204,8 @@ export class Link {
 
   #gone(socket: WebSocket, code: number): void {
     if (socket !== this.#socket) return;
+    // A page can't see how a handshake broke: a gateway may have been told of it.
+    if (!this.greeted && !FINAL.has(code)) this.#attemptAtMs = this.clock.elapsedMs();
     this.#leave();
     if (code === TOKEN_ENDED) this.#tokenRefused(undefined);
     else if (code === STAFF_REMOVED) this.end(new StaffRemoved());

@@ -237,6 +237,75 @@ test("an attempt of its own that a gateway came upon late does not send it away"
   expect(phone.endedBy?.code).toBe("replaced");
 });
 
+test.each([
+  ["was opened and broke before the welcome", (socket: ScriptedSocket) => socket.open()],
+  ["broke in its handshake", () => undefined],
+])("nor does one that %s", async (_, begin) => {
+  vi.stubGlobal("fetch", async () => {
+    throw new TypeError("no network");
+  });
+  const [phone, first] = await connected();
+  first.drop();
+  const second = await newest(1);
+  begin(second);
+  second.drop();
+  const third = await newest(2);
+  third.open();
+  third.hear(WELCOME);
+  third.drop(4409);
+  const fourth = await newest(3);
+  fourth.open();
+  fourth.hear(WELCOME);
+  expect(phone.endedBy).toBeNull();
+
+  fourth.drop(4409);
+  expect(phone.endedBy?.code).toBe("replaced");
+});
+
+test("nor does one that went silent before the welcome", async () => {
+  const [phone, first] = await connected();
+  first.drop();
+  (await newest(1)).open();
+  await vi.advanceTimersByTimeAsync(10_000);
+  const third = await newest(2);
+  third.open();
+  third.hear(WELCOME);
+  third.drop(4409);
+  await newest(3);
+  expect(phone.endedBy).toBeNull();
+});
+
+test("one that broke longer than 30 s ago was not what replaced it", async () => {
+  const [phone, first] = await connected();
+  first.drop();
+  const second = await newest(1);
+  second.open();
+  second.drop();
+  const third = await newest(2);
+  third.open();
+  third.hear(WELCOME);
+  for (let passed = 0; passed < 31_000; passed += 1_000) {
+    await vi.advanceTimersByTimeAsync(1_000);
+    third.hear({ type: "pong", server_time_ms: 1 });
+  }
+  third.drop(4409);
+  expect(phone.endedBy?.code).toBe("replaced");
+});
+
+test("nor was one whose handshake the gateway refused", async () => {
+  vi.stubGlobal("fetch", async () => Response.json({ detail: "expired" }, { status: 401 }));
+  const tokens = ["first", "second"];
+  const phone = new Softphone("http://gateway", () => tokens.shift() ?? "none");
+  const welcomed = phone.connect();
+  (await newest()).drop();
+  const second = await newest(1);
+  second.open();
+  second.hear(WELCOME);
+  await welcomed;
+  second.drop(4409);
+  expect(phone.endedBy?.code).toBe("replaced");
+});
+
 test("every call is written down before anything is sent of it", async () => {
   const storage = new ScriptedStorage();
   const [phone, socket] = await connected({ keepIn: "phone", storage });
