@@ -77,7 +77,8 @@ class _Parts:
 
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
-        name = f"{socket.gethostname()}-{os.getpid()}"
+        # In containers all may be process 1 of hosts of one name.
+        name = f"{socket.gethostname()}-{os.getpid()}-{os.urandom(4).hex()}"
         self.records = Records(settings.database_url or settings.data_dir / DATABASE_FILE)
         self._pool = LivePool(
             engine,

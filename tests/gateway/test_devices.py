@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import math
+import sys
 import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from pathlib import Path
 
 import httpx
 import jwt
@@ -138,6 +140,54 @@ async def test_it_does_so_across_gateways(valkey: EngineServer, start_twin: Star
             older = newer
         assert (await newer.start("c-1"))["replayed"]
         assert (await newer.end("c-1"))["type"] == "call.settled"
+
+
+_IN_A_CONTAINER = """#!{python}
+import os, socket
+
+os.getpid = lambda: 1
+socket.gethostname = lambda: "callgate"
+
+from gateway.cli import main
+
+main()
+"""
+
+
+async def test_gateways_in_containers_that_are_all_alike_are_told_apart(
+    valkey: EngineServer, make_postgres: Callable[[], str], tmp_path: Path
+) -> None:
+    """Each is process 1 of a host of the same name."""
+    program = tmp_path / "callgate"
+    program.write_text(_IN_A_CONTAINER.format(python=sys.executable))
+    program.chmod(0o700)
+    environ = {**SECRETS, "CALLGATE_REDIS_URL": valkey.url, "CALLGATE_DATABASE_URL": make_postgres()}
+    gateways = [
+        GatewayProcess(tmp_path / f"data-{number}", environ=environ, program=program) for number in range(2)
+    ]
+    try:
+        await asyncio.gather(*(asyncio.to_thread(gateway.start) for gateway in gateways))
+        async with operating(gateways[0]) as operator:
+            await operator.account()
+            token = await operator.token()
+
+            async def names() -> set[str]:
+                return {
+                    each["gateway"] for each in (await operator.http.get("/v1/status")).json()["gateways"]
+                }
+
+            async def both() -> bool:
+                return len(await names()) == 2
+
+            await wait_until(both, 10)
+            assert all(name.startswith("callgate-1-") for name in await names())
+            async with connected(gateways[0], token) as older, connected(gateways[1], token):
+                assert await older.closed() == REPLACED
+            await asyncio.to_thread(gateways[1].stop)
+            assert len(await names()) == 1
+    finally:
+        for gateway in gateways:
+            gateway.end()
 
 
 async def test_a_revoked_token_closes_its_connection_and_is_refused(
