@@ -16,7 +16,6 @@ import contextlib
 import fcntl
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -36,8 +35,10 @@ from gateway.domain.errors import StartRefused
 # sockaddr_un.sun_path, its closing zero included, is 108 bytes on Linux and 104 on macOS.
 _LONGEST_SOCKET_PATH: Final = 103
 _POLL_SECONDS: Final = 0.02
+_ANSWER_SECONDS: Final = 0.5
 _SILENCE_SECONDS: Final = 30.0
 _STOP_SECONDS: Final = 15.0
+_CUT_OFF: Final = (anyio.EndOfStream, anyio.BrokenResourceError)
 _LOG_TAIL_LINES: Final = 12
 _LARGEST_OLD_LOG_BYTES: Final = 1_000_000
 
@@ -174,14 +175,15 @@ class EmbeddedEngine:
         await self.stop()
 
     async def _launch(self) -> None:
-        engine_lock = await self._take_engine_lock()
         try:
-            self.socket_path.unlink(missing_ok=True)
-            self._spawn(engine_lock)
+            engine_lock = await self._take_engine_lock()
+            try:
+                self.socket_path.unlink(missing_ok=True)
+                self._spawn(engine_lock)
+            finally:
+                os.close(engine_lock)  # the server keeps its own
         except OSError as error:
             raise StartRefused(f"The engine cannot be started in {self.directory}: {error}.") from error
-        finally:
-            os.close(engine_lock)  # the server keeps its own
         await self._until_it_answers()
 
     def _spawn(self, engine_lock: int) -> None:
@@ -224,7 +226,7 @@ class EmbeddedEngine:
         while True:
             if process.poll() is not None:
                 raise self._refusal(f"could not start (status {process.returncode})")
-            answer = self._ask_ping()
+            answer = await self._ask_ping()
             if answer.startswith(b"+PONG"):
                 return
             if answer:
@@ -236,29 +238,26 @@ class EmbeddedEngine:
                 raise self._refusal(f"has not answered for {_SILENCE_SECONDS:.0f} s")
             await anyio.sleep(_POLL_SECONDS)
 
-    def _ask_ping(self) -> bytes:
+    async def _ask_ping(self) -> bytes:
         # By hand, since the Redis client belongs to the parts that use the engine; empty: no answer yet.
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
-            connection.settimeout(0.5)
-            try:
-                connection.connect(str(self.socket_path))
-                connection.sendall(b"PING\r\n")
-                return connection.recv(256)
-            except OSError:
-                return b""
+        with anyio.move_on_after(_ANSWER_SECONDS), contextlib.suppress(OSError, *_CUT_OFF):
+            async with await anyio.connect_unix(self.socket_path) as connection:
+                await connection.send(b"PING\r\n")
+                return await connection.receive(256)
+        return b""
 
     async def _end_process(self) -> None:
-        process, self._process = self._process, None
-        if process is None or process.poll() is not None:
-            return
-        process.terminate()
-        with anyio.move_on_after(_STOP_SECONDS):
-            await _until_ended(process)
-        if process.poll() is None:
-            # Nothing answered is lost by it: each answer came after its fsync.
-            _log.warning("engine.killed", reason=f"it did not stop within {_STOP_SECONDS:.0f} s")
-            process.kill()
-            process.wait()
+        process = self._process
+        if process is not None and process.poll() is None:
+            process.terminate()
+            with anyio.move_on_after(_STOP_SECONDS):
+                await _until_ended(process)
+            if process.poll() is None:
+                # Nothing answered is lost by it: each answer came after its fsync.
+                _log.warning("engine.killed", reason=f"it did not stop within {_STOP_SECONDS:.0f} s")
+                process.kill()
+                await _until_ended(process)
+        self._process = None
 
     @property
     def _pid_path(self) -> Path:

