@@ -50,6 +50,9 @@ RETRY_SECONDS: Final = (0.1, 5.0)
 FRESH_SECONDS: Final = 1.0
 """For how long a backlog, an `as_of_ms`, or how far SQL is, is not asked for again."""
 
+TELL_SECONDS: Final = 1.0
+"""How often the lag is told while nobody looks at what waits."""
+
 TRIM_SECONDS: Final = 10.0
 """How often entries that were kept long enough are deleted."""
 
@@ -60,8 +63,8 @@ _AS_OF: Final = "records_as_of_ms"
 class RecorderStatus:
     """How the recorder is doing: whether it is the one that records, what it found waiting and for how long.
 
-    `waiting_entries` counts records and cycles. `failing` says what keeps it from its work, None if nothing
-    does.
+    `waiting_entries` counts records and cycles. `lag_ms` grows for as long as the engine or the database is
+    not heard of. `failing` says what keeps it from its work, None if nothing does.
     """
 
     recording: bool
@@ -142,6 +145,7 @@ class Recorder:
         self._waiting_entries = 0
         self._waiting_asked_at = -FRESH_SECONDS
         self._lag_ms = 0
+        self._turn_began: float | None = None
         self._as_of_ms = 0
         self._as_of_asked_at = -FRESH_SECONDS
 
@@ -151,12 +155,17 @@ class Recorder:
         So is, loudly, anything else that goes wrong (a table is missing, a mistake of ours): records wait and
         are not lost; a gateway that ended for it would only take its calls along.
         """
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._keep_telling_lag())
+            await self._keep_recording()
+
+    async def _keep_recording(self) -> NoReturn:
         failures = 0
         turns.finished("recorder")
         async with self._database.exclusive("recorder") as lock:
             while True:
                 try:
-                    with _broken_is_unavailable():
+                    with _broken_is_unavailable(), self._taking_a_turn():
                         await self._turn(lock)
                 except (DatabaseUnavailable, EngineUnavailable) as error:
                     wait_s = _backoff(failures)
@@ -210,7 +219,7 @@ class Recorder:
 
     def status(self) -> RecorderStatus:
         """Tell how it is doing."""
-        return RecorderStatus(self._recording, self._waiting_entries, self._lag_ms, self._failing)
+        return RecorderStatus(self._recording, self._waiting_entries, self._known_lag_ms(), self._failing)
 
     async def as_of_ms(self) -> int:
         """Return an instant before which everything that was settled is in SQL, whoever recorded it.
@@ -242,6 +251,7 @@ class Recorder:
                 # Another gateway may reach the engine that SQL has all this of, or what is away from here.
                 await lock.release()
                 done.check()
+            self._turn_began = None
             with anyio.move_on_after(IDLE_SECONDS):
                 await self._woken.wait()
             self._woken.clear()
@@ -255,7 +265,17 @@ class Recorder:
         elif time.monotonic() - self._first_waiting_since >= self._stuck_seconds:
             log.warning("recorder.takes_over", shard=first[0], entry_id=first[1])
             await self.drain()
+        self._turn_began = None
         await anyio.sleep(min(STANDBY_SECONDS, self._stuck_seconds / 3))
+
+    @contextlib.contextmanager
+    def _taking_a_turn(self) -> Iterator[None]:
+        """Count what is asked of engine and database as lag for as long as it takes: it may hang for ever."""
+        self._turn_began = time.monotonic()
+        try:
+            yield
+        finally:
+            self._turn_began = None
 
     async def _look_on(self) -> None:
         """See how much waits though nothing can be saved, as far as it can be seen."""
@@ -371,7 +391,21 @@ class Recorder:
     def _observe(self, lag_ms: int) -> None:
         self._lag_ms = lag_ms
         self._reader.make_haste(lag_ms)
-        metrics.RECORDER_LAG_SECONDS.set(lag_ms / 1000)
+        self._tell_lag()
+
+    async def _keep_telling_lag(self) -> NoReturn:
+        while True:
+            await anyio.sleep(TELL_SECONDS)
+            self._tell_lag()
+
+    def _tell_lag(self) -> None:
+        metrics.RECORDER_LAG_SECONDS.set(self._known_lag_ms() / 1000)
+
+    def _known_lag_ms(self) -> int:
+        """The lag that was seen last, and at least for how long nobody could look."""
+        if self._turn_began is None:
+            return self._lag_ms
+        return max(self._lag_ms, int((time.monotonic() - self._turn_began) * 1000))
 
     async def _count_waiting(self, progress: Mapping[int, Progress], batch: Batch, *, at_end: bool) -> None:
         if at_end:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -73,6 +72,9 @@ MANY_WAITING: Final = 1_000_000
 
 UNREADABLE_NAMED: Final = 5
 """So many accounts whose pools cannot be read are named."""
+
+ASK_DATABASE_SECONDS: Final = 10
+"""How long it is waited for the database when the status is asked for."""
 
 STUCK_SECONDS: Final = 60
 """A background task that has not finished a turn for so long is told of, if engine and database are there."""
@@ -525,17 +527,27 @@ class Callgate:
         recorder = self._recorder.status()
         if recorder.failing:
             warnings.append(f"The recorder cannot save: {recorder.failing}")
-        with contextlib.suppress(DatabaseUnavailable):
-            refused = await self._records.database.read(count_dead_letters)
-            if refused:
-                warnings.append(f"The database refused {refused} records: see its table dead_letters.")
+        webhooks = None
+        try:
+            # SQLite on a disk that hangs is waited for without end.
+            async with asyncio.timeout(ASK_DATABASE_SECONDS):
+                refused = await self._records.database.read(count_dead_letters)
+                if refused:
+                    warnings.append(f"The database refused {refused} records: see its table dead_letters.")
+                webhooks = await self._webhooks(warnings)
+        except DatabaseUnavailable:
+            pass
+        except TimeoutError:
+            warnings.append(
+                f"The database has not answered for {ASK_DATABASE_SECONDS} s: refused records and waiting "
+                "webhooks are not known."
+            )
         if unreadable := sorted(self._pool.unreadable.lately()):
             more = f" and {len(unreadable) - UNREADABLE_NAMED} more" * (len(unreadable) > UNREADABLE_NAMED)
             warnings.append(
                 f"What the engine holds of {', '.join(unreadable[:UNREADABLE_NAMED])}{more} cannot be read: "
                 "see `callgate check`."
             )
-        webhooks = await self._webhooks(warnings)
         tasks = [TaskTurn(task, age_ms) for task, age_ms in turns.ages_ms().items()]
         if health.status == "ok":  # else it is no wonder
             warnings += [

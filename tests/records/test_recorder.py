@@ -6,6 +6,9 @@ from contextlib import asynccontextmanager
 from copy import deepcopy
 
 import pytest
+from prometheus_client import REGISTRY
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from gateway.domain.calls import CallRecord, CycleOpened
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
@@ -488,6 +491,53 @@ async def test_the_lag_is_that_of_the_oldest_record_found_waiting(
     assert recorder.status().lag_ms == 1_000
     await recorder.drain()
     assert recorder.status().lag_ms == 0
+
+
+async def test_the_lag_grows_while_the_database_does_not_answer(
+    where: str, recorder: Recorder, stream: MemoryStream
+) -> None:
+    """One that hangs would else look well: nobody looks at what waits meanwhile."""
+    other = Database(where)
+    held, enough = asyncio.Event(), asyncio.Event()
+
+    async def hold(connection: AsyncConnection) -> None:
+        if other.kind == "postgresql":
+            await connection.execute(text("LOCK TABLE call_records"))
+        held.set()
+        await enough.wait()
+
+    def told_ms() -> int:
+        told = REGISTRY.get_sample_value("callgate_recorder_lag_seconds")
+        assert told is not None
+        return min(recorder.status().lag_ms, round(told * 1000))
+
+    holding = asyncio.create_task(other.write(hold))
+    await held.wait()
+    stream.add(a_record())
+    async with running(recorder):
+        try:
+            await wait_until(lambda: told_ms() >= 500, 8)
+            await wait_until(lambda: told_ms() >= 1500, 8)
+        finally:
+            enough.set()
+            await holding
+        await wait_until(lambda: told_ms() < 500)
+    await other.close()
+
+
+async def test_a_recorder_that_has_nothing_to_do_does_not_lag(
+    where: str, recorder: Recorder, database: Database, stream: MemoryStream
+) -> None:
+    other = Database(where)
+    async with other.exclusive("recorder") as lock:
+        await lock.acquire()
+        async with running(recorder):
+            # It stands by for seconds at a time.
+            looked = stream.reads
+            await wait_until(lambda: stream.reads > looked)
+            await asyncio.sleep(0.5)
+            assert recorder.status().lag_ms < 400
+    await other.close()
 
 
 async def test_a_cycle_opens_its_statement_and_a_later_plan_replaces_it(
