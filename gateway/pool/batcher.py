@@ -9,7 +9,6 @@ that one alone is answered so.
 from __future__ import annotations
 
 import asyncio
-import struct
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from gateway.pool.kept_answers import KeptAnswers
 from gateway.pool.keys import KeySpace
 from gateway.pool.leases import RealTime, carry_out_until_ms
 from gateway.pool.operations import Done, Operation, Reply, section_arguments
+from gateway.pool.packed import NO_VALUE
 from gateway.pool.scripts import ALLOW_OOM, Argument, Script, script
 from gateway.pool.together import run_together
 from gateway.pool.unreadable import UNDECODABLE, Unreadable, broke_down
@@ -325,7 +325,7 @@ class _Lane:
                 for operation in operations:
                     try:
                         answer = operation.deliver(reply, at)
-                    except (ValueError, KeyError, struct.error) as failure:
+                    except NO_VALUE as failure:
                         # A value of a call that is none: the script only passed it on.
                         self._fail(account, [operation], failure)
                         at += operation.width
@@ -360,6 +360,8 @@ class _Lane:
             failure = None
         except CallgateError as error:
             failure = error
+        except NO_VALUE as error:
+            failure = self._unreadable.note(account, error)
         except (RedisError, OSError) as error:
             if broke_down(error):
                 failure = self._unreadable.note(account, error)

@@ -11,14 +11,17 @@ import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from typing import Final
 
+import structlog
 from redis.exceptions import RedisError
 
 from gateway.domain.calls import CallInProgress
-from gateway.domain.errors import CallgateError, EngineUnavailable
+from gateway.domain.errors import EngineUnavailable
 from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
-from gateway.pool.packed import unpack_call_in_progress
+from gateway.pool.packed import NO_VALUE, unpack_call_in_progress
 from gateway.pool.scripts import script
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 CALLS_AT_ONCE: Final = 1000
 """How many calls one script call looks at: others must not wait for a large account."""
@@ -49,23 +52,29 @@ class DeviceCalls:
         return await asyncio.shield(found)
 
     async def _look(self, account: str) -> None:
-        while asked := self._asked.pop(account, None):
-            error: CallgateError | None = None
-            calls: dict[tuple[str, str], list[CallInProgress]] = {who: [] for who in asked}
-            try:
-                await self._look_through(account, calls)
-            except (RedisError, OSError):
-                error = EngineUnavailable()
+        try:
+            while asked := self._asked.pop(account, None):
+                await self._answer(account, asked)
+        finally:
+            del self._looking[account]
+            _fail(self._asked.pop(account, {}))
+
+    async def _answer(self, account: str, asked: _Asked) -> None:
+        calls: dict[tuple[str, str], list[CallInProgress]] = {who: [] for who in asked}
+        try:
+            await self._look_through(account, calls)
             for who, future in asked.items():
-                if error is not None:
-                    future.set_exception(error)
-                    future.exception()  # whoever asked may be gone
-                else:
-                    future.set_result(calls[who])
-        del self._looking[account]
+                future.set_result(calls[who])
+        except (RedisError, OSError):
+            pass
+        except Exception:
+            # Whoever connects waits for this, and would for ever.
+            log.exception("device.calls_not_found", account=account)
+        finally:
+            _fail(asked)
 
     async def all_of(self, account: str) -> list[CallInProgress]:
-        """All calls in progress of an account. Raises RedisError."""
+        """All calls in progress of an account, but for those that cannot be read. Raises RedisError."""
         return [call async for call in self._look_for(account, [])]
 
     async def _look_through(self, account: str, calls: dict[tuple[str, str], list[CallInProgress]]) -> None:
@@ -83,5 +92,18 @@ class DeviceCalls:
             )
             following = reply[0].decode()
             for field, packed in zip(reply[1::2], reply[2::2], strict=True):
-                call_id = field.decode().partition("/")[2]
-                yield unpack_call_in_progress(account, call_id, packed, 0)
+                try:
+                    call_id = field.decode().partition("/")[2]
+                    call = unpack_call_in_progress(account, call_id, packed, 0)
+                except NO_VALUE:
+                    # As the script passes over what is none at all: `callgate check` tells of both.
+                    continue
+                yield call
+
+
+def _fail(asked: _Asked) -> None:
+    """Answer those that have no answer yet."""
+    for future in asked.values():
+        if not future.done():
+            future.set_exception(EngineUnavailable())
+            future.exception()  # whoever asked may be gone

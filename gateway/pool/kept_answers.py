@@ -22,7 +22,7 @@ from gateway.domain.asks import Answered, Ask, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import CallgateError
 from gateway.domain.policy import Policy
-from gateway.pool.packed import admission_of_ended, unpack_end, unpack_record
+from gateway.pool.packed import NO_VALUE, admission_of_ended, unpack_end, unpack_record
 
 log = structlog.get_logger(__name__)
 
@@ -241,7 +241,12 @@ class KeptAnswers:
         policy: Policy,
     ) -> None:
         settled = {key: self._settled[key] for key in keys if len(key) == 3 and key in self._settled}
-        records = [unpack_record(account, key[1], value, policy) for key, value in settled.items()]
+        records = []
+        for told, value in settled.items():
+            try:
+                records.append(unpack_record(account, told[1], value, policy))
+            except NO_VALUE as failure:
+                self._let_go_of_none(told, failure)
         calls = []
         for key in keys:
             going = self._going.get(key) if len(key) == 2 else None
@@ -256,17 +261,11 @@ class KeptAnswers:
         by_call = {(each.call_id, each.admitted_at_ms): each for each in known}
         # In the order of admission: what an older copy has in progress ends before its id is another call's.
         for record in sorted(records, key=lambda record: record.admitted_at_ms):
-            found = by_call.get((record.call_id, record.admitted_at_ms))
-            is_as_new = found is not None and found.revision >= record.revision
-            if isinstance(found, CallRecord):
-                if is_as_new:
-                    await ask(Retell(found, True, found.billed_seconds))
-                if found.revision <= record.revision and _end_of(found) != _end_of(record):
-                    await ask(Retell(record, False, found.billed_seconds))
-            elif not is_as_new:
-                await ask(Retell(record, False))
-            # Else it was taken back since, by whoever has the call now (R15).
             told = (account, record.call_id, record.admitted_at_ms)
+            try:
+                await _tell_settled(ask, record, by_call.get(told[1:]))
+            except NO_VALUE as failure:
+                self._let_go_of_none(told, failure)
             self._to_tell.pop(told, None)
             if told in self._settled:
                 self._told_ms[told] = self._now_ms() + CLOCKS_APART_MS
@@ -297,6 +296,11 @@ class KeptAnswers:
         self._told_ms.pop(key, None)
         self._to_tell.pop(key, None)
 
+    def _let_go_of_none(self, key: SettledKey, failure: Exception) -> None:
+        # It would be the same each time; what the engine told SQL of it is among the dead letters.
+        log.error("answer.unreadable", account=key[0], call_id=key[1], because=str(failure)[:200])
+        self._let_go(key)
+
     def _keep(self, key: Key, going: _Going) -> None:
         self._going[key] = going
         self._going.move_to_end(key)
@@ -304,6 +308,21 @@ class KeptAnswers:
             oldest, _ = self._going.popitem(last=False)
             self._to_tell.pop(oldest, None)
             _CALLS_DROPPED.inc()
+
+
+async def _tell_settled(
+    ask: Callable[[Ask], Awaitable[object]], record: CallRecord, found: CallRecord | CallInProgress | None
+) -> None:
+    """Tell a settlement again, beside what SQL has of the call."""
+    is_as_new = found is not None and found.revision >= record.revision
+    if isinstance(found, CallRecord):
+        if is_as_new:
+            await ask(Retell(found, True, found.billed_seconds))
+        if found.revision <= record.revision and _end_of(found) != _end_of(record):
+            await ask(Retell(record, False, found.billed_seconds))
+    elif not is_as_new:
+        await ask(Retell(record, False))
+    # Else it was taken back since, by whoever has the call now (R15).
 
 
 def _is_first_end(known: bytes, value: bytes) -> bool:

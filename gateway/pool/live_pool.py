@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import struct
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import partial
@@ -33,6 +32,7 @@ from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.leases import Leases, Vouching
 from gateway.pool.operations import Done
 from gateway.pool.packed import (
+    NO_VALUE,
     PackedPool,
     is_ended,
     is_in_progress,
@@ -211,7 +211,10 @@ class LivePool:
         return answer
 
     async def find_call(self, account: str, call_id: str) -> FoundCall | None:
-        """A call in progress, or one that ended and is remembered. Raises EngineUnavailable."""
+        """A call in progress, or one that ended and is remembered.
+
+        Raises EngineUnavailable (also where the call is not what it should be).
+        """
         shard = self._keys.shard_of(account)
         found = await self._run(
             "call_read", self._keys.named(shard, "meta", "calls"), [f"{account}/{call_id}"]
@@ -220,13 +223,16 @@ class LivePool:
             return None
         now_ms, packed_policy, packed = found
         policy = unpack_policy(packed_policy)
-        if is_in_progress(packed):
-            views = await self.read_many([account])
-            cycle_start_ms = views[account].cycle.start_ms if account in views else 0
-            call = unpack_call_in_progress(account, call_id, packed, cycle_start_ms)
-            return FoundCall(call, now_ms, policy)
-        if is_ended(packed):
-            return FoundCall(unpack_record(account, call_id, packed, policy), now_ms, policy)
+        try:
+            if is_in_progress(packed):
+                views = await self.read_many([account])
+                cycle_start_ms = views[account].cycle.start_ms if account in views else 0
+                call = unpack_call_in_progress(account, call_id, packed, cycle_start_ms)
+                return FoundCall(call, now_ms, policy)
+            if is_ended(packed):
+                return FoundCall(unpack_record(account, call_id, packed, policy), now_ms, policy)
+        except NO_VALUE as failure:
+            raise self.unreadable.note(account, failure) from failure
         return None
 
     async def calls_of(self, account: str) -> list[CallInProgress]:
@@ -463,7 +469,7 @@ class LivePool:
                         continue
                     try:
                         views[account] = _view(account, found)
-                    except (ValueError, struct.error) as failure:
+                    except NO_VALUE as failure:
                         unreadable[account] = self.unreadable.note(account, failure)
             if not missing:
                 break
@@ -490,6 +496,8 @@ class LivePool:
             return await self._accounts.supply(account, code)
         except PoolUnreadable as failure:
             raise self.unreadable.note(account, failure.__cause__ or failure) from failure
+        except NO_VALUE as failure:
+            raise self.unreadable.note(account, failure) from failure
         except (RedisError, OSError) as failure:
             if broke_down(failure):
                 raise self.unreadable.note(account, failure) from failure
@@ -584,6 +592,8 @@ class LivePool:
                 # SQL was restored to an earlier day: nothing can be due for what it does not know.
                 alarms = self._keys.named(self._keys.shard_of(account), "alarms")[0]
                 await self._engine.client.zrem(alarms, account)
+        except NO_VALUE as failure:
+            return self.unreadable.note(account, failure)
         except (CallgateError, RedisError, OSError) as failure:
             return failure
         return None
@@ -716,7 +726,7 @@ def _reaped(account: str, answer: Answer | CallgateError) -> None:
 def _glanced(packed: bytes | None) -> PackedPool | None:
     try:
         return None if packed is None else unpack_pool(packed)
-    except (ValueError, struct.error):
+    except NO_VALUE:
         return None  # whoever works with it tells of that
 
 

@@ -5,6 +5,7 @@ Numbers are little-endian; instants and seconds are doubles, exact for integers 
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,6 +39,9 @@ _LENGTH: Final = Struct("<H")
 _CYCLE_TAIL: Final = Struct("<Bdddd")
 _PASSED_TAIL: Final = Struct("<dddd")
 _NOTICE_TAIL: Final = Struct("<BBdddddB")
+
+NO_VALUE: Final = (ValueError, KeyError, OverflowError, struct.error)
+"""What unpacking raises for a value that is damaged: cut off, or with something else within it."""
 
 COUNT_FROM: Final[tuple[CountFrom, ...]] = ("admission", "answer")
 ENDED_BY: Final[dict[int, EndedBy]] = {1: "hangup", 2: "connection_lost", 3: "lease_expired"}

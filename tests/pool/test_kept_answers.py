@@ -87,6 +87,17 @@ async def test_a_settlement_is_told_again_saved_or_not() -> None:
         assert await told_again(kept) == [expected]
 
 
+async def test_a_settlement_that_cannot_be_read_is_let_go_of_and_keeps_no_other_from_being_told() -> None:
+    """The engine settled what was left of a damaged call."""
+    record, _ = came_back()
+    other = replace(record, call_id="d")
+    kept = kept_beside([])
+    for each, packed in ((record, pack_record(record)[:95]), (other, pack_record(other))):
+        kept.settled("acme", each.call_id, packed)
+    assert await told_again(kept) == [Retell(other, False)]
+    assert len(kept) == 1
+
+
 async def test_a_first_end_is_told_again_though_its_words_came_again_after_it_was_lost() -> None:
     """R17."""
     record, _ = came_back()

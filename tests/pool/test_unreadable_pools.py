@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from datetime import date
 from math import nan
 from time import monotonic
@@ -60,6 +61,13 @@ def spoil(engine: EngineServer, accounts: LiveAccounts, kind: str) -> Any:
 
 def start(account: str, call_id: str) -> Start:
     return Start(account, *ANA, call_id, TO)
+
+
+def cut_off(engine: EngineServer, accounts: LiveAccounts, call_id: str, length: int = 60) -> None:
+    """Leave of a call of `BAD` in progress no more than scripts look at: who calls whom is not whole."""
+    calls = accounts.keys.named(accounts.keys.shard_of(BAD), "calls")[0]
+    whole: Any = engine.client.hget(calls, f"{BAD}/{call_id}")
+    engine.client.hset(calls, f"{BAD}/{call_id}", whole[:length])
 
 
 @pytest.mark.parametrize("kind", ["another layout", "cut off", "no string"])
@@ -129,6 +137,63 @@ async def test_it_is_made_anew_once_its_key_is_deleted(accounts: LiveAccounts, e
     engine.client.delete(pool_key(accounts))
     assert isinstance(await accounts.pool.ask(start(BAD, "c-2")), Admitted)
     assert (await accounts.pool.read(BAD)).calls_in_progress == 2
+
+
+async def test_a_pool_is_made_anew_beside_a_call_that_is_cut_off(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """R28: with the other calls that are in progress."""
+    await accounts.ask_all([start(BAD, "c-1"), start(BAD, "c-2")])
+    cut_off(engine, accounts, "c-1")
+    engine.client.delete(pool_key(accounts))
+    assert sorted(await accounts.pool.read_many(ALL)) == ALL
+    assert [call.call_id for call in await accounts.pool.calls_of(BAD)] == ["c-2"]
+    assert await accounts.pool.calls_of_device(BAD, *ANA) == await accounts.pool.calls_of(BAD)
+    answers = await accounts.ask_all([start(account, "c-3") for account in ALL])
+    assert all(isinstance(answer, Admitted) for answer in answers)
+
+
+async def test_cycles_turn_on_time_though_a_pool_is_to_be_made_anew_beside_a_call_that_is_cut_off(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """R19."""
+    ends_ms = (await accounts.pool.read(BAD)).cycle.end_ms
+    await accounts.pool.ask(start(BAD, "c-1"))
+    cut_off(engine, accounts, "c-1")
+    engine.client.delete(pool_key(accounts))
+    async with asyncio.timeout(10):
+        await accounts.at(ends_ms)
+    packed = await accounts.pool.glance(ALL)
+    assert all(pool is not None and pool.cycle_start_ms == ends_ms for pool in packed.values())
+
+
+async def test_an_account_that_sql_holds_in_a_way_that_cannot_be_used_stops_nobody_else(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """R19, R28: its pool cannot be made."""
+    ends_ms = (await accounts.pool.read(BAD)).cycle.end_ms
+    accounts.configs[BAD] = replace(accounts.configs[BAD], time_zone="Mars/Olympus")
+    engine.client.delete(pool_key(accounts))
+    assert sorted(await accounts.pool.read_many(ALL)) == GOOD
+    answers = await accounts.ask_all([start(account, "c-1") for account in ALL])
+    for account, answer in zip(ALL, answers, strict=True):
+        assert isinstance(answer, PoolUnreadable if account == BAD else Admitted)
+    async with asyncio.timeout(10):
+        await accounts.at(ends_ms)
+    packed = await accounts.pool.glance(GOOD)
+    assert all(pool is not None and pool.cycle_start_ms == ends_ms for pool in packed.values())
+    assert accounts.pool.unreadable.lately().keys() == {BAD}
+
+
+@pytest.mark.parametrize("length", [60, 55])
+async def test_a_call_that_is_cut_off_is_told_to_whoever_asks_for_it(
+    accounts: LiveAccounts, engine: EngineServer, length: int
+) -> None:
+    await accounts.ask_all([start(account, "c-1") for account in ALL])
+    cut_off(engine, accounts, "c-1", length)
+    with pytest.raises(PoolUnreadable):
+        await accounts.pool.find_call(BAD, "c-1")
+    assert await accounts.pool.find_call(GOOD[0], "c-1") is not None
 
 
 async def test_pools_that_are_read_together_with_it_are_read(
