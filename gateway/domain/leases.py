@@ -21,6 +21,8 @@ class Renewed(StrEnum):
     UNKNOWN = "unknown"
     UNDECIDED = "undecided"
     """The engine is being compared with what it had answered, or made anew: it has to be asked again."""
+    UNREADABLE = "unreadable"
+    """What the engine holds of the call is damaged: nothing was done, nor is when it is asked again."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ class Leases:
                 piece = places[first : first + RENEWED_AT_ONCE]
                 codes = await self._renew_apart([(shard, vouchings[at]) for shard, at in piece])
                 for (_, at), code in zip(piece, codes, strict=True):
-                    renewed[at] = Renewed.UNDECIDED if code is None else _RENEWED[Code(code)]
+                    renewed[at] = Renewed.UNREADABLE if code is None else _RENEWED[Code(code)]
 
         await self._engine.ask_shards(by_shard, renew)
         return renewed

@@ -255,7 +255,8 @@ class LivePool:
     async def renew(self, vouchings: Sequence[Vouching]) -> list[Renewed]:
         """Vouch for calls, or say that their connection is lost (R12, R13).
 
-        Answers where each stands: UNDECIDED where it could not be asked. Raises EngineUnavailable.
+        Answers where each stands: UNDECIDED where it could not be asked, UNREADABLE where it is damaged.
+        Raises EngineUnavailable.
         """
         with engine_unavailable():
             return await self._leases.renew(vouchings)

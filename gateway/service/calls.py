@@ -32,6 +32,7 @@ from gateway.domain.leases import Renewed
 from gateway.pool.leases import Vouching
 from gateway.pool.live_pool import LivePool
 from gateway.pool.operations import Done
+from gateway.pool.unreadable import PoolUnreadable
 from gateway.records.store import Records
 from gateway.service.journal import CycleStart, Journal
 from gateway.service.kept_ends import KeptEnds
@@ -99,7 +100,10 @@ class Calls:
         call_ids: Sequence[str],
         receipts: Mapping[str, CallInProgress],
     ) -> list[str]:
-        """Vouch for calls (R12, R15); return those that are not in progress. Raises EngineUnavailable."""
+        """Vouch for calls (R12, R15); return those that are not in progress.
+
+        Raises EngineUnavailable, also where one of them is damaged: the others were vouched for.
+        """
         vouchings = [Vouching(account, call_id, 0, 0, device=device) for call_id in call_ids]
         standings = await self._pool.renew(vouchings)
         if Renewed.UNDECIDED in standings:
@@ -109,11 +113,13 @@ class Calls:
         for call_id, standing in zip(call_ids, standings, strict=True):
             if standing is Renewed.ENDED:
                 gone.append(call_id)
-            elif standing is not Renewed.RENEWED:
+            elif standing not in (Renewed.RENEWED, Renewed.UNREADABLE):
                 returning.append(call_id)
         found = await asyncio.gather(
             *(self._returns(Resume(account, each, device, 0, receipts.get(each))) for each in returning)
         )
+        if Renewed.UNREADABLE in standings:
+            raise PoolUnreadable
         left = {call_id for call_id, is_back in zip(returning, found, strict=True) if not is_back}
         return [call_id for call_id in call_ids if call_id in left or call_id in gone]
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from time import monotonic
 from typing import Final, NoReturn
@@ -49,6 +49,11 @@ class _Lost:
     def vouchings(self) -> list[Vouching]:
         ago_ms = self.heard_ago_ms + int((monotonic() - self.since) * 1000)
         return [Vouching(self.account, each, self.number, ago_ms, lost=True) for each in self.call_ids]
+
+    def only_undecided(self, standings: Iterable[Renewed]) -> _Lost:
+        """Those that are to be told again: each time starts the grace of a call anew."""
+        said = zip(self.call_ids, standings, strict=True)
+        return replace(self, call_ids=tuple(each for each, standing in said if standing is Renewed.UNDECIDED))
 
 
 class Keeper:
@@ -121,10 +126,8 @@ class Keeper:
                 standings = await self._renew([each for lost in telling for each in lost.vouchings()])
                 del self._lost[: len(telling)]
                 said = iter(standings)
-                undecided = [
-                    each for each in telling if Renewed.UNDECIDED in list(islice(said, len(each.call_ids)))
-                ]
-                if undecided:
+                left = [each.only_undecided(islice(said, len(each.call_ids))) for each in telling]
+                if undecided := [each for each in left if each.call_ids]:
                     # The shard is away, or being compared; a call that it does not know its device tells of.
                     self._lost += undecided
                     raise EngineUnavailable

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from datetime import date
 from math import nan
@@ -21,6 +21,8 @@ from gateway.domain.policy import Policy
 from gateway.pool.leases import Vouching
 from gateway.pool.operations import DEADLINE_SECONDS
 from gateway.pool.unreadable import PoolUnreadable
+from gateway.sessions.devices import DeviceConnections
+from gateway.sessions.keeper import Keeper
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, SECOND, T0, TO, a_plan
 from tests.support.pools import LiveAccounts, live_accounts
@@ -224,7 +226,30 @@ async def test_a_call_that_cannot_be_decoded_keeps_no_other_from_its_lease(
     calls = accounts.keys.named(accounts.keys.shard_of(BAD), "calls")[0]
     engine.client.hset(calls, f"{BAD}/c-1", b"Lx")
     renewed = await accounts.pool.renew([Vouching(account, "c-1", 7, 0) for account in ALL])
-    assert renewed == [Renewed.UNDECIDED if account == BAD else Renewed.RENEWED for account in ALL]
+    assert renewed == [Renewed.UNREADABLE if account == BAD else Renewed.RENEWED for account in ALL]
+
+
+async def test_a_call_that_cannot_be_decoded_keeps_no_other_of_a_lost_connection_from_its_grace(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """R13: it is told once, so that the grace of the others ends."""
+    await accounts.ask_all([Start(BAD, *ANA, call_id, TO, connection=7) for call_id in ("c-1", "c-2")])
+    calls = accounts.keys.named(accounts.keys.shard_of(BAD), "calls")[0]
+    engine.client.hset(calls, f"{BAD}/c-1", b"Lx")
+    told: list[str] = []
+
+    async def renew(vouchings: Sequence[Vouching]) -> list[Renewed]:
+        told.extend(each.call_id for each in vouchings)
+        return await accounts.pool.renew(vouchings)
+
+    def known(*_: str) -> None:
+        """Nothing is known of any call."""
+
+    keeper = Keeper(DeviceConnections(), renew, accounts.pool.submit, known, lease_ms=15_000)
+    keeper.lost(BAD, ["c-1", "c-2"], 7, 0)
+    await keeper.tell_lost()
+    await keeper.tell_lost()
+    assert told == ["c-1", "c-2"]
 
 
 @pytest.mark.parametrize("value", [b"", b"Lx", b"Ex", b"?" * 100])

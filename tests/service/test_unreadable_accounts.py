@@ -39,3 +39,25 @@ def test_a_gateway_names_it_in_its_status_and_its_log(
         warnings = http.get("/v1/status").json()["warnings"]
     assert warnings == ["What the engine holds of acme cannot be read: see `callgate check`."]
     assert "pool.unreadable" in gateway.log()
+
+
+def test_a_keepalive_vouches_for_the_other_calls_and_says_that_one_cannot_be_read(
+    start_gateway: Callable[..., GatewayProcess], start_engine: Callable[..., EngineServer]
+) -> None:
+    """R12."""
+    engine = start_engine(persistent=True)
+    gateway = start_gateway(redis_url=engine.url)
+    with gateway.client() as http:
+        plan = {"name": "Ten", "minutes": 10, "connected_channels": 1, "staff_seats": 1}
+        http.put("/v1/plans/ten", json=plan).raise_for_status()
+        http.put("/v1/accounts/acme", json={"name": "acme", "plan": "ten"}).raise_for_status()
+        http.put("/v1/accounts/acme/staff/ana").raise_for_status()
+        calls = KEYS.named(KEYS.shard_of("acme"), "calls")[0]
+        for call_id in ("c-1", "c-2"):
+            asked = {"account": "acme", "staff": "ana", "device": "desk", "call_id": call_id}
+            http.post("/v1/calls", json={**asked, "to": "+14155550100"}).raise_for_status()
+        before = engine.client.hget(calls, "acme/c-2")
+        engine.client.hset(calls, "acme/c-1", b"Lx")
+        answer = http.post("/v1/calls/keepalive?account=acme", json={"call_ids": ["c-1", "c-2"]})
+        assert (answer.status_code, answer.json()["code"]) == (503, "engine_unavailable")
+        assert engine.client.hget(calls, "acme/c-2") != before

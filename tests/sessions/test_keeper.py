@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+import pytest
+
 from gateway.domain.asks import Ask
 from gateway.domain.calls import Caller
+from gateway.domain.errors import EngineUnavailable
 from gateway.domain.leases import Renewed
 from gateway.pool.leases import Vouching
 from gateway.sessions.devices import DeviceConnections
@@ -54,6 +57,26 @@ async def test_calls_are_renewed_while_the_shard_of_one_that_was_lost_is_away() 
     finally:
         running.cancel()
         await asyncio.wait([running])
+
+
+async def test_of_a_lost_connection_only_those_calls_are_told_again_that_are_undecided() -> None:
+    """R13: their grace begins when they are told, and shall end."""
+    told: list[str] = []
+    undecided = {"gone-2"}
+
+    async def renew(vouchings: Sequence[Vouching]) -> list[Renewed]:
+        told.extend(each.call_id for each in vouchings)
+        return [Renewed.UNDECIDED if each.call_id in undecided else Renewed.RENEWED for each in vouchings]
+
+    keeper = Keeper(DeviceConnections(), renew, _no_ask, lambda *_: None, lease_ms=300)
+    keeper.lost("acme", ["gone-1", "gone-2", "gone-3"], 7, 0)
+    keeper.lost("globex", ["gone-4"], 7, 0)
+    with pytest.raises(EngineUnavailable):
+        await keeper.tell_lost()
+    undecided.clear()
+    await keeper.tell_lost()
+    await keeper.tell_lost()
+    assert told == ["gone-1", "gone-2", "gone-3", "gone-4", "gone-2"]
 
 
 def _no_ask(ask: Ask, _: object) -> None:
