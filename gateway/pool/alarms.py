@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import structlog
@@ -15,19 +16,22 @@ from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
 from gateway.pool.scripts import script
 from gateway.pool.shards import Clock, Shards
+from gateway.pool.unreadable import PoolUnreadable
 
 log = structlog.get_logger(__name__)
 
 MOST_DUE: Final = 64
 """How many accounts of one shard are seen to in one round."""
+MOST_PASSED_OVER: Final = 1000
+"""How many of a shard that could not be seen to are looked past in one round, for others behind them."""
 LONGEST_WAIT_SECONDS: Final = 0.25
 """An alarm set meanwhile by another gateway is met this late at the most (R29: within half a second)."""
 AFTER_FAILURE_SECONDS: Final = 1.0
 SHORTEST_WAIT_SECONDS: Final = 0.01
 
-Fire = Callable[[Iterable[str]], Awaitable[Iterable[str]]]
+Fire = Callable[[Iterable[str]], Awaitable[Mapping[str, Exception]]]
 """Sees to the accounts that are due, once each; a second time does nothing. Answers those that could not be
-seen to, as they are not what they should be: they stay due."""
+seen to, which stay due, each with why: PoolUnreadable for one that is not what it should be."""
 
 
 class Alarms:
@@ -60,15 +64,25 @@ class Alarms:
     async def fire_due(self) -> tuple[Clock, int]:
         """See to all that is due now.
 
-        Answers the clock, and the next instant at which something is (0 none).
+        Answers the clock, and the next instant at which something is (0 none). Raises EngineUnavailable,
+        RedisError; and once all others were seen to, what kept any account from that, unless it is not what
+        it should be.
         """
-        stuck: set[str] = set()
+        failed: dict[str, Exception] = {}
         while True:
-            clock, next_ms, found = await self._find_due()
-            due = [account for account in found if account not in stuck]
+            stuck = max(Counter(map(self._keys.shard_of, failed)).values(), default=0)
+            most = MOST_DUE + min(stuck, MOST_PASSED_OVER)
+            clock, next_ms, found = await self._find_due(most)
+            due = [account for account in found if account not in failed]
             if not due:
-                return clock, next_ms
-            stuck.update(await self._fire(due))
+                break
+            failed.update(await self._fire(due))
+        failures = [each for each in failed.values() if not isinstance(each, PoolUnreadable)]
+        if failures:
+            log.warning("alarms.not_all_seen_to", failed=len(failures))
+            raise failures[0]
+        # Behind so many nothing is found: "at once" would be said again and again.
+        return clock, 0 if stuck >= most else next_ms
 
     async def move_clock(
         self, to_ms: int | None, speed: int | None, *, by_ms: int = 0, anywhere: bool = False
@@ -106,14 +120,14 @@ class Alarms:
                 return
             await self._shards.set_clock(next_ms, 0)
 
-    async def _find_due(self) -> tuple[Clock, int, list[str]]:
+    async def _find_due(self, most: int) -> tuple[Clock, int, list[str]]:
         clock: Clock | None = None
         next_ms = 0
         due: list[str] = []
 
         async def look(shards: Sequence[int]) -> Any:
             keys = [key for shard in shards for key in self._keys.named(shard, "meta", "alarms")]
-            return await script("alarms_due").run(self._engine.client, keys, [str(MOST_DUE)])
+            return await script("alarms_due").run(self._engine.client, keys, [str(most)])
 
         asked = await self._engine.ask_shards(range(self._keys.shards), look)
         for _, (now_ms, speed, later_ms, *accounts) in asked.said:

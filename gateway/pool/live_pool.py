@@ -537,50 +537,56 @@ class LivePool:
                     unreadable |= failed
         return found, unreadable
 
-    async def _turn_cycles(self, accounts: Iterable[str]) -> Iterable[str]:
+    async def _turn_cycles(self, accounts: Iterable[str]) -> Mapping[str, Exception]:
         """Reading a pool turns its cycle and passes its thresholds.
 
-        One that knows few coming boundaries is given more. Answers those that could not be read; raises what
-        else went wrong with any of them, once all have been seen to.
+        One that knows few coming boundaries is given more. Answers those that could not be seen to, each with
+        why. Raises EngineUnavailable where that is the same for all.
         """
-        named, unreadable = list(accounts), list[str]()
-        failures: list[Exception] = []
-        lacking: list[tuple[str, int | None]] = []
+        named, failed = list(accounts), dict[str, Exception]()
+        lacking: dict[str, int | None] = {}
         for first in range(0, len(named), READ_AT_ONCE):
             chunk = named[first : first + READ_AT_ONCE]
             try:
-                raw, failed = await self._read_raw(chunk, 0, for_alarms=True)
+                raw, unreadable = await self._read_raw(chunk, 0, for_alarms=True)
             except EngineUnavailable as failure:
                 if self._engine.spans_shards:
                     raise
-                failures.append(failure)
+                failed |= dict.fromkeys(chunk, failure)
                 continue
-            unreadable += failed
+            failed |= unreadable
             for account, found in raw.items():
                 if found[0] == Code.POOL_UNREADABLE:
-                    self.unreadable.note(account, UNDECODABLE)
-                    unreadable.append(account)
+                    failed[account] = self.unreadable.note(account, UNDECODABLE)
                 elif found[0] in UNDECIDED:
-                    lacking.append((account, found[0]))
-                elif sum(end > 0 for end in unpack_pool(found[4]).coming_ends_ms) < FEW_COMING_CYCLES:
-                    lacking.append((account, None))
-        # Behind all that needs no SQL, which may be silent for long.
-        for first in range(0, len(lacking), SUPPLIED_AT_ONCE):
-            group = lacking[first : first + SUPPLIED_AT_ONCE]
-            became = await asyncio.gather(*(self._supply_due(account, code) for account, code in group))
-            for (account, _), failed_with in zip(group, became, strict=True):
-                if isinstance(failed_with, PoolUnreadable):
-                    self.unreadable.note(account, failed_with.__cause__ or failed_with)
-                    unreadable.append(account)
-                elif failed_with is not None:
-                    failures.append(failed_with)
+                    lacking[account] = found[0]
+                else:
+                    try:
+                        coming_ends_ms = unpack_pool(found[4]).coming_ends_ms
+                    except NO_VALUE as failure:
+                        failed[account] = self.unreadable.note(account, failure)
+                        continue
+                    if sum(end > 0 for end in coming_ends_ms) < FEW_COMING_CYCLES:
+                        lacking[account] = None
+        return failed | await self._supply_all_due(lacking)
+
+    async def _supply_all_due(self, lacking: Mapping[str, int | None]) -> dict[str, Exception]:
+        """Behind all that needs no SQL, which may be silent for long. Answers those that could not be."""
+        failed: dict[str, Exception] = {}
+        left = list(lacking)
+        while left:
+            group, left = left[:SUPPLIED_AT_ONCE], left[SUPPLIED_AT_ONCE:]
+            became = await asyncio.gather(*(self._supply_due(account, lacking[account]) for account in group))
+            for account, failure in zip(group, became, strict=True):
+                if isinstance(failure, PoolUnreadable):
+                    failed[account] = self.unreadable.note(account, failure.__cause__ or failure)
+                elif failure is not None:
+                    failed[account] = failure
             if all(isinstance(failure, DatabaseUnavailable) for failure in became):
                 # So it is for the others; what falls due meanwhile shall not wait for that.
+                failed |= dict.fromkeys(left, failed[group[0]])
                 break
-        if failures:
-            log.warning("alarms.not_all_seen_to", failed=len(failures), due=len(named))
-            raise failures[0]
-        return unreadable
+        return failed
 
     async def _supply_due(self, account: str, code: int | None) -> Exception | None:
         """Supply what an account that is due lacks; without a code, more boundaries. Answers what failed."""

@@ -15,9 +15,10 @@ import pytest
 
 from gateway.domain.answers import Admitted, Settled
 from gateway.domain.asks import Ask, End, Start
-from gateway.domain.errors import EngineUnavailable
+from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
 from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
+from gateway.pool import alarms
 from gateway.pool.leases import Vouching
 from gateway.pool.operations import DEADLINE_SECONDS
 from gateway.pool.unreadable import PoolUnreadable
@@ -216,6 +217,66 @@ async def test_the_cycles_of_others_turn_on_time(accounts: LiveAccounts, engine:
         await accounts.at(ends_ms)
     packed = await accounts.pool.glance(GOOD)
     assert all(pool is not None and pool.cycle_start_ms == ends_ms for pool in packed.values())
+
+
+async def test_the_cycles_of_others_turn_on_time_behind_as_many_as_are_seen_to_in_one_round(
+    accounts: LiveAccounts, engine: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R19: those that cannot be read stay due, and stand before the others in each round."""
+    monkeypatch.setattr(alarms, "MOST_DUE", 1)
+    ends_ms = (await accounts.pool.read(BAD)).cycle.end_ms
+    spoil(engine, accounts, "another layout")
+    async with asyncio.timeout(10):
+        await accounts.at(ends_ms)
+    packed = await accounts.pool.glance(GOOD)
+    assert all(pool is not None and pool.cycle_start_ms == ends_ms for pool in packed.values())
+
+
+async def test_the_clock_moves_on_though_more_are_due_than_are_passed_over(
+    accounts: LiveAccounts, engine: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Behind them nothing is found to be due; nobody waits for that for ever."""
+    monkeypatch.setattr(alarms, "MOST_DUE", 1)
+    monkeypatch.setattr(alarms, "MOST_PASSED_OVER", 0)
+    ends_ms = (await accounts.pool.read(BAD)).cycle.end_ms
+    spoil(engine, accounts, "another layout")
+    async with asyncio.timeout(10):
+        await accounts.at(ends_ms)
+        assert (await accounts.pool.clock()).now_ms == ends_ms
+
+
+async def test_the_cycles_of_others_turn_on_time_behind_one_whose_pool_cannot_be_made(
+    accounts: LiveAccounts, engine: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R19: they need no SQL, and do not wait for it."""
+    monkeypatch.setattr(alarms, "MOST_DUE", 1)
+    ends_ms = (await accounts.pool.read(BAD)).cycle.end_ms
+    engine.client.delete(pool_key(accounts))
+    accounts.database_failure = DatabaseUnavailable()
+    with pytest.raises(DatabaseUnavailable):
+        await accounts.at(ends_ms)
+    packed = await accounts.pool.glance(GOOD)
+    assert all(pool is not None and pool.cycle_start_ms == ends_ms for pool in packed.values())
+    accounts.database_failure = None
+    await accounts.at(ends_ms)
+    assert (await accounts.pool.read(BAD)).cycle.start_ms == ends_ms
+
+
+async def test_a_plan_s_name_that_cannot_be_decoded_keeps_no_cycle_of_others_from_turning(
+    accounts: LiveAccounts, engine: EngineServer
+) -> None:
+    """R19: scripts only pass it on."""
+    ends_ms = (await accounts.pool.read(BAD)).cycle.end_ms
+    key = pool_key(accounts)
+    whole: Any = engine.client.get(key)
+    plan = a_plan(100).plan.encode()
+    assert whole.count(plan + b"\0") == 1
+    engine.client.set(key, whole.replace(plan + b"\0", b"\xff" * len(plan) + b"\0"))
+    async with asyncio.timeout(10):
+        await accounts.at(ends_ms)
+    packed = await accounts.pool.glance(GOOD)
+    assert all(pool is not None and pool.cycle_start_ms == ends_ms for pool in packed.values())
+    assert accounts.pool.unreadable.lately().keys() == {BAD}
 
 
 async def test_a_call_that_cannot_be_decoded_keeps_no_other_from_its_lease(
