@@ -164,19 +164,18 @@ class Engine:
         given = [len(keys), *keys, *arguments]
         # Valkey waits for a connection's own writes only, and a script that is asked again may find all
         # written, by another connection: hence one write that is this one's.
-        barrier, barrier_given = load("barrier_write"), [1, _barrier(keys[0]), BARRIER_MS]
+        # With its text, which is short: so NOSCRIPT is never said of it, but of a script that has not run.
+        barrier = ("EVAL", load("barrier_write").source, 1, _barrier(keys[0]), BARRIER_MS)
 
         async def work(node: Server, asking: bool) -> Any:
             wanted = await self._all_replicas(node) if replicas == "all" else replicas
             commands: list[tuple[Any, ...]] = [("EVALSHA", script.sha, *given)]
             if wanted:
-                commands += [("EVALSHA", barrier.sha, *barrier_given), ("WAIT", wanted, wait_ms)]
+                commands += [barrier, ("WAIT", wanted, wait_ms)]
             try:
                 reply, *waited = await send_together(node, commands, asking=asking)
             except NoScriptError:
                 commands[0] = ("EVAL", script.source, *given)
-                if wanted:
-                    commands[1] = ("EVAL", barrier.source, *barrier_given)
                 reply, *waited = await send_together(node, commands, asking=asking)
             have = waited[-1] if waited else 0
             if have < wanted:

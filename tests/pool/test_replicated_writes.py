@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from datetime import date
 from hashlib import sha1
 from time import monotonic
 
@@ -11,9 +12,14 @@ import pytest
 from redis.exceptions import RedisError, ResponseError
 from redis.exceptions import TimeoutError as RedisTimeoutError
 
+from gateway.domain.answers import Admitted, Settled
+from gateway.domain.asks import End, Start
+from gateway.domain.policy import Policy
 from gateway.pool.engine import Engine, connect
-from gateway.pool.scripts import Script
+from gateway.pool.scripts import Script, script
 from tests.support.engines import KINDS
+from tests.support.pool_model import ANA, T0, TO, a_plan
+from tests.support.pools import live_accounts
 from tests.support.topologies import Cluster, Replicated
 from tests.support.waiting import wait_until
 
@@ -59,6 +65,22 @@ async def test_what_was_answered_is_on_all_replicas(
         reply = await reached.run_script(counting, ["{a}k"], [f"id-{number}"], replicas="all")
         assert reply == str(number).encode()
         assert [server.client.hget("{a}k", "count") for server in setup.servers[1:]] == [reply, reply]
+
+
+async def test_a_batch_is_carried_out_once_though_the_engine_has_forgotten_the_script_that_is_waited_by(
+    setup: Replicated,
+) -> None:
+    """An engine forgets scripts one by one. R9: the answers of a second run would be those of repeats."""
+    server = setup.servers[0]
+    async with live_accounts(f"redis://127.0.0.1:{server.port}", Policy(), shards=1, replicas=1) as accounts:
+        await accounts.at(T0)
+        await accounts.make("acme", billing_date=date(2026, 11, 15), plan=a_plan(100))
+        server.client.script_flush()
+        server.client.script_load(script("calls_decide").source)
+        started, ended = await accounts.ask_all([Start("acme", *ANA, "c", TO), End("acme", "c", ANA)])
+    assert isinstance(started, Admitted)
+    assert isinstance(ended, Settled)
+    assert (started.replayed, ended.replayed) == (False, False)
 
 
 async def test_a_paused_replica_makes_the_outcome_unknown_and_asking_again_waits_again(
