@@ -224,15 +224,7 @@ class _Lane:
         metrics.BATCH_SIZE.observe(len(batch))
         failed: list[Operation] = []
         for sections in self._engine.split(_sections(batch, self._keys)):
-            try:
-                await self._carry_out(sections, self._script)
-            except OutOfMemoryError:
-                # Not logged: there is nothing to wait for, so it may be as often as there are batches.
-                metrics.ENGINE_FAILURES.inc()
-                failed += await self._decide_in_tight_memory(_operations(sections))
-            except (RedisError, OSError) as failure:
-                _note_failure(failure)
-                failed += _operations(sections)
+            failed += await self._carry_out(sections, self._script)
         if failed:
             # First in line again, so that they stay in order with what was asked since.
             self._waiting.extendleft(reversed([each for each in failed if each.done is not None]))
@@ -244,31 +236,46 @@ class _Lane:
             if operation.letter in NEW_CALLS:
                 operation.fail(EngineUnavailable("The live engine has no memory left; try again shortly."))
         left = [each for each in operations if each.letter not in NEW_CALLS]
+        failed: list[Operation] = []
         for sections in self._engine.split(_sections(left, self._keys)) if left else ():
+            failed += await self._carry_out(sections, self._script_in_tight_memory)
+        return failed
+
+    async def _carry_out(self, sections: list[Section], deciding: Script) -> list[Operation]:
+        """Have them decided, those of accounts that a script broke down on lately each by itself.
+
+        Answers what failed, or was not put any more: only that may be put again. What an earlier script was
+        asked was answered, or waits for what it lacks, and would be decided twice.
+        """
+        failed: list[Operation] = []
+        parts = self._apart(sections)
+        while parts:
+            part = parts.popleft()
             try:
-                await self._carry_out(sections, self._script_in_tight_memory)
+                parts += await self._run_script(part, deciding)
             except (RedisError, OSError) as failure:
+                if isinstance(failure, OutOfMemoryError) and deciding is self._script:
+                    # Not logged: there is nothing to wait for, so it may be as often as there are batches.
+                    metrics.ENGINE_FAILURES.inc()
+                    failed += await self._decide_in_tight_memory(_operations(part))
+                    continue
                 _note_failure(failure)
-                return left
-        return []
+                failed += _operations(part)
+                if not isinstance(failure, ResponseError):
+                    # It is the engine; to wait for it once more for each of the others would take long.
+                    failed += [each for others in parts for each in _operations(others)]
+                    break
+        return failed
 
-    async def _carry_out(self, sections: list[Section], deciding: Script) -> None:
-        """Have them decided, those of accounts that a script broke down on lately each by itself."""
+    def _apart(self, sections: list[Section]) -> deque[list[Section]]:
         if not self._unreadable:
-            await self._run_script(sections, deciding)
-            return
+            return deque([sections])
         suspects = {account for account in _accounts(sections) if account in self._unreadable}
-        if sound := _sections_of(sections, lambda account: account not in suspects):
-            await self._run_script(sound, deciding)
-        await self._carry_out_apart(sections, deciding, sorted(suspects))
+        sound = _sections_of(sections, lambda account: account not in suspects)
+        return deque([sound] if sound else []) + _by_account(sections, sorted(suspects))
 
-    async def _carry_out_apart(
-        self, sections: list[Section], deciding: Script, accounts: Iterable[str]
-    ) -> None:
-        for account in accounts:
-            await self._run_script(_sections_of(sections, account.__eq__), deciding)
-
-    async def _run_script(self, sections: list[Section], deciding: Script) -> None:
+    async def _run_script(self, sections: list[Section], deciding: Script) -> deque[list[Section]]:
+        """Have them decided by one script; answers what is to be asked again, each account by itself."""
         keys, arguments = self._encode(sections)
         try:
             reply = await self._engine.run_script(deciding, keys, arguments, replicas=self._replicas)
@@ -281,12 +288,12 @@ class _Lane:
             accounts = dict.fromkeys(_accounts(sections))
             if len(accounts) > 1:
                 _note_failure(failure)
-                await self._carry_out_apart(sections, deciding, accounts)
-                return
+                return _by_account(sections, accounts)
             for account in accounts:
                 self._fail(account, _operations(sections), failure)
-            return
+            return deque()
         self._deliver(sections, reply)
+        return deque()
 
     def _fail(self, account: str, operations: Iterable[Operation], because: BaseException) -> None:
         error = self._unreadable.note(account, because)
@@ -387,6 +394,10 @@ def _sections_of(sections: Iterable[Section], wanted: Callable[[str], bool]) -> 
         for shard, accounts in sections
     ]
     return [(shard, accounts) for shard, accounts in parts if accounts]
+
+
+def _by_account(sections: list[Section], accounts: Iterable[str]) -> deque[list[Section]]:
+    return deque(_sections_of(sections, account.__eq__) for account in accounts)
 
 
 def _operations(sections: Iterable[Section]) -> list[Operation]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import date
 from math import nan
@@ -13,12 +14,13 @@ from typing import Any
 
 import pytest
 
-from gateway.domain.answers import Admitted, Settled
+from gateway import metrics
+from gateway.domain.answers import Admitted, Refused, Settled
 from gateway.domain.asks import Ask, End, Start
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
 from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
-from gateway.pool import alarms
+from gateway.pool import alarms, operations
 from gateway.pool.leases import Vouching
 from gateway.pool.operations import DEADLINE_SECONDS
 from gateway.pool.unreadable import PoolUnreadable
@@ -60,6 +62,16 @@ def spoil(engine: EngineServer, accounts: LiveAccounts, kind: str) -> Any:
         engine.client.delete(key)
         engine.client.rpush(key, "x")
     return whole
+
+
+@contextmanager
+def keys_forbidden(engine: EngineServer, but_for: tuple[str, ...]) -> Iterator[None]:
+    """Have the engine refuse scripts that name other keys than these, as it would if it failed."""
+    engine.ask("ACL", "SETUSER", "default", "resetkeys", *(f"~{pattern}" for pattern in but_for))
+    try:
+        yield
+    finally:
+        engine.ask("ACL", "SETUSER", "default", "allkeys")
 
 
 def start(account: str, call_id: str) -> Start:
@@ -121,6 +133,30 @@ async def test_others_of_its_batch_are_decided_once(accounts: LiveAccounts, engi
         assert (view.settled_seconds, [call.call_id for call in view.calls]) == (60, ["c-2"])
     recorded = [item for item in await accounts.recorded() if getattr(item, "call_id", None) == "c-1"]
     assert sorted(item.account for item in recorded) == GOOD
+
+
+async def test_what_waits_for_sql_is_decided_once_though_another_account_has_to_be_asked_again(
+    accounts: LiveAccounts, engine: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """R6: decided twice, the call that was refused would be admitted behind the end, and nobody told."""
+    monkeypatch.setattr(operations, "DEADLINE_SECONDS", 20.0)
+    single = a_plan(100, max_concurrent_calls=1)
+    await accounts.make("single", billing_date=date(2026, 11, 15), plan=single)
+    await accounts.pool.ask(start("single", "first"))
+    spoil(engine, accounts, "another layout")
+    with pytest.raises(PoolUnreadable):
+        await accounts.pool.ask(start(BAD, "c-1"))
+    engine.client.delete(pool_key(accounts, "single"))
+    accounts.database_answers.clear()
+    asks: list[Ask] = [start("single", "refused"), End("single", "first", ANA), start(BAD, "c-2")]
+    failures_before = metrics.ENGINE_FAILURES._value.get()
+    with keys_forbidden(engine, but_for=("cg:[^{]*", "cg:{0}:[^p]*", f"cg:{{0}}:p*[^{BAD[-1]}]")):
+        answering = asyncio.create_task(accounts.ask_all(asks))
+        await wait_until(lambda: metrics.ENGINE_FAILURES._value.get() >= failures_before + 3)
+        accounts.database_answers.set()
+    answers = await answering
+    assert [type(answer) for answer in answers] == [Refused, Settled, PoolUnreadable]
+    assert (await accounts.pool.read("single")).calls == ()
 
 
 async def test_it_is_asked_again_as_soon_as_it_was_mended(
