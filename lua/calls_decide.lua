@@ -17,11 +17,12 @@
 --          A* answered: "<staff>/<device>|" of the asker ('' the administrator), how long ago (ms)
 --          X* end, now: the asker
 --          Y* end: the same as A, and what SQL has of the call: its value ('' nothing)
---          R* resume: the asker, and what SQL or a receipt has of the call: its value ('' nothing)
+--          R* resume: the asker, what SQL or a receipt has of the call: its value ('' nothing), the epoch in which SQL was
+--             asked (0 any)
 --          P  reap: nothing
 --          T  a settlement told again, which names two calls, the second as an earlier call of its id
 --             ("<account>/<call id>/<admitted at>"): the call's value, 1 if SQL has its record, what an older record
---             billed that SQL has in its place
+--             billed that SQL has in its place, the epoch in which SQL was asked (0 any)
 --          F a x y  the same as E A X Y, of an account that SQL does not know (R30)
 --          r p t    the same as R P T, of such an account
 --        A section is one shard, and names no call twice: what comes later of the same call stands in a later section.
@@ -30,6 +31,7 @@
 --          E F  the same, 1 if it goes by the fresh id
 --          X Y P x y p  the ended call's value (lib/call.lua), remaining seconds
 --          R r  the call's value, in progress
+--        R and T are answered by ACCOUNT_UNREAD where SQL was asked in another epoch than this: nothing was decided.
 --        SHARD_MISSING, SHARD_MOVED, TOO_LATE, POOL_MISSING and CYCLES_MISSING answer all operations of an account alike:
 --        nothing was decided, and the gateway has to supply what is missing. So does POOL_UNREADABLE, of an account whose pool,
 --        or a call named here, is not what it should be. Behind them, which run of an engine this is, and for
@@ -56,8 +58,8 @@
 -- @include settle
 -- @include resume
 
-local ARGUMENTS = { S = 3, C = 4, D = 4, E = 4, F = 4, A = 3, a = 3, X = 2, x = 2, Y = 4, y = 4, R = 3, r = 3, P = 0, p = 0,
-  T = 3, t = 3 }
+local ARGUMENTS = { S = 3, C = 4, D = 4, E = 4, F = 4, A = 3, a = 3, X = 2, x = 2, Y = 4, y = 4, R = 4, r = 4, P = 0, p = 0,
+  T = 4, t = 4 }
 
 local START = 83 -- S
 local START_FROM_CHANNEL = 67 -- C
@@ -104,12 +106,13 @@ local function carry_out(a, letter, i)
     call_at, value_at = call_at + 1, value_at + 1
     return i + 4
   elseif letter == RESUME or letter == RESUME + LOWER then
-    resume(a, field, blob, ARGV[i + 1], connection, ARGV[i + 2])
-    return i + 3
+    resume(a, field, blob, ARGV[i + 1], connection, ARGV[i + 2], tonumber(ARGV[i + 3]))
+    return i + 4
   elseif letter == RETELL or letter == RETELL + LOWER then
-    retell(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i], ARGV[i + 1] == '1', tonumber(ARGV[i + 2]))
+    retell(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i], ARGV[i + 1] == '1', tonumber(ARGV[i + 2]),
+      tonumber(ARGV[i + 3]))
     call_at, value_at = call_at + 1, value_at + 1
-    return i + 3
+    return i + 4
   elseif letter == REAP or letter == REAP + LOWER then
     reap(a, field, blob)
     return i

@@ -79,6 +79,8 @@ class Resume:
 
     `found` is for a pool that does not know the call: what SQL has of it, or what its receipt says (R28).
     `vouched` is False where a gateway tells of a call that it let through, and does not know how it goes on.
+    `epoch` is the shard's in which SQL was asked: in a later one it may have the call's record, and so may
+    the pool have it in its sum. 0 where that does not matter.
     """
 
     account: str
@@ -87,6 +89,7 @@ class Resume:
     connection: int = 0
     found: CallRecord | CallInProgress | None = None
     vouched: bool = True
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,12 +105,15 @@ class Retell:
     """Tell a settlement again that a gateway was answered, and that the engine may have lost since (R26).
 
     `saved` if SQL has the record, or another one of that revision. `billed_before` are the seconds of what
-    SQL has of the call, 0 for nothing: the pool, which was made from SQL, has them in its sum.
+    SQL has of the call, 0 for nothing: the pool, which was made from SQL, has them in its sum. `epoch` is the
+    shard's in which SQL was asked: in a later one the pool was made from more than that. 0 where that does
+    not matter.
     """
 
     record: CallRecord
     saved: bool
     billed_before: int = 0
+    epoch: int = 0
 
     @property
     def account(self) -> str:

@@ -6,7 +6,7 @@ from enum import IntEnum
 from typing import Final
 
 from gateway.domain.admission import RefusalReason
-from gateway.domain.errors import CallgateError, CallIdConflict, CallIdUsed, CallUnknown
+from gateway.domain.errors import CallgateError, CallIdConflict, CallIdUsed, CallUnknown, EngineUnavailable
 
 
 class Code(IntEnum):
@@ -66,4 +66,6 @@ ERRORS: Final[dict[int, type[CallgateError]]] = {
     Code.CALL_ID_USED: CallIdUsed,
     Code.CALL_ID_CONFLICT: CallIdConflict,
     Code.CALL_UNKNOWN: CallUnknown,
+    # Who tells what an engine has lost begins again with what SQL has.
+    Code.ACCOUNT_UNREAD: EngineUnavailable,
 }

@@ -95,8 +95,9 @@ class KeptAnswers:
         self._settled: OrderedDict[SettledKey, bytes] = OrderedDict()
         # What was told again is in the stream behind all that was settled before this (by the billing clock).
         self._told_ms: dict[SettledKey, int] = {}
-        # Oldest first, as an ordered set.
-        self._to_tell: dict[Key | SettledKey, None] = {}
+        # Oldest first, each with the number of the latest loss that it is to be told after.
+        self._to_tell: dict[Key | SettledKey, int] = {}
+        self._losses = 0
 
     def __len__(self) -> int:
         return len(self._settled)
@@ -140,8 +141,7 @@ class KeptAnswers:
         self._going.pop((account, call_id), None)
         if (account, call_id) in self._to_tell:
             # It may have been answered by the engine that has lost the call.
-            del self._to_tell[account, call_id]
-            self._to_tell[key] = None
+            self._to_tell[key] = self._to_tell.pop((account, call_id))
         known = self._settled.get(key)
         if known is not None and _is_first_end(known, value):
             # The engine has lost it, and a network repeated the end: it is told again all the same (R17).
@@ -197,8 +197,9 @@ class KeptAnswers:
     def lost(self, shards: Iterable[int]) -> None:
         """These shards have lost something: all that was answered of them is to be told again."""
         of = set(shards)
-        self._to_tell |= dict.fromkeys(key for key in self._settled if self._shard_of(key[0]) in of)
-        self._to_tell |= dict.fromkeys(key for key in self._going if self._shard_of(key[0]) in of)
+        self._losses += 1
+        for kept in (self._settled, self._going):
+            self._to_tell |= dict.fromkeys((k for k in kept if self._shard_of(k[0]) in of), self._losses)
 
     @property
     def has_to_tell(self) -> bool:
@@ -213,23 +214,25 @@ class KeptAnswers:
 
     async def tell(
         self,
-        bring_up: Callable[[str], Awaitable[object]],
+        bring_up: Callable[[str], Awaitable[int]],
         ask: Callable[[Ask], Awaitable[object]],
         policy: Policy,
         away: Set[int] = frozenset(),
     ) -> None:
         """Tell again what was lost; what can't be told now, or is of shards that are away, stays to be told.
 
-        `bring_up` has an account's pool made anew: only then does SQL tell what it has in its sum already.
+        `bring_up` has an account's pool made anew: only then does SQL tell what it has in its sum already. It
+        answers the epoch that the shard had before that: what SQL says holds in no later one.
         """
         by_account: dict[str, list[Key | SettledKey]] = {}
         for key in self._to_tell:
             if self._shard_of(key[0]) not in away:
                 by_account.setdefault(key[0], []).append(key)
         for account, keys in by_account.items():
+            losses = self._losses
             try:
-                await bring_up(account)
-                await self._tell_account(account, keys, ask, policy)
+                epoch = await bring_up(account)
+                await self._tell_account(account, keys, ask, policy, epoch, losses)
             except (CallgateError, RedisError, OSError) as failure:
                 log.warning("answers.not_told_yet", account=account, error=type(failure).__name__)
 
@@ -239,6 +242,8 @@ class KeptAnswers:
         keys: Sequence[Key | SettledKey],
         ask: Callable[[Ask], Awaitable[object]],
         policy: Policy,
+        epoch: int,
+        losses: int,
     ) -> None:
         settled = {key: self._settled[key] for key in keys if len(key) == 3 and key in self._settled}
         records = []
@@ -263,10 +268,10 @@ class KeptAnswers:
         for record in sorted(records, key=lambda record: record.admitted_at_ms):
             told = (account, record.call_id, record.admitted_at_ms)
             try:
-                await _tell_settled(ask, record, by_call.get(told[1:]))
+                await _tell_settled(ask, record, by_call.get(told[1:]), epoch)
             except NO_VALUE as failure:
                 self._let_go_of_none(told, failure)
-            self._to_tell.pop(told, None)
+            self._was_told(told, losses)
             if told in self._settled:
                 self._told_ms[told] = self._now_ms() + CLOCKS_APART_MS
         for call in calls:
@@ -276,13 +281,20 @@ class KeptAnswers:
                 # It may have been settled and have come back where this gateway did not hear of it: its next
                 # record must be of a higher revision than that one.
                 revision = max(call.revision, found.revision if found is not None else 0)
-                await self._tell_call(ask, replace(call, revision=revision))
-            self._to_tell.pop((account, call.call_id), None)
+                await self._tell_call(ask, replace(call, revision=revision), epoch)
+            self._was_told((account, call.call_id), losses)
         log.info("answers.told_again", account=account, settlements=len(records), calls=len(calls))
 
-    async def _tell_call(self, ask: Callable[[Ask], Awaitable[object]], call: CallInProgress) -> None:
+    def _was_told(self, key: Key | SettledKey, losses: int) -> None:
+        # Unless it was lost again, after so many losses.
+        if self._to_tell.get(key, 0) <= losses:
+            self._to_tell.pop(key, None)
+
+    async def _tell_call(
+        self, ask: Callable[[Ask], Awaitable[object]], call: CallInProgress, epoch: int
+    ) -> None:
         try:
-            await ask(Resume(call.account, call.call_id, None, 0, call, vouched=False))
+            await ask(Resume(call.account, call.call_id, None, 0, call, vouched=False, epoch=epoch))
         except CallgateError as refusal:
             if refusal.code in ("engine_unavailable", "database_unavailable"):
                 raise
@@ -311,17 +323,20 @@ class KeptAnswers:
 
 
 async def _tell_settled(
-    ask: Callable[[Ask], Awaitable[object]], record: CallRecord, found: CallRecord | CallInProgress | None
+    ask: Callable[[Ask], Awaitable[object]],
+    record: CallRecord,
+    found: CallRecord | CallInProgress | None,
+    epoch: int,
 ) -> None:
-    """Tell a settlement again, beside what SQL has of the call."""
+    """Tell a settlement again, beside what SQL was found to have of the call in that epoch."""
     is_as_new = found is not None and found.revision >= record.revision
     if isinstance(found, CallRecord):
         if is_as_new:
-            await ask(Retell(found, True, found.billed_seconds))
+            await ask(Retell(found, True, found.billed_seconds, epoch))
         if found.revision <= record.revision and _end_of(found) != _end_of(record):
-            await ask(Retell(record, False, found.billed_seconds))
+            await ask(Retell(record, False, found.billed_seconds, epoch))
     elif not is_as_new:
-        await ask(Retell(record, False))
+        await ask(Retell(record, False, 0, epoch))
     # Else it was taken back since, by whoever has the call now (R15).
 
 

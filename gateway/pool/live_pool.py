@@ -641,8 +641,11 @@ class LivePool:
             else:
                 turns.finished("answers")
 
-    async def _bring_up(self, account: str) -> None:
+    async def _bring_up(self, account: str) -> int:
+        # Before the pool: then it is of this epoch, or of one in which nothing is told that SQL said in this.
+        epoch = await self._shards.epoch(self._keys.shard_of(account))
         await self.read_many([account])
+        return epoch
 
     async def _release_saved(self) -> None:
         failure: Exception | None = None

@@ -116,13 +116,14 @@ class Operation:
         elif isinstance(ask, Resume):
             self.letter = "R"
             found = _packed(ask.found, lost=not ask.vouched)
-            self.arguments = (str(ask.connection), device_prefix(ask.device), found)
+            self.arguments = (str(ask.connection), device_prefix(ask.device), found, str(ask.epoch))
         elif isinstance(ask, Reap):
             self.letter, self.arguments = "P", ()
         else:
             saved = "1" if ask.saved else "0"
             self.calls += (f"{ask.account}/{ask.call_id}/{ask.record.admitted_at_ms}",)
-            self.letter, self.arguments = "T", (pack_record(ask.record), saved, str(ask.billed_before))
+            self.letter = "T"
+            self.arguments = (pack_record(ask.record), saved, str(ask.billed_before), str(ask.epoch))
         self.width = ANSWER_WIDTHS[self.letter]
 
     def age(self, now: float) -> None:

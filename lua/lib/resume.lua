@@ -66,8 +66,13 @@ local function is_an_earlier_call(blob, told)
   return settled_at(blob) + unheard_ms <= c.admitted_at_ms and decode_call(blob).admitted_at_ms ~= c.admitted_at_ms
 end
 
--- `found` is for a call that is not known here ('' nothing): what SQL has of it, or what its receipt says.
-local function resume(a, field, blob, device, connection, found)
+-- R28: was SQL asked in another epoch than this (0 any)? The pool was made from what SQL has had since.
+local function is_outdated(a, epoch) return epoch ~= 0 and epoch ~= a.m.epoch end
+
+-- `found` is for a call that is not known here ('' nothing): what SQL has of it, or what its receipt says; `epoch` that in
+-- which SQL was asked.
+local function resume(a, field, blob, device, connection, found, epoch)
+  if is_outdated(a, epoch) then return answer_resumed(ACCOUNT_UNREAD, '') end
   local earlier
   if blob and found ~= '' and is_an_earlier_call(blob, found) then blob, earlier = nil, blob end
   local is_known = blob and is_remembered(blob, a.now_ms, memory_ms)
@@ -106,9 +111,10 @@ end
 
 -- R26: a settlement that a gateway was answered, and that may have been lost since. `is_saved`: SQL has its record, or
 -- another one of that revision. `billed_before` is what SQL's record of the call billed, and so what the pool, which was made
--- from SQL, has in its sum. `earlier_blob` is what is known of just that call if its id is a later one's by now (R9), under
+-- from SQL in the epoch `epoch`, has in its sum. `earlier_blob` is what is known of just that call if its id is a later one's by now (R9), under
 -- `earlier_field`.
-local function retell(a, name, blob, earlier_field, earlier_blob, value, is_saved, billed_before)
+local function retell(a, name, blob, earlier_field, earlier_blob, value, is_saved, billed_before, epoch)
+  if is_outdated(a, epoch) then return answer_code(ACCOUNT_UNREAD) end
   local told, field = decode_call(value), name
   local _, revision, _, _, billed = decode_end(value)
   local counts = a.p and told.emergency == 0 and told.admitted_at_ms >= a.cycle_start_ms

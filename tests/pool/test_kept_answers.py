@@ -30,6 +30,11 @@ def came_back() -> tuple[CallRecord, CallInProgress]:
     return record, resume(pool, "c", GONE_MS + SECOND).call
 
 
+async def bring_up(_: str) -> int:
+    """It is there."""
+    return 0
+
+
 async def told_again(kept: KeptAnswers) -> list[Ask]:
     """What is told after all was lost."""
     kept.lost([0])
@@ -42,9 +47,6 @@ async def tell(kept: KeptAnswers) -> list[Ask]:
 
     async def ask(ask: Ask) -> None:
         told.append(ask)
-
-    async def bring_up(_: str) -> None:
-        """It is there."""
 
     await kept.tell(bring_up, ask, Policy())
     assert not kept.has_to_tell
@@ -203,6 +205,25 @@ async def test_settlements_of_shards_that_are_away_stay_when_others_are_let_go()
     assert len(kept) == 3, "that of a-1, and whatever was settled behind what is not saved"
     await kept.release(TOLD_MS)
     assert len(kept) == 2
+
+
+async def test_what_is_lost_again_while_it_is_told_stays_to_be_told() -> None:
+    """R26: what was just told of it, the engine may have lost as well."""
+    record, _ = came_back()
+    for number in range(2):
+        kept = kept_beside([])
+        if number == 0:
+            kept.settled("acme", "c", pack_record(record))
+        else:
+            kept.admitted(*an_admission(0))
+        kept.lost([0])
+
+        async def lost_again(_: Ask, kept: KeptAnswers = kept) -> None:
+            kept.lost([0])
+
+        await kept.tell(bring_up, lost_again, Policy())
+        assert kept.has_to_tell
+        assert len(await tell(kept)) == 1
 
 
 # How many are kept

@@ -210,12 +210,13 @@ class Gateway:
         if not self.kept.has_to_tell:
             finish(self.kept.release(saved_before_ms))
 
-    async def bring_up(self, account: str) -> None:
-        """Have the account's pool made, if it is not there."""
+    async def bring_up(self, account: str) -> int:
+        """Have the account's pool made, if it is not there; answers the epoch before that."""
+        epoch = await self.shards.epoch(0)
         for _ in range(ATTEMPTS):
             ((code, *_),) = self._history.run_step("pools_read", ALL, ("1", "0", "0", "1", account))
             if code not in UNDECIDED:
-                return
+                return epoch
             await self.accounts.supply(account, code)
         raise EngineUnavailable
 

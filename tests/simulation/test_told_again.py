@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 
 import pytest
@@ -22,6 +22,25 @@ ANA = ("ana", "d-0")
 
 class Told(LossyHistory):
     """A history that a test tells, with one call "c"."""
+
+    meanwhile: tuple[Callable[[], None], ...] = ()
+    """What happens as a gateway has asked SQL of what it is to tell again, the next time."""
+
+    def tell_again(self, meanwhile: Callable[[], None]) -> None:
+        """Have a gateway do so, and that happen between its words with SQL and those with the engine."""
+        self.meanwhile = (meanwhile,)
+        self.gateways[0].beat()
+        assert not self.meanwhile
+
+    async def find_known(
+        self, account: str, calls: Sequence[tuple[str, int]]
+    ) -> Sequence[CallRecord | CallInProgress]:
+        """Which of these calls have ended, or came back since."""
+        known = await super().find_known(account, calls)
+        meanwhile, self.meanwhile = self.meanwhile, ()
+        for each in meanwhile:
+            each()
+        return known
 
     def start(self, connection: int = 1) -> int:
         """Start the call; answers when it was admitted."""
@@ -215,3 +234,47 @@ def test_a_first_end_that_was_lost_stands_before_its_late_repetition(told: Told)
     assert told.end(1).billed_seconds == 49
     told.wait(30)
     assert [(each.billed_seconds, each.revision) for each in told.records()] == [(40, 2)]
+
+
+def test_what_is_saved_and_lost_again_while_it_is_told_is_billed_once(told: Told) -> None:
+    """R26: what one gateway heard of SQL before is not true of the pool that is made with it."""
+    told.start()
+    told.wait(40)
+    told.end()
+    assert told.gateways[1].ask(End(ACCOUNT, "c", ANA)) is not None
+    told.lose()
+    told.pass_by(SECOND)
+
+    def lost_again() -> None:
+        told.gateways[1].beat()
+        told.save()
+        assert len(told.sql.records) == 1
+        told.lose()
+        finish(told.gateways[1].bring_up(ACCOUNT))
+
+    told.tell_again(lost_again)
+    told.wait(8)
+    assert [each.billed_seconds for each in told.records()] == [40]
+
+
+def test_a_call_that_has_ended_before_the_engine_was_lost_again_does_not_go_on(told: Told) -> None:
+    """R26: the one that would tell of it is the one that did not hear of its end."""
+    told.start()
+    told.wait(40)
+    receipt = told.gateways[0].kept.call_in_progress(ACCOUNT, "c")
+    told.lose()
+    told.pass_by(SECOND)
+
+    def ended_and_lost_again() -> None:
+        assert isinstance(told.gateways[1].ask(Resume(ACCOUNT, "c", ANA, 2, receipt)), Resumed)
+        told.end(1, connection=2)
+        told.save()
+        told.lose()
+
+    told.tell_again(ended_and_lost_again)
+    told.gateways[0].beat()
+    pools: list[PackedPool] = []
+    told.steps.pool(pools.append)
+    told._engine.carry_out(told.steps)
+    assert pools[0].calls == 0
+    assert [each.billed_seconds for each in told.records()] == [41]
