@@ -15,7 +15,7 @@
 -- Reply  APPLIED or UNCHANGED, and the version; or SHARD_MISSING or SHARD_MOVED; or CYCLES_MISSING and the index of the cycle
 --        from which on the boundaries are needed; or POOL_UNREADABLE; or ACCOUNT_UNREAD: the pool is to be made anew, and all that it is made from
 --        must be read in this epoch first. Behind these two: run of the engine, epoch and seq of the shard
--- Rules  R15, R18, R19, R21-R25, R28, R29
+-- Rules  R9, R15, R18, R19, R21-R25, R28, R29
 -- @flags allow-oom
 -- @include shard
 -- @include call
@@ -61,6 +61,12 @@ local function set_coming_boundaries(p)
     boundary(p.cycle_index + 2), boundary(p.cycle_index + 3), boundary(p.cycle_index + 4)
 end
 
+-- They are forgotten once they have been known for long enough.
+local function note_ended(m, fields)
+  if #fields == 0 then return end
+  call('RPUSH', shard_keys[ENDED_KEY], text(m.now_ms) .. ' ' .. table.concat(fields, ' '))
+end
+
 -- What SQL knows to have ended does not go on, whatever the engine has forgotten of it, nor is it settled again from an
 -- earlier settlement than SQL has. It is in the sum already. One that came back since that settlement goes on.
 local function end_calls(m)
@@ -79,22 +85,29 @@ local function end_calls(m)
       end
     end
   end
-  if #ended == 0 then return end
-  call('RPUSH', shard_keys[ENDED_KEY], text(m.now_ms) .. ' ' .. table.concat(ended, ' '))
+  note_ended(m, ended)
   m.in_progress = m.in_progress - left
 end
 
 -- What SQL knows to have come back goes on (R15), whatever the engine has forgotten of it: the sum is without it, and its next
 -- record needs a higher revision than the one taken back. If its device comes no more, it ends as it had before.
 local function let_go_on(m, p)
+  local earlier = {}
   for i = 1, #reopened_calls, 2 do
     local field, value = reopened_calls[i], reopened_calls[i + 1]
     local blob = call('HGET', shard_keys[CALLS_KEY], field)
     if not blob or kind_of(blob) == OVERTAKEN then blob = value end
-    local c, known = decode_call(blob), kind_of(blob) == ENDED and select(2, decode_end(blob))
+    local c, admitted_at_ms = decode_call(blob), decode_call(value).admitted_at_ms
+    if kind_of(blob) == ENDED and c.admitted_at_ms ~= admitted_at_ms and settled_at(blob) <= admitted_at_ms then
+      -- R9: it is what an older copy has of the call that had this id before.
+      local name = field .. '/' .. text(c.admitted_at_ms)
+      call('HSET', shard_keys[CALLS_KEY], name, blob)
+      earlier[#earlier + 1], blob, c = name, value, decode_call(value)
+    end
+    local known = kind_of(blob) == ENDED and select(2, decode_end(blob))
     local _, revision, ended_at_ms = decode_end(value)
     -- The id may be another call's by now.
-    local is_the_call = c.admitted_at_ms == decode_call(value).admitted_at_ms
+    local is_the_call = c.admitted_at_ms == admitted_at_ms
     if is_the_call and known and known <= revision then
       c.revision, c.lost, c.alive_ms, c.reap_at_ms = revision, LOST, ended_at_ms, real_now_ms + unvouched_ms
       c.owner = 0 -- it may be this connection that took it back: then it vouches for it again
@@ -107,6 +120,7 @@ local function let_go_on(m, p)
       call('HSET', shard_keys[CALLS_KEY], field, encode_call(c, payload_of(blob)))
     end
   end
+  note_ended(m, earlier)
 end
 
 -- A pool made anew stands in the cycle that holds now. Calls in progress that outlived the pool are counted in, by the policy

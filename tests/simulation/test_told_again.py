@@ -12,7 +12,7 @@ from gateway.domain.asks import End, Reap, Resume, Start
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.pool.packed import PackedPool
 from tests.simulation.engine import ACCOUNT, CALLS, LEASES, META, SimulatedEngine
-from tests.simulation.losses import LossyHistory, finish
+from tests.simulation.losses import Gateway, LossyHistory, finish
 from tests.simulation.scripts import scripts_with
 from tests.support.engines import EngineServer
 from tests.support.pool_model import SECOND, TO
@@ -278,3 +278,31 @@ def test_a_call_that_has_ended_before_the_engine_was_lost_again_does_not_go_on(t
     told._engine.carry_out(told.steps)
     assert pools[0].calls == 0
     assert [each.billed_seconds for each in told.records()] == [41]
+
+
+def test_a_call_that_came_back_goes_on_though_an_older_copy_has_an_earlier_one_of_its_id(told: Told) -> None:
+    """R9, R15: with no gateway left that knows of it. Else its record would wait for its end for ever."""
+    told.start()
+    told.wait(40)
+    told.end()
+    told.save()
+    told.steps.copy("older")
+    told.wait(30)
+    told.steps.add("HDEL", "2", (f"{ACCOUNT}/c",), lambda _: None)
+    admitted_at_ms = told.start(connection=2)
+    told.wait(80)
+    answer = told.gateways[0].ask(Resume(ACCOUNT, "c", ANA, 3))
+    assert isinstance(answer, Resumed)
+    assert (answer.late, answer.call.admitted_at_ms) == (True, admitted_at_ms)
+    told.save()
+    told.lose("older")
+    told.gateways[:] = [Gateway(told), Gateway(told)]
+    for gateway in told.gateways:
+        finish(gateway.shards.open())
+    told.wait(4)
+    ended = told.gateways[0].ask(End(ACCOUNT, "c", ANA))
+    assert isinstance(ended, Settled)
+    assert ended.admitted_at_ms == admitted_at_ms
+    assert [(each.billed_seconds, each.revision) for each in told.records()] == [(40, 1), (84, 2)]
+    # The earlier one is known by its admission still.
+    assert told.run_step("HLEN", CALLS, ()) == 2
