@@ -78,7 +78,8 @@ class Resume:
     """Vouch for a call again: it goes on, also if it was settled in its absence (R13, R15).
 
     `found` is for a pool that does not know the call: what SQL has of it, or what its receipt says (R28).
-    `vouched` is False where a gateway tells of a call that it let through, and does not know how it goes on.
+    `vouched` is False where a gateway tells of a call that it let through, and does not know how it goes on;
+    `alive_at_ms` is then when it was last known alive, as far as that is known, else 0.
     `epoch` is the shard's in which SQL was asked: in a later one it may have the call's record, and so may
     the pool have it in its sum. 0 where that does not matter.
     """
@@ -90,6 +91,7 @@ class Resume:
     found: CallRecord | CallInProgress | None = None
     vouched: bool = True
     epoch: int = 0
+    alive_at_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -87,10 +87,10 @@ def new_lease(terms: Terms, connection: int, real_ms: int) -> Lease:
     return Lease(connection, False, real_ms + terms.lease_ms + terms.grace_ms, real_ms)
 
 
-def lease_of_told(terms: Terms, connection: int, real_ms: int, admitted_at_ms: int) -> Lease:
-    """Return the lease of a call that was let through without the engine: it may be over by now.
+def lease_of_told(terms: Terms, connection: int, real_ms: int, alive_ms: int) -> Lease:
+    """Return the lease of a call that was let through without the engine, or lost: it may be over by now.
 
-    It was last known alive when it was admitted (billing time), as if its connection was lost then; whoever
-    has it may still come back for as long as if somebody had vouched for it now.
+    It is as if its connection was lost when it was last known alive (billing time), or else when it was
+    admitted; whoever has it may still come back for as long as if somebody had vouched for it now.
     """
-    return Lease(connection, True, real_ms + terms.lease_ms + terms.grace_ms, admitted_at_ms)
+    return Lease(connection, True, real_ms + terms.lease_ms + terms.grace_ms, alive_ms)

@@ -154,8 +154,11 @@ class PoolModel(PoolCalls):
         call = self._calls.get(ask.call_id)
         if call is not None:
             self._check_words(call, ask.device, ask.connection)
+            lease = self._leases[ask.call_id]
             if ask.vouched:
                 self._vouch(ask.call_id, ask.connection, real_ms)
+            elif lease.lost and ask.alive_at_ms > lease.alive_ms:
+                self._leases[ask.call_id] = replace(lease, alive_ms=min(ask.alive_at_ms, now_ms))
             return Resumed(call, late=False)
         record, state = self._ended.get(ask.call_id), self.state(ask.call_id, now_ms)
         earlier = None
@@ -235,7 +238,8 @@ class PoolModel(PoolCalls):
     def _make_again(self, ask: Resume, found: CallInProgress, now_ms: int, real_ms: int) -> CallInProgress:
         """R28: a call that the engine lost goes on, as its receipt knows it; R8 has been asked before.
 
-        Of one that is told by its gateway it is not known whether it goes on: only that it was admitted.
+        Of one that is told by its gateway it is not known whether it goes on: only that it was admitted, and
+        when it was last known alive.
         """
         admitted_at_ms = min(found.admitted_at_ms, now_ms)
         is_of_this_cycle = admitted_at_ms >= self.cycle.start_ms
@@ -253,7 +257,7 @@ class PoolModel(PoolCalls):
         self._leases[call.call_id] = (
             replace(new_lease(self.terms, ask.connection, real_ms), returned=call.revision == 0)
             if ask.vouched
-            else lease_of_told(self.terms, 0, real_ms, admitted_at_ms)
+            else lease_of_told(self.terms, 0, real_ms, max(admitted_at_ms, min(ask.alive_at_ms, now_ms)))
         )
         self._changed(now_ms)
         return call

@@ -59,6 +59,8 @@ class _Going:
     call: CallInProgress | tuple[Start, Admitted]
     connection: int
     answered_at_ms: int | None = None
+    alive_at_ms: int = 0
+    """When it was last known alive, as far as the engine was told; 0 if only when it was admitted."""
 
     def known(self) -> CallInProgress:
         """The call as this gateway knows it."""
@@ -127,7 +129,16 @@ class KeptAnswers:
 
     def resumed(self, ask: Resume, answer: Resumed) -> None:
         """Keep what is known of a call that goes on."""
-        self._keep((ask.account, ask.call_id), _Going(answer.call, ask.connection))
+        key = (ask.account, ask.call_id)
+        known = self._going.get(key)
+        alive_at_ms = self._now_ms() if ask.vouched else known.alive_at_ms if known is not None else 0
+        self._keep(key, _Going(answer.call, ask.connection, alive_at_ms=alive_at_ms))
+
+    def alive(self, account: str, call_id: str, at_ms: int) -> None:
+        """Keep when a call was last known alive, as the engine has just been told."""
+        going = self._going.get((account, call_id))
+        if going is not None and at_ms > going.alive_at_ms:
+            going.alive_at_ms = at_ms
 
     def answered(self, account: str, call_id: str, at_ms: int) -> None:
         """Keep when a call was answered."""
@@ -293,8 +304,13 @@ class KeptAnswers:
     async def _tell_call(
         self, ask: Callable[[Ask], Awaitable[object]], call: CallInProgress, epoch: int
     ) -> None:
+        going = self._going.get((call.account, call.call_id))
+        alive_at_ms = going.alive_at_ms if going is not None else 0
+        told = Resume(
+            call.account, call.call_id, None, 0, call, vouched=False, epoch=epoch, alive_at_ms=alive_at_ms
+        )
         try:
-            await ask(Resume(call.account, call.call_id, None, 0, call, vouched=False, epoch=epoch))
+            await ask(told)
         except CallgateError as refusal:
             if refusal.code in ("engine_unavailable", "database_unavailable"):
                 raise

@@ -258,8 +258,13 @@ class LivePool:
         Answers where each stands: UNDECIDED where it could not be asked, UNREADABLE where it is damaged.
         Raises EngineUnavailable.
         """
+        heard_at_ms = [self._shards.estimated_now_ms(each.heard_ago_ms) for each in vouchings]
         with engine_unavailable():
-            return await self._leases.renew(vouchings)
+            renewed = await self._leases.renew(vouchings)
+        for vouching, at_ms, standing in zip(vouchings, heard_at_ms, renewed, strict=True):
+            if standing is Renewed.RENEWED:
+                self._kept.alive(vouching.account, vouching.call_id, at_ms)
+        return renewed
 
     def known_call(self, account: str, call_id: str) -> CallInProgress | None:
         """What this gateway knows of a call that was in progress when it last heard of it."""

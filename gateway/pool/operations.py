@@ -56,10 +56,12 @@ def device_prefix(device: Asker | None) -> str:
     return "" if device is None else _device(*device)
 
 
-def _packed(found: CallRecord | CallInProgress | None, *, lost: bool = False) -> bytes:
+def _packed(found: CallRecord | CallInProgress | None, *, lost: bool = False, alive_at_ms: int = 0) -> bytes:
     if found is None:
         return b""
-    return pack_record(found) if isinstance(found, CallRecord) else pack_call(found, lost=lost)
+    if isinstance(found, CallRecord):
+        return pack_record(found)
+    return pack_call(found, lost=lost, alive_at_ms=alive_at_ms)
 
 
 class Operation:
@@ -115,7 +117,7 @@ class Operation:
             self.arguments = (str(ask.connection), device_prefix(ask.device), str(ask.answered_ago_ms))
         elif isinstance(ask, Resume):
             self.letter = "R"
-            found = _packed(ask.found, lost=not ask.vouched)
+            found = _packed(ask.found, lost=not ask.vouched, alive_at_ms=ask.alive_at_ms)
             self.arguments = (str(ask.connection), device_prefix(ask.device), found, str(ask.epoch))
         elif isinstance(ask, Reap):
             self.letter, self.arguments = "P", ()

@@ -145,8 +145,11 @@ def admission_of_ended(packed: bytes) -> int:
     return int(_IN_PROGRESS_HEAD.unpack_from(packed, _ENDED_HEAD.size)[5])
 
 
-def pack_call(call: CallInProgress, *, lost: bool = False) -> bytes:
-    """The value of a call in progress, for a pool that does not know it; nobody vouches for it yet."""
+def pack_call(call: CallInProgress, *, lost: bool = False, alive_at_ms: int = 0) -> bytes:
+    """The value of a call in progress, for a pool that does not know it; nobody vouches for it yet.
+
+    `alive_at_ms` is when one whose connection counts as lost was last known alive, 0 if that is not known.
+    """
     return _packed_call(
         call.emergency,
         lost,
@@ -155,6 +158,7 @@ def pack_call(call: CallInProgress, *, lost: bool = False) -> bytes:
         call.admitted_at_ms,
         call.answered_at_ms,
         call.cycle_start_ms,
+        alive_at_ms,
         (call.staff, call.device, call.channel, call.to),
     )
 
@@ -169,6 +173,7 @@ def pack_record(record: CallRecord) -> bytes:
         record.admitted_at_ms,
         record.answered_at_ms,
         record.cycle_start_ms,
+        0,
         (record.staff, record.device, record.channel, record.to),
     )
     head = _ENDED_HEAD.pack(
@@ -192,6 +197,7 @@ def _packed_call(
     admitted_at_ms: int,
     answered_at_ms: int | None,
     cycle_start_ms: int,
+    alive_at_ms: int,
     payload: tuple[str, str, str | None, str],
 ) -> bytes:
     staff, device, channel, to = payload
@@ -205,7 +211,7 @@ def _packed_call(
         answered_at_ms or 0,
         cycle_start_ms,
         0,
-        0,
+        alive_at_ms,
         0,
     )
     return head + f"{staff}/{device}|{channel or ''}|{to}".encode()

@@ -475,11 +475,14 @@ class Shards:
         self._clock, self._clock_at = clock, time.monotonic()
         return clock
 
-    def estimated_now_ms(self) -> int:
-        """What the clock shows, reckoned from when it was last seen; before that, this host's real time."""
+    def estimated_now_ms(self, ago_ms: int = 0) -> int:
+        """What the clock shows, or showed so long ago, reckoned from when it was last seen.
+
+        Before it was, this host's real time.
+        """
         if self._clock is None:
-            return time.time_ns() // 1_000_000
-        elapsed_ms = int((time.monotonic() - self._clock_at) * 1000)
+            return time.time_ns() // 1_000_000 - ago_ms
+        elapsed_ms = int((time.monotonic() - self._clock_at) * 1000) - ago_ms
         return self._clock.now_ms + elapsed_ms * self._clock.speed
 
     # Inside

@@ -40,14 +40,16 @@ local function take_back(a, field, blob, c, connection, earlier)
 end
 
 -- R28: a call that the engine has lost, or was not there to admit, made again by what its receipt or its gateway says,
--- unchecked. Of one that counts as lost it is not known whether it goes on.
+-- unchecked. Of one that counts as lost it is not known whether it goes on: its gateway says when it was last known alive
+-- (billing time, 0 not since it was admitted).
 local function restore(a, field, found, connection, earlier)
   local c, payload = decode_call(found), payload_of(found)
   c.admitted_at_ms = min(c.admitted_at_ms, a.now_ms)
   c.answered_at_ms = min(c.answered_at_ms, a.now_ms)
   if c.admitted_at_ms >= a.cycle_start_ms then c.cycle_start_ms = a.cycle_start_ms end
   if c.lost == LOST then
-    c.reap_at_ms, c.alive_ms = real_now_ms + lease_ms + grace_ms, c.admitted_at_ms
+    c.reap_at_ms = real_now_ms + lease_ms + grace_ms
+    c.alive_ms = max(c.admitted_at_ms, min(c.alive_ms, a.now_ms))
   else
     vouch(c, connection, real_now_ms)
     if c.revision == 0 then c.lost = RETURNED end
@@ -89,13 +91,18 @@ local function resume(a, field, blob, device, connection, found, epoch)
   local c = decode_call(blob)
   if is_superseded(blob, c.owner, connection) then return answer_resumed(CALL_ID_CONFLICT, '') end
   -- A gateway that tells what it let through does not know whether it goes on: it vouches for nothing.
-  local is_told = found ~= '' and kind_of(found) == IN_PROGRESS and decode_call(found).lost == LOST
+  local told = found ~= '' and kind_of(found) == IN_PROGRESS and decode_call(found)
+  local is_told = told and told.lost == LOST
   if kind_of(blob) == ENDED then
     if is_told then return answer_resumed(CALL_ID_USED, '') end
     return take_back(a, field, blob, c, connection, earlier)
   end
   if not is_told and may_vouch(c, connection) then
     vouch(c, connection, real_now_ms)
+    write_call(field, encode_call(c, payload_of(blob)))
+  elseif is_told and c.lost == LOST and told.alive_ms > c.alive_ms then
+    -- Another gateway told of it that has not heard of it for longer.
+    c.alive_ms = min(told.alive_ms, a.now_ms)
     write_call(field, encode_call(c, payload_of(blob)))
   end
   return answer_resumed(RESUMED, encode_call(c, payload_of(blob)))

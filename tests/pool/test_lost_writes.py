@@ -14,6 +14,7 @@ from gateway.domain.answers import Admitted, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, End, Resume, Retell, Start
 from gateway.domain.calls import UNHEARD_MS, CallInProgress, CallRecord
 from gateway.domain.errors import CallIdUsed, CallUnknown
+from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
 from tests.support.engines import KINDS, EngineServer
 from tests.support.pool_model import ANA, BOB, MINUTE, SECOND, T0, TO, a_plan
@@ -384,3 +385,26 @@ async def test_a_call_that_is_made_again_ended_when_its_device_says(server: Engi
         ended = await accounts.pool.ask(End("acme", "c-1", ANA, ended_ago_ms=20 * SECOND, connection=9))
         assert isinstance(ended, Settled)
         assert 40 * SECOND <= ended.duration_ms < 50 * SECOND
+
+
+async def test_a_call_whose_device_is_gone_is_billed_up_to_when_it_was_last_known_alive(
+    server: EngineServer,
+) -> None:
+    """R12, R26: also if the engine was emptied since, and the device never comes back."""
+    async with live_accounts(server.url, Policy(), shards=1, lease_ms=3000, grace_ms=1000) as accounts:
+        await accounts.at(T0)
+        await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(100))
+        await start(accounts, "c-1")
+        await accounts.at(T0 + 100 * SECOND)
+        assert await accounts.renew("acme", "c-1", connection=7) is Renewed.RENEWED
+        await accounts.at(T0 + 200 * SECOND)
+        server.flush()
+
+        async def is_settled() -> bool:
+            return (
+                not (await accounts.pool.read("acme")).calls_in_progress
+                and len([item for item in await accounts.recorded() if isinstance(item, CallRecord)]) > 0
+            )
+
+        await wait_until(is_settled, 30)
+        assert (await record_of(accounts, "c-1")).billed_seconds == 100

@@ -521,7 +521,10 @@ class LossyHistory(LosingHistory):
             )
         except EngineUnavailable:
             return
-        self._note_renewal(call_id, connection, RENEWED.get(code, Renewed.UNDECIDED), lost=lost)
+        renewed = RENEWED.get(code, Renewed.UNDECIDED)
+        if renewed is Renewed.RENEWED:
+            self.gateways[connection.gateway].kept.alive(ACCOUNT, call_id, self.now_ms - ago_ms)
+        self._note_renewal(call_id, connection, renewed, lost=lost)
 
     def _come_back(self, call_id: str, connection: Connection) -> None:
         """As the keeper does: its device is here, and has it up."""
