@@ -18,6 +18,7 @@
     ├── InvalidField              invalid_field        422  members: errors, all wrong fields
     ├── TooFast                   too_fast             429  asked too often
     ├── EngineUnavailable         engine_unavailable   503  Redis could not be asked: the outcome is unknown
+    │   └── EngineFull            engine_unavailable   503  no memory left for a new call: nothing was decided
     ├── DatabaseUnavailable       database_unavailable 503  SQL could not be asked: the outcome is unknown
     ├── UnknownType               unknown_type           -  a WebSocket message of no known type
     ├── SettingsError             settings_error         -  a setting is missing or wrong
@@ -175,6 +176,14 @@ class EngineUnavailable(CallgateError):
 
     code = "engine_unavailable"
     summary = "The live engine cannot be reached; try again shortly with the same call_id."
+
+
+class EngineFull(EngineUnavailable):
+    """Redis answers, and has no memory left for a new call (503). The outcome is known: nothing was decided."""
+
+    def __init__(self, message: str | None = None, **members: Any) -> None:
+        """Take a sentence for people, and what a client can act on."""
+        super().__init__(message or "The live engine has no memory left; try again shortly.", **members)
 
 
 class DatabaseUnavailable(CallgateError):

@@ -20,7 +20,7 @@ from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gateway import metrics
 from gateway.domain.asks import Ask
-from gateway.domain.errors import CallgateError, EngineUnavailable
+from gateway.domain.errors import CallgateError, EngineFull, EngineUnavailable
 from gateway.pool.codes import UNDECIDED, Code
 from gateway.pool.engine import Engine, Replicas
 from gateway.pool.kept_answers import KeptAnswers
@@ -234,7 +234,7 @@ class _Lane:
         """The engine takes nothing new, but ends, returns and emergencies it must; answers what failed."""
         for operation in operations:
             if operation.letter in NEW_CALLS:
-                operation.fail(EngineUnavailable("The live engine has no memory left; try again shortly."))
+                operation.fail(EngineFull())
         left = [each for each in operations if each.letter not in NEW_CALLS]
         failed: list[Operation] = []
         for sections in self._engine.split(_sections(left, self._keys)) if left else ():

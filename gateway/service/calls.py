@@ -25,6 +25,7 @@ from gateway.domain.errors import (
     CallIdUsed,
     CallUnknown,
     DatabaseUnavailable,
+    EngineFull,
     EngineUnavailable,
     NotFound,
 )
@@ -43,6 +44,9 @@ EMERGENCY_SECONDS: Final = 0.28
 """Within this an emergency call is answered, whatever is down (R30): the disk has what is left of it."""
 
 _NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
+_REFUSED_BY_THE_ENGINE: Final = (EngineFull, PoolUnreadable)
+"""The engine is there. One that is full would take a call that was let through as soon as it is told of it, so
+that the next passes as well: no limit would hold."""
 
 
 class Calls:
@@ -137,7 +141,7 @@ class Calls:
     def _decided(self, ask: Start, done: Done, asked_at: float, answer: Answer | CallgateError) -> None:
         if isinstance(answer, _NOT_ASKED) and ask.emergency:
             self._look_up(self._admit_emergency(ask, done, asked_at + EMERGENCY_SECONDS))
-        elif isinstance(answer, EngineUnavailable) and self._admits_offline:
+        elif self._admits_offline and _is_away(answer):
             self._look_up(self._admit_offline(ask, done))
         else:
             done(answer)
@@ -253,6 +257,10 @@ class Calls:
         task = asyncio.get_running_loop().create_task(work)
         self._looking_up.add(task)
         task.add_done_callback(self._looking_up.discard)
+
+
+def _is_away(answer: Answer | CallgateError) -> bool:
+    return isinstance(answer, EngineUnavailable) and not isinstance(answer, _REFUSED_BY_THE_ENGINE)
 
 
 async def _written(ask: Ask, answering: Awaitable[Answer], if_not: str) -> Answer | CallgateError:

@@ -37,13 +37,18 @@ def error_classes() -> list[type[CallgateError]]:
     ]
 
 
+def is_narrower(error: type[CallgateError]) -> bool:
+    """Whether clients are told it as the error that it is a kind of."""
+    return error.__bases__[0] in error_classes()
+
+
 def test_every_code_of_the_contract_is_one_error() -> None:
-    assert sorted(each.code for each in error_classes()) == sorted(CONTRACT + FOR_THE_COMMAND_LINE)
+    assert sorted(each.code for each in error_classes() if not is_narrower(each)) == sorted(CONTRACT + FOR_THE_COMMAND_LINE)
 
 
 def test_the_tree_in_the_docstring_shows_every_error_with_its_code() -> None:
-    lines = [line.split() for line in (errors.__doc__ or "").splitlines() if "──" in line]
-    assert [(line[1], line[2]) for line in lines] == [(each.__name__, each.code) for each in error_classes()]
+    lines = [line.split("──")[1].split() for line in (errors.__doc__ or "").splitlines() if "──" in line]
+    assert [(line[0], line[1]) for line in lines] == [(each.__name__, each.code) for each in error_classes()]
 
 
 def test_an_error_says_what_is_wrong_in_a_sentence() -> None:

@@ -55,3 +55,25 @@ async def test_a_gateway_is_started_and_its_calls_end_and_are_recorded(
         assert checked.returncode == 0, checked.stdout + checked.stderr
         engine.client.config_set("maxmemory", "0")
         assert (await device.start("c-3"))["type"] == "call.admitted"
+
+
+async def test_none_is_let_through_unchecked(
+    start_engine: Callable[..., EngineServer], start_gateway: StartGateway
+) -> None:
+    """The engine answers, and knows who may not call: told of such a call a moment later, it would take it."""
+    engine = start_engine()
+    admits = {"CALLGATE_WHEN_ENGINE_DOWN": "admit"}
+    gateway = await asyncio.to_thread(start_gateway, redis_url=engine.url, environ=admits)
+    async with operating(gateway) as operator:
+        await operator.account()
+        async with connected(gateway, await operator.token()) as device:
+            await operator.suspend("acme")
+            engine.client.config_set("maxmemory", "100kb")
+            for number in range(4):
+                assert (await device.start(f"c-{number}"))["code"] == "engine_unavailable"
+            assert await operator.metric("callgate_emergency_journal_entries") == 0
+            help_call = await device.start("help", to="112")
+            assert (help_call["type"], help_call["emergency"]) == ("call.admitted", True)
+            engine.client.config_set("maxmemory", "0")
+            assert (await device.start("c-0"))["reason"] == "account_suspended"
+        assert [call["call_id"] for call in (await operator.pool())["calls"]] == ["help"]

@@ -4,11 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import httpx
+
 from gateway.pool.keys import KeySpace
 from tests.support.engines import EngineServer
 from tests.support.gateways import GatewayProcess
 
 KEYS = KeySpace()
+
+
+def make_accounts(http: httpx.Client) -> None:
+    """Make two accounts with ana."""
+    plan = {"name": "Ten", "minutes": 10, "connected_channels": 1, "staff_seats": 1}
+    http.put("/v1/plans/ten", json=plan).raise_for_status()
+    for account in ("acme", "globex"):
+        http.put(f"/v1/accounts/{account}", json={"name": account, "plan": "ten"}).raise_for_status()
+        http.put(f"/v1/accounts/{account}/staff/ana").raise_for_status()
+
+
+def damage(engine: EngineServer, account: str) -> None:
+    """Have its pool be of no known layout."""
+    engine.client.setrange(KEYS.of_account(account, KEYS.shard_of(account))[0], 0, b"\x63")
+
+
+def start(http: httpx.Client, account: str, call_id: str, to: str = "+14155550100") -> httpx.Response:
+    """Ask for a call of ana's."""
+    asked = {"account": account, "staff": "ana", "device": "desk", "call_id": call_id, "to": to}
+    return http.post("/v1/calls", json=asked)
 
 
 def test_a_gateway_names_it_in_its_status_and_its_log(
@@ -17,25 +39,13 @@ def test_a_gateway_names_it_in_its_status_and_its_log(
     engine = start_engine(persistent=True)
     gateway = start_gateway(redis_url=engine.url)
     with gateway.client() as http:
-        plan = {"name": "Ten", "minutes": 10, "connected_channels": 1, "staff_seats": 1}
-        http.put("/v1/plans/ten", json=plan).raise_for_status()
-        for account in ("acme", "globex"):
-            http.put(f"/v1/accounts/{account}", json={"name": account, "plan": "ten"}).raise_for_status()
-            http.put(f"/v1/accounts/{account}/staff/ana").raise_for_status()
-        engine.client.setrange(KEYS.of_account("acme", KEYS.shard_of("acme"))[0], 0, b"\x63")
+        make_accounts(http)
+        damage(engine, "acme")
         for account, status in (("acme", 503), ("globex", 200)):
-            asked = {
-                "account": account,
-                "staff": "ana",
-                "device": "desk",
-                "call_id": "c-1",
-                "to": "+14155550100",
-            }
-            assert http.post("/v1/calls", json=asked).status_code == status
+            assert start(http, account, "c-1").status_code == status
             assert http.get(f"/v1/accounts/{account}/pool").status_code == status
         # Whoever is in need is let through all the same (R30).
-        emergency = {"account": "acme", "staff": "ana", "device": "desk", "call_id": "c-2", "to": "112"}
-        assert http.post("/v1/calls", json=emergency).json()["type"] == "call.admitted"
+        assert start(http, "acme", "c-2", "112").json()["type"] == "call.admitted"
         warnings = http.get("/v1/status").json()["warnings"]
     assert warnings == ["What the engine holds of acme cannot be read: see `callgate check`."]
     assert "pool.unreadable" in gateway.log()
@@ -61,3 +71,16 @@ def test_a_keepalive_vouches_for_the_other_calls_and_says_that_one_cannot_be_rea
         answer = http.post("/v1/calls/keepalive?account=acme", json={"call_ids": ["c-1", "c-2"]})
         assert (answer.status_code, answer.json()["code"]) == (503, "engine_unavailable")
         assert engine.client.hget(calls, "acme/c-2") != before
+
+
+def test_its_calls_are_not_let_through_as_if_the_engine_were_away(
+    start_gateway: Callable[..., GatewayProcess], start_engine: Callable[..., EngineServer]
+) -> None:
+    """Who may call is not known, and for as long as nobody sees to it."""
+    engine = start_engine(persistent=True)
+    gateway = start_gateway(redis_url=engine.url, environ={"CALLGATE_WHEN_ENGINE_DOWN": "admit"})
+    with gateway.client() as http:
+        make_accounts(http)
+        damage(engine, "acme")
+        assert start(http, "acme", "c-1").json()["code"] == "engine_unavailable"
+        assert start(http, "acme", "c-2", "112").json()["type"] == "call.admitted"
