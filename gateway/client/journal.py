@@ -264,7 +264,7 @@ def _read(path: Path) -> list[_Line]:
             continue
         try:
             lines.append(_decoder.decode(text))
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
             # The last one was being written when the power went, and was not acted on.
             if number < len(texts):
                 log.warning("%s:%d is passed over: %s", path, number, error)

@@ -310,10 +310,17 @@ async def test_another_devices_file_is_left_alone(program: Program, scripted: Sc
     assert [line for line in program.lines() if line["is"] == "call"] == before
 
 
-async def test_a_torn_last_line_is_passed_over(program: Program, path: Path, hours: Hours) -> None:
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b'{"is": "call", "key": 1, "ended_at_', id="torn"),
+        pytest.param(b'{"is": "phone", "account": "\xff", "staff": "ana", "device": "desk"}\n', id="no text"),
+    ],
+)
+async def test_a_damaged_line_is_passed_over(program: Program, path: Path, hours: Hours, line: bytes) -> None:
     await leave_a_call_in_progress(program, hours)
     with path.open("ab") as file:
-        file.write(b'{"is": "call", "key": 1, "ended_at_')
+        file.write(line)
     async with program.phone() as phone:
         device = await program.connected()
         assert len(phone.left_over) == 1
