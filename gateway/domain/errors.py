@@ -179,7 +179,7 @@ class EngineUnavailable(CallgateError):
 
 
 class EngineFull(EngineUnavailable):
-    """Redis answers, and has no memory left for a new call (503). The outcome is known: nothing was decided."""
+    """Redis answers, and has no memory left for a new call (503): nothing was decided, as is known."""
 
     def __init__(self, message: str | None = None, **members: Any) -> None:
         """Take a sentence for people, and what a client can act on."""

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Container, Iterable, Sequence, Set
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence, Set
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, TypeVar
 
 import structlog
 from redis.exceptions import RedisError
@@ -31,6 +31,9 @@ MOST_SETTLED: Final = 200_000
 MOST_IN_PROGRESS: Final = 100_000
 """Calls in progress kept at most, among them those that ended at another gateway: nobody told this one."""
 RELEASED_AT_ONCE: Final = 1_000
+TOLD_AT_ONCE: Final = 500
+"""Of so many of an account SQL is asked at once, and the engine is told."""
+ACCOUNTS_TOLD_AT_ONCE: Final = 16
 
 CLOCKS_APART_MS: Final = 1_000
 """How far this gateway's reckoning of the billing clock may be behind it."""
@@ -38,6 +41,8 @@ CLOCKS_APART_MS: Final = 1_000
 # Made here, so that both are told from the beginning: nothing is known to have increased that was not there.
 _SETTLEMENTS_DROPPED: Final = metrics.ANSWERS_DROPPED.labels(kind="settlement")
 _CALLS_DROPPED: Final = metrics.ANSWERS_DROPPED.labels(kind="call")
+
+T = TypeVar("T")
 
 Key = tuple[str, str]
 """Account and call id."""
@@ -50,6 +55,16 @@ FindKnown = Callable[[str, Sequence[tuple[str, int]]], Awaitable[Sequence[CallRe
 
 Raises DatabaseUnavailable.
 """
+
+Together = Callable[[Sequence[Coroutine[Any, Any, None]]], Awaitable[None]]
+"""Carries some work out, all of it, begun in that order. Raises what some of it has raised."""
+
+
+async def all_at_once(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Carry all of it out at once."""
+    for outcome in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(outcome, BaseException):
+            raise outcome
 
 
 @dataclass(slots=True)
@@ -88,11 +103,16 @@ class KeptAnswers:
     """The answers of one gateway."""
 
     def __init__(
-        self, shard_of: Callable[[str], int], now_ms: Callable[[], int], find_known: FindKnown | None
+        self,
+        shard_of: Callable[[str], int],
+        now_ms: Callable[[], int],
+        find_known: FindKnown | None,
+        together: Together = all_at_once,
     ) -> None:
         self._shard_of = shard_of
         self._now_ms = now_ms
         self._find_known = find_known
+        self._together = together
         self._going: OrderedDict[Key, _Going] = OrderedDict()
         self._settled: OrderedDict[SettledKey, bytes] = OrderedDict()
         # What was told again is in the stream behind all that was settled before this (by the billing clock).
@@ -239,15 +259,23 @@ class KeptAnswers:
         for key in self._to_tell:
             if self._shard_of(key[0]) not in away:
                 by_account.setdefault(key[0], []).append(key)
-        for account, keys in by_account.items():
+
+        async def tell(account: str, keys: Sequence[Key | SettledKey]) -> None:
             losses = self._losses
             try:
                 epoch = await bring_up(account)
-                await self._tell_account(account, keys, ask, policy, epoch, losses)
+                for some in _slices(keys, TOLD_AT_ONCE):
+                    await self._tell_some(account, some, ask, policy, epoch, losses)
             except (CallgateError, RedisError, OSError) as failure:
                 log.warning("answers.not_told_yet", account=account, error=type(failure).__name__)
+            else:
+                log.info("answers.told_again", account=account, answers=len(keys))
 
-    async def _tell_account(
+        for accounts in _slices(list(by_account.items()), ACCOUNTS_TOLD_AT_ONCE):
+            await self._together([tell(account, keys) for account, keys in accounts])
+        metrics.ANSWERS_KEPT.set(len(self._settled))
+
+    async def _tell_some(
         self,
         account: str,
         keys: Sequence[Key | SettledKey],
@@ -273,28 +301,74 @@ class KeptAnswers:
                 self._to_tell.pop(key, None)
         named = [(each.call_id, each.admitted_at_ms) for each in records]
         named += [(each.call_id, each.admitted_at_ms) for each in calls]
-        known = await self._find_known(account, named) if self._find_known is not None else ()
-        by_call = {(each.call_id, each.admitted_at_ms): each for each in known}
+        found = await self._find_known(account, named) if self._find_known is not None else ()
+        known = {(each.call_id, each.admitted_at_ms): each for each in found}
+
+        async def tell(of_one_id: Sequence[CallRecord | CallInProgress]) -> None:
+            for each in of_one_id:
+                of_it = known.get((each.call_id, each.admitted_at_ms))
+                if isinstance(each, CallRecord):
+                    await self._tell_settled(ask, each, of_it, epoch, losses)
+                else:
+                    await self._tell_going(ask, each, of_it, epoch, losses)
+
         # In the order of admission: what an older copy has in progress ends before its id is another call's.
-        for record in sorted(records, key=lambda record: record.admitted_at_ms):
-            told = (account, record.call_id, record.admitted_at_ms)
-            try:
-                await _tell_settled(ask, record, by_call.get(told[1:]), epoch)
-            except NO_VALUE as failure:
-                self._let_go_of_none(told, failure)
-            self._was_told(told, losses)
-            if told in self._settled:
-                self._told_ms[told] = self._now_ms() + CLOCKS_APART_MS
-        for call in calls:
-            found = by_call.get((call.call_id, call.admitted_at_ms))
-            if not isinstance(found, CallRecord):
-                # Whether it goes on is for its device to say, which vouches for it if it is still there.
-                # It may have been settled and have come back where this gateway did not hear of it: its next
-                # record must be of a higher revision than that one.
-                revision = max(call.revision, found.revision if found is not None else 0)
-                await self._tell_call(ask, replace(call, revision=revision), epoch)
-            self._was_told((account, call.call_id), losses)
-        log.info("answers.told_again", account=account, settlements=len(records), calls=len(calls))
+        by_id: dict[str, list[CallRecord | CallInProgress]] = {}
+        records.sort(key=lambda record: record.admitted_at_ms)
+        told_of: list[CallRecord | CallInProgress] = [*records, *calls]
+        for each in told_of:
+            by_id.setdefault(each.call_id, []).append(each)
+        # They go to the engine together. What keeps one from being told keeps no other.
+        await self._together([tell(each) for each in by_id.values()])
+
+    async def _tell_settled(
+        self,
+        ask: Callable[[Ask], Awaitable[object]],
+        record: CallRecord,
+        found: CallRecord | CallInProgress | None,
+        epoch: int,
+        losses: int,
+    ) -> None:
+        """Tell a settlement again, beside what SQL was found to have of the call in that epoch."""
+        key = (record.account, record.call_id, record.admitted_at_ms)
+        is_as_new = found is not None and found.revision >= record.revision
+        is_told = False
+        try:
+            if isinstance(found, CallRecord):
+                if is_as_new:
+                    await ask(Retell(found, True, found.billed_seconds, epoch))
+                if found.revision <= record.revision and _end_of(found) != _end_of(record):
+                    await ask(Retell(record, False, found.billed_seconds, epoch))
+                    is_told = True
+            elif not is_as_new:
+                await ask(Retell(record, False, 0, epoch))
+                is_told = True
+        except NO_VALUE as failure:
+            self._let_go_of_none(key, failure)
+            return
+        if is_told or not is_as_new:
+            self._was_told(key, losses)
+            if key in self._settled:
+                self._told_ms[key] = self._now_ms() + CLOCKS_APART_MS
+        elif self._to_tell.get(key, 0) <= losses:
+            # SQL has it; or it was taken back since, by whoever has the call now (R15).
+            self._let_go(key)
+
+    async def _tell_going(
+        self,
+        ask: Callable[[Ask], Awaitable[object]],
+        call: CallInProgress,
+        found: CallRecord | CallInProgress | None,
+        epoch: int,
+        losses: int,
+    ) -> None:
+        if not isinstance(found, CallRecord):
+            # Whether it goes on is for its device to say, which vouches for it if it is still there. It may
+            # have been settled and have come back where this gateway did not hear of it: its next record
+            # must be of a higher revision than that one.
+            revision = max(call.revision, found.revision if found is not None else 0)
+            await self._tell_call(ask, replace(call, revision=revision), epoch)
+        self._was_told((call.account, call.call_id), losses)
 
     def _was_told(self, key: Key | SettledKey, losses: int) -> None:
         # Unless it was lost again, after so many losses.
@@ -320,7 +394,7 @@ class KeptAnswers:
         return max(unpack_end(self._settled[key]).settled_at_ms, self._told_ms.get(key, 0)) < saved_before_ms
 
     def _let_go(self, key: SettledKey) -> None:
-        del self._settled[key]
+        self._settled.pop(key, None)
         self._told_ms.pop(key, None)
         self._to_tell.pop(key, None)
 
@@ -338,22 +412,8 @@ class KeptAnswers:
             _CALLS_DROPPED.inc()
 
 
-async def _tell_settled(
-    ask: Callable[[Ask], Awaitable[object]],
-    record: CallRecord,
-    found: CallRecord | CallInProgress | None,
-    epoch: int,
-) -> None:
-    """Tell a settlement again, beside what SQL was found to have of the call in that epoch."""
-    is_as_new = found is not None and found.revision >= record.revision
-    if isinstance(found, CallRecord):
-        if is_as_new:
-            await ask(Retell(found, True, found.billed_seconds, epoch))
-        if found.revision <= record.revision and _end_of(found) != _end_of(record):
-            await ask(Retell(record, False, found.billed_seconds, epoch))
-    elif not is_as_new:
-        await ask(Retell(record, False, 0, epoch))
-    # Else it was taken back since, by whoever has the call now (R15).
+def _slices(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
+    return (items[at : at + size] for at in range(0, len(items), size))
 
 
 def _is_first_end(known: bytes, value: bytes) -> bool:

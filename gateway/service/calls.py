@@ -45,8 +45,8 @@ EMERGENCY_SECONDS: Final = 0.28
 
 _NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
 _REFUSED_BY_THE_ENGINE: Final = (EngineFull, PoolUnreadable)
-"""The engine is there. One that is full would take a call that was let through as soon as it is told of it, so
-that the next passes as well: no limit would hold."""
+"""The engine is there. One that is full would take a call that was let through as soon as it is told of it,
+so that the next passes as well: no limit would hold."""
 
 
 class Calls:

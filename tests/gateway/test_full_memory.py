@@ -60,7 +60,7 @@ async def test_a_gateway_is_started_and_its_calls_end_and_are_recorded(
 async def test_none_is_let_through_unchecked(
     start_engine: Callable[..., EngineServer], start_gateway: StartGateway
 ) -> None:
-    """The engine answers, and knows who may not call: told of such a call a moment later, it would take it."""
+    """The engine answers, and knows who may call: told of such a call a moment later, it would take it."""
     engine = start_engine()
     admits = {"CALLGATE_WHEN_ENGINE_DOWN": "admit"}
     gateway = await asyncio.to_thread(start_gateway, redis_url=engine.url, environ=admits)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Sequence
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from gateway import metrics
 from gateway.domain.answers import Admitted
 from gateway.domain.asks import Ask, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord
+from gateway.domain.errors import EngineUnavailable
 from gateway.domain.policy import Policy
 from gateway.pool import kept_answers
 from gateway.pool.kept_answers import KeptAnswers
@@ -224,6 +226,56 @@ async def test_what_is_lost_again_while_it_is_told_stays_to_be_told() -> None:
         await kept.tell(bring_up, lost_again, Policy())
         assert kept.has_to_tell
         assert len(await tell(kept)) == 1
+
+
+async def test_what_is_to_be_told_is_told_together_and_by_account() -> None:
+    """One after another it took longer than a lease and grace, of many calls, and then began anew."""
+    record, _ = came_back()
+    kept = kept_beside([])
+    for account in ("acme", "bell"):
+        for call_id in ("c-1", "c-2"):
+            kept.settled(account, call_id, pack_record(replace(record, call_id=call_id)))
+    asked: list[Ask] = []
+    are_all_asked = asyncio.Event()
+
+    async def ask(ask: Ask) -> None:
+        asked.append(ask)
+        if len(asked) == 4:
+            are_all_asked.set()
+        await are_all_asked.wait()
+
+    kept.lost([0])
+    async with asyncio.timeout(10):
+        await kept.tell(bring_up, ask, Policy())
+    assert not kept.has_to_tell
+
+
+async def test_what_could_not_be_told_alone_is_told_again() -> None:
+    record, _ = came_back()
+    kept = kept_beside([])
+    for call_id in ("c-1", "c-2", "c-3"):
+        kept.settled("acme", call_id, pack_record(replace(record, call_id=call_id)))
+
+    async def fail_once(ask: Ask) -> None:
+        assert isinstance(ask, Retell)
+        if ask.record.call_id == "c-2":
+            raise EngineUnavailable
+
+    kept.lost([0])
+    await kept.tell(bring_up, fail_once, Policy())
+    assert await call_ids(tell(kept)) == ["c-2"]
+
+
+async def test_what_sql_has_is_let_go_of_when_it_was_told() -> None:
+    """Else all of it would be told again after each loss, and more each time."""
+    record, _ = came_back()
+    another = replace(record, call_id="d")
+    kept = kept_beside([record])
+    for each in (record, another):
+        kept.settled("acme", each.call_id, pack_record(each))
+    await told_again(kept)
+    assert len(kept) == 1
+    assert await told_again(kept) == [Retell(another, False)]
 
 
 # How many are kept
