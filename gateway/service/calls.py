@@ -77,7 +77,7 @@ class Calls:
             self._pool.submit(replace(ask, found=None), partial(self._resumed, ask, done))
         elif isinstance(ask, Answered | End):
             if self.journal.holds(ask.account, ask.call_id):
-                self._look_up(self._note_in_journal(ask, done))
+                self._look_up(ask, done, self._note_in_journal(ask, done))
             else:
                 self._pool.submit(ask, partial(self._remembered, ask, done, monotonic()))
         else:
@@ -140,9 +140,9 @@ class Calls:
 
     def _decided(self, ask: Start, done: Done, asked_at: float, answer: Answer | CallgateError) -> None:
         if isinstance(answer, _NOT_ASKED) and ask.emergency:
-            self._look_up(self._admit_emergency(ask, done, asked_at + EMERGENCY_SECONDS))
+            self._look_up(ask, done, self._admit_emergency(ask, done, asked_at + EMERGENCY_SECONDS))
         elif self._admits_offline and _is_away(answer):
-            self._look_up(self._admit_offline(ask, done))
+            self._look_up(ask, done, self._admit_offline(ask, done))
         else:
             done(answer)
 
@@ -165,7 +165,7 @@ class Calls:
         if is_unheard and self.journal.holds(ask.account, ask.call_id):
             done(self.journal.resume(ask))  # the engine is about to be told of it
         elif is_lost or isinstance(answer, CallUnknown):
-            self._look_up(self._resume_unknown(ask, done))
+            self._look_up(ask, done, self._resume_unknown(ask, done))
         else:
             done(answer)
 
@@ -197,7 +197,7 @@ class Calls:
         self, ask: Answered | End, done: Done, asked_at: float, answer: Answer | CallgateError
     ) -> None:
         if isinstance(answer, (CallUnknown, EngineUnavailable)):
-            self._look_up(self._recall(ask, done, asked_at, answer))
+            self._look_up(ask, done, self._recall(ask, done, asked_at, answer))
         else:
             done(answer)
 
@@ -253,10 +253,18 @@ class Calls:
         remaining = views[record.account].remaining_seconds if record.account in views else 0
         return settled_before(record, remaining)
 
-    def _look_up(self, work: Coroutine[Any, Any, None]) -> None:
+    def _look_up(self, ask: Ask, done: Done, work: Coroutine[Any, Any, None]) -> None:
+        """Have the work done that answers an ask; should it break, the client is to ask again."""
         task = asyncio.get_running_loop().create_task(work)
         self._looking_up.add(task)
-        task.add_done_callback(self._looking_up.discard)
+        task.add_done_callback(partial(self._looked_up, ask, done))
+
+    def _looked_up(self, ask: Ask, done: Done, task: asyncio.Task[None]) -> None:
+        self._looking_up.discard(task)
+        fault = None if task.cancelled() else task.exception()
+        if fault is not None:
+            log.error("call.broken", account=ask.account, call_id=ask.call_id, exc_info=fault)
+            done(EngineUnavailable("Something went wrong in the gateway; try again with the same call_id."))
 
 
 def _is_away(answer: Answer | CallgateError) -> bool:

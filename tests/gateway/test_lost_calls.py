@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
+from pathlib import Path
 
 from tests.gateway.conftest import StartGateway
 from tests.support.devices import Device, connected
@@ -79,3 +81,22 @@ async def test_a_lost_call_is_not_taken_for_an_earlier_one_of_its_id(
         engine.flush()
         assert (await device.request("call.end", call_id="c-1"))["type"] == "call.settled"
         await wait_until(lambda: are_recorded(operator, first, second))
+
+
+async def test_an_end_that_breaks_on_a_damaged_record_is_answered(
+    start_engine: Callable[..., EngineServer], start_gateway: StartGateway, tmp_path: Path
+) -> None:
+    """What nobody foresaw keeps no client waiting, and is logged as a fault."""
+    engine = start_engine()
+    gateway = await asyncio.to_thread(start_gateway, data_dir=tmp_path, redis_url=engine.url)
+    async with a_device(gateway) as (operator, device):
+        admitted = await device.start("c-1")
+        await device.end("c-1")
+        await wait_until(lambda: are_recorded(operator, admitted["admitted_at_ms"]))
+        with closing(sqlite3.connect(tmp_path / "callgate.db")) as books, books:
+            books.execute("UPDATE call_records SET ended_by = 'nothing known'")
+        engine.flush()
+        assert (await device.end("c-1"))["code"] == "engine_unavailable"
+        answer = await operator.http.post("/v1/calls/c-1/end?account=acme")
+        assert (answer.status_code, answer.json()["code"]) == (503, "engine_unavailable")
+        assert "call.broken" in gateway.log()
