@@ -53,7 +53,7 @@ ANSWERS_DROPPED: Final = Counter(
     "callgate_answers_dropped", "Answers not kept any more although they may be needed: too many", ("kind",)
 )
 ENDS_KEPT: Final = Gauge(
-    "callgate_ends_kept", "Ends of calls kept until the engine is back", multiprocess_mode="livesum"
+    "callgate_ends_kept", "Calls whose answer or end is still to be delivered", multiprocess_mode="livesum"
 )
 WEBHOOKS_SENT: Final = Counter("callgate_webhooks_sent", "Events that the webhook's receiver took", ("type",))
 WEBHOOKS_FAILED: Final = Counter(

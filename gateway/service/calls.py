@@ -1,8 +1,8 @@
 """What is asked of calls, and what becomes of it when the pool does not know the call, or cannot be asked.
 
 The pool is asked first. What it has forgotten or lost is found in SQL or in a receipt (R15, R17, R28); while
-the engine is away, emergency calls pass and are journalled (R30), others if the deployment says so, and ends
-are kept.
+the engine is away, emergency calls pass and are journalled (R30), others if the deployment says so, and
+answers and ends are kept.
 """
 
 from __future__ import annotations
@@ -79,6 +79,7 @@ class Calls:
             if self.journal.holds(ask.account, ask.call_id):
                 self._look_up(ask, done, self._note_in_journal(ask, done))
             else:
+                self._tell_answer_first(ask)
                 self._pool.submit(ask, partial(self._remembered, ask, done, monotonic()))
         else:
             self._pool.submit(ask, done)
@@ -193,23 +194,30 @@ class Calls:
 
     # Answers and ends
 
+    def _tell_answer_first(self, ask: Answered | End) -> None:
+        """The first answer stands (R3), also if it is still to be delivered; an end would bill without it."""
+        answered = self.kept_ends.answered(ask.account, ask.call_id)
+        if answered is not None:
+            self._pool.submit(answered, _ignore)
+
     def _remembered(
         self, ask: Answered | End, done: Done, asked_at: float, answer: Answer | CallgateError
     ) -> None:
-        if isinstance(answer, (CallUnknown, EngineUnavailable)):
+        if isinstance(answer, (CallUnknown, *_NOT_ASKED)):
             self._look_up(ask, done, self._recall(ask, done, asked_at, answer))
         else:
             done(answer)
 
-    async def _recall(self, ask: Answered | End, done: Done, asked_at: float, answer: CallgateError) -> None:
+    async def _recall(
+        self, ask: Answered | End, done: Done, asked_at: float, answer: Answer | CallgateError
+    ) -> None:
         """What the engine does not know may be a call of another worker's journal, in SQL, or lost."""
         if await self._is_in_journal(ask):
             await self._note_in_journal(ask, done)
             return
-        if isinstance(ask, End):
-            if isinstance(answer, CallUnknown):
-                await self._end_unknown(ask, done)
-                return
+        if isinstance(ask, End) and isinstance(answer, CallUnknown):
+            answer = await self._end_unknown(ask)
+        if isinstance(answer, _NOT_ASKED):
             self.kept_ends.keep(ask, asked_at)
         done(answer)
 
@@ -226,7 +234,7 @@ class Calls:
             return
         done(await _written(ask, self.journal.note(ask), "journal.not_written"))
 
-    async def _end_unknown(self, ask: End, done: Done) -> None:
+    async def _end_unknown(self, ask: End) -> Answer | CallgateError:
         answer: Answer | CallgateError = CallUnknown()
         try:
             found = call_meant(
@@ -239,6 +247,7 @@ class Calls:
                     await self._pool.ask(
                         Resume(ask.account, ask.call_id, ask.device, ask.connection, found, vouched=False)
                     )
+                    self._tell_answer_first(ask)
                     answer = await self._pool.ask(ask)
                 elif found.ended_by == "hangup":
                     answer = await self._settled_before(found)
@@ -246,7 +255,7 @@ class Calls:
                     answer = await self._pool.ask(replace(ask, found=found))
         except CallgateError as error:
             answer = error
-        done(answer)
+        return answer
 
     async def _settled_before(self, record: CallRecord) -> Answer:
         views = await self._pool.read_many([record.account])
@@ -265,6 +274,10 @@ class Calls:
         if fault is not None:
             log.error("call.broken", account=ask.account, call_id=ask.call_id, exc_info=fault)
             done(EngineUnavailable("Something went wrong in the gateway; try again with the same call_id."))
+
+
+def _ignore(_: Answer | CallgateError) -> None:
+    pass
 
 
 def _is_away(answer: Answer | CallgateError) -> bool:

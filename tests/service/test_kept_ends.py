@@ -1,4 +1,4 @@
-"""Ends that were told while the engine was away; one that cannot be delivered holds up no other."""
+"""Answers and ends told while the engine was away; one that cannot be delivered holds up no other."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from time import monotonic
 import pytest
 
 from gateway.domain.answers import Answer, Noted
-from gateway.domain.asks import Ask, End
+from gateway.domain.asks import Answered, Ask, End
 from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailable, EngineUnavailable
 from gateway.service import kept_ends
 from gateway.service.kept_ends import KeptEnds
@@ -130,6 +130,46 @@ async def test_the_oldest_go_where_there_are_too_many(
     for number in range(5):
         kept.keep(End("acme", f"c-{number}", DEVICE), monotonic())
     await wait_until(lambda: engine.calls == {"c-2", "c-3", "c-4"})
+
+
+async def test_an_answer_is_delivered_as_of_when_it_was_told(kept: KeptEnds, engine: Engine) -> None:
+    """R3: the first one, for who pays by it and for the pool, also of a call that nobody has ended."""
+    engine.failing = lambda _: EngineUnavailable()
+    kept.keep(Answered("acme", "a", DEVICE, answered_ago_ms=500), monotonic() - 7)
+    kept.keep(Answered("acme", "a", DEVICE), monotonic())
+    await wait_until(lambda: engine.asked)
+    engine.failing = lambda _: None
+    await wait_until(lambda: engine.delivered)
+    (answered,) = engine.delivered
+    assert isinstance(answered, Answered)
+    assert 7500 <= answered.answered_ago_ms < 9500
+    assert kept.answered("acme", "a") is None
+
+
+async def test_an_answer_is_told_for_as_long_as_the_end_of_its_call_is_kept(
+    kept: KeptEnds, engine: Engine
+) -> None:
+    """Whoever tells the end has to tell it first."""
+    engine.failing = lambda _: DatabaseUnavailable()
+    kept.keep(Answered("acme", "a", DEVICE), monotonic() - 60)
+    kept.keep(End("acme", "a", DEVICE), monotonic())
+    await wait_until(lambda: engine.asked)
+    answered = kept.answered("acme", "a")
+    assert answered is not None
+    assert answered.answered_ago_ms >= 60_000
+    engine.failing = lambda _: None
+    await wait_until(lambda: engine.delivered)
+    assert [type(ask) for ask in engine.delivered] == [End]
+    await wait_until(lambda: not len(kept))
+    assert kept.answered("acme", "a") is None
+
+
+async def test_an_answer_told_after_the_end_is_none(kept: KeptEnds, engine: Engine) -> None:
+    """As of a call that has ended: it would move the end to itself."""
+    engine.failing = lambda _: EngineUnavailable()
+    kept.keep(End("acme", "a", DEVICE), monotonic() - 60)
+    kept.keep(Answered("acme", "a", DEVICE), monotonic())
+    assert kept.answered("acme", "a") is None
 
 
 async def _quiet(engine: Engine) -> None:

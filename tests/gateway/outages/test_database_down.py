@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator
 
 import pytest
 
-from tests.gateway.outages.deployments import events, problem, readiness, ready_again
+from gateway.pool.keys import KeySpace
+from tests.gateway.outages.deployments import events, problem, readiness, ready_again, real_time_ms
+from tests.gateway.outages.test_emergency_calls import CLOCKS_APART_MS, recorded
 from tests.support.devices import Device, connected
 from tests.support.engines import EngineServer, engine_binary
 from tests.support.gateways import GatewayProcess
@@ -157,3 +160,45 @@ async def test_it_stays_ready_and_says_what_is_amiss(
     database.start()
     await ready_again(gateway)
     assert [line["database"] for line in events(gateway, "health.changed")][-2:] == ["down", "ok"]
+
+
+def lose_all(engine: EngineServer) -> None:
+    """Have it emptied."""
+    engine.flush()
+
+
+def forget_the_call(engine: EngineServer) -> None:
+    """Have it keep the pool, and lose the call."""
+    shard = KeySpace().shard_of("acme")
+    assert engine.ask("HDEL", f"cg:{{{shard}}}:calls", "acme/c-1") == 1
+
+
+@pytest.mark.parametrize("lose", [lose_all, forget_the_call])
+async def test_an_end_that_only_the_database_could_tell_of_is_kept(
+    database: PostgresServer,
+    start_engine: Callable[..., EngineServer],
+    start_gateway: Callable[..., GatewayProcess],
+    lose: Callable[[EngineServer], None],
+) -> None:
+    """Its device is gone for good: the gateway delivers it, as of when it was told (R16, R26)."""
+    engine = start_engine()
+    address = database.url(database.create_database())
+    gateway = await asyncio.to_thread(start_gateway, redis_url=engine.url, database_url=address)
+    try:
+        async with operating(gateway) as operator:
+            await operator.account()
+            async with connected(gateway, await operator.token()) as device:
+                await device.start("c-1")
+                database.stop()
+                lose(engine)
+                assert (await device.end("c-1"))["code"] == "database_unavailable"
+                ended_ms = real_time_ms()
+            await wait_until(lambda: real_time_ms() > ended_ms + 2 * CLOCKS_APART_MS)
+            database.start()
+            await ready_again(gateway)
+            record = await recorded(operator, "acme", "c-1")
+    finally:
+        database.stop()
+        database.start()
+    assert (record["ended_by"], record["revision"]) == ("hangup", 1)
+    assert record["ended_at_ms"] < ended_ms + CLOCKS_APART_MS
