@@ -35,8 +35,13 @@ from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailabl
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 RETRY_SECONDS: Final = 1.0
+LOOK_SECONDS: Final = 1.0
+"""A folder that takes longer to be looked into holds up no answer any more."""
+AT_ONCE: Final = 50
+"""Calls of which the engine is told at once. Where it hears of none of so many, the others wait."""
 OFFLINE_A_DEVICE: Final = 2
 """Calls of one device that may be in progress let through without the engine: they are counted by nobody."""
+LOCK_TRIES: Final = 3
 FOLDER: Final = "emergencies"
 
 
@@ -432,21 +437,26 @@ class Journal:
     # What follows runs in threads, one at a time, and touches nothing but files.
 
     def _append(self, lines: bytes) -> None:
-        file = self._file = self._open(self._path) if self._file is None else self._file
-        size = os.fstat(file).st_size
+        if self._file is None:
+            self._rewrite(lines)
+            return
+        size = os.fstat(self._file).st_size
         try:
-            _write_all(file, lines)
-            os.fsync(file)
-        except OSError as failure:
+            _write_all(self._file, lines)
+            os.fsync(self._file)
+        except BaseException as failure:
             # A line of which a part stands there would swallow the next one.
             try:
-                os.ftruncate(file, size)
-            except OSError:
-                raise _TornError(failure.errno, str(failure)) from failure
+                os.ftruncate(self._file, size)
+            except OSError as worse:
+                raise _TornError(worse.errno, str(failure)) from failure
             raise
 
     def _rewrite(self, lines: bytes) -> None:
-        """Leave only these lines; none, no file. The file is as it was if they can't be written."""
+        """Leave only these lines; none, no file. The file is as it was if they can't be written.
+
+        Nobody ever finds it unlocked, so that nobody takes it for one that was left behind.
+        """
         if not lines:
             self._path.unlink(missing_ok=True)
             if self._file is not None:
@@ -454,26 +464,31 @@ class Journal:
                 self._file = None
             return
         fresh = self._path.with_suffix(".new")
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         fresh.unlink(missing_ok=True)
-        file = self._open(fresh)
+        file = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             _write_all(file, lines)
-            os.fsync(file)
+            if self._file is not None:
+                os.fsync(file)  # before it takes the place of what is safe
             fresh.rename(self._path)
-        except OSError:
+        except BaseException:
             os.close(file)
             with suppress(OSError):
                 fresh.unlink(missing_ok=True)
             raise
-        if self._file is not None:
-            os.close(self._file)
-        self._file = file
-
-    def _open(self, path: Path) -> int:
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        file = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return file
+        earlier, self._file = self._file, file
+        try:
+            if earlier is not None:
+                os.close(earlier)
+            else:
+                # Only now: where the disk hangs, what stands there outlives at least the process.
+                os.fsync(file)
+                _sync_folder(self._folder.parent)
+            _sync_folder(self._folder)
+        except OSError as failure:
+            raise _TornError(failure.errno, str(failure)) from failure
 
     def _journals_of_others(self) -> list[Path]:
         return sorted(path for path in self._folder.glob("*.jsonl") if path != self._path)
@@ -484,6 +499,9 @@ class Journal:
             try:
                 entries = _entries(path.read_bytes())
             except FileNotFoundError:  # all of it has just been told
+                continue
+            except OSError as failure:
+                log.warning("journal.not_read", path=str(path), error=str(failure))
                 continue
             for entry in entries:
                 if (entry.account, entry.call_id) == (account, call_id):
@@ -498,22 +516,28 @@ class Journal:
         found = []
         for path in self._journals_of_others():
             try:
-                file = os.open(path, os.O_RDONLY)
+                file = _lock(path)
             except OSError as failure:
                 log.warning("journal.not_read", path=str(path), error=str(failure))
                 continue
+            if file is None:
+                continue
             try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 found.append((_entries(path.read_bytes()), path, file))
             except OSError as failure:
                 os.close(file)
-                if not isinstance(failure, BlockingIOError):
-                    log.warning("journal.not_read", path=str(path), error=str(failure))
+                log.warning("journal.not_read", path=str(path), error=str(failure))
         return found
 
 
 class _TornError(OSError):
-    """A part of a line was written, and could not be taken back."""
+    """A part was written, and could not be taken back, or may not last: all is to be written anew."""
+
+
+def _failed_late(task: asyncio.Task[Any]) -> None:
+    failure = None if task.cancelled() else task.exception()
+    if failure is not None:
+        log.warning("journal.failed_late", error=str(failure))
 
 
 def _lines(entries: Iterable[Entry]) -> bytes:
@@ -525,6 +549,34 @@ def _write_all(file: int, content: bytes) -> None:
     left = memoryview(content)
     while left:
         left = left[os.write(file, left) :]
+
+
+def _lock(path: Path) -> int | None:
+    """Open a journal that was left behind and lock it; None if it was not, or is gone. Raises OSError."""
+    # Its process may put another in its place just between: that one is locked, if it still lives.
+    for _ in range(LOCK_TRIES):
+        file = None
+        try:
+            file = os.open(path, os.O_RDONLY)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(file), path.stat()):
+                locked, file = file, None
+                return locked
+        except (BlockingIOError, FileNotFoundError):
+            return None
+        finally:
+            if file is not None:
+                os.close(file)
+    return None
+
+
+def _sync_folder(path: Path) -> None:
+    """Have the names in a folder outlive a loss of power. Raises OSError."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
 
 
 def _remove(path: Path) -> None:
@@ -567,7 +619,7 @@ def _entries(content: bytes) -> list[Entry]:
     for line in content.split(b"\n")[:-1]:
         try:
             entries.append(_decoder.decode(line))
-        except msgspec.DecodeError as failure:
+        except (msgspec.DecodeError, UnicodeDecodeError) as failure:
             # Without the others' records, and without a gateway, nobody would be better off.
             log.error("emergency.unreadable", error=str(failure))
     return entries
