@@ -16,12 +16,13 @@ from __future__ import annotations
 import asyncio
 import fcntl
 import itertools
+import math
 import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from contextlib import suppress
 from pathlib import Path
 from time import monotonic
-from typing import Any, Final, Literal, NoReturn
+from typing import Any, Final, Literal, NoReturn, TypeVar
 
 import msgspec
 import structlog
@@ -64,6 +65,7 @@ class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 _decoder: Final = msgspec.json.Decoder(Entry)
+_T = TypeVar("_T")
 
 AskPool = Callable[[Ask], Awaitable[Answer]]
 CycleStart = Callable[[str, int], Awaitable[int]]
@@ -92,9 +94,14 @@ class Journal:
         self._adopted: list[tuple[Path, int]] = []
         self._writing = asyncio.Lock()
         self._recalling = asyncio.Lock()
+        # Names of hosts are looked up by the same few threads: a folder that hangs must not have them all.
+        self._recalling_for_emergencies = asyncio.Semaphore(2)
         # Calls that are not admitted before they are written down.
         self._admitting: set[tuple[str, str]] = set()
-        self._at_work: set[asyncio.Task[None]] = set()
+        self._at_work: set[asyncio.Task[Any]] = set()
+        self._saving: asyncio.Task[None] | None = None
+        # Calls of which the engine could not be told, and in which order that was.
+        self._failed: dict[tuple[str, str], int] = {}
         self._waiting = asyncio.Event()
 
     def __len__(self) -> int:
@@ -120,12 +127,13 @@ class Journal:
             return CallUnknown()
         return Resumed(_call(start, 0), late=False)
 
-    async def admit(self, ask: Start) -> Admitted:
+    async def admit(self, ask: Start, until: float = math.inf) -> Admitted:
         """Let a call through that is no emergency, and return once it is safely written down.
 
-        Raises OSError if it can't be, and EngineUnavailable if its device has too many of them.
+        Raises OSError if it can't be, not until then (`monotonic`) either, and EngineUnavailable if its
+        device has too many of them.
         """
-        await self.recall(ask.account, ask.call_id)
+        await self.recall(ask.account, ask.call_id, until)
         known = self._calls.get((ask.account, ask.call_id))
         if known is not None:
             if (ask.account, ask.call_id) in self._admitting:
@@ -137,9 +145,10 @@ class Journal:
         number = self._note(entry)
         self._admitting.add((ask.account, ask.call_id))
         try:
-            await self._write(number)
-        except OSError:
-            # Nobody is told that it was admitted, so it was not; another's writing may have taken it along.
+            await self._write(number, until)
+        except BaseException:
+            # Nobody is told that it was admitted, so it was not; it may be written all the same, by a disk
+            # that goes on, or along with another's.
             self._calls.pop((ask.account, ask.call_id), None)
             self._unwritten.pop(number, None)
             self._is_outdated = True
@@ -155,22 +164,22 @@ class Journal:
         Never later than `until` (`monotonic`): a disk may hang for seconds. Writing goes on, and the engine
         is told of it in any case, if this process lives to see it back.
         """
-        await self._work_until(until, self._recall_for_emergency(ask))
+        await self._is_done_by(until, self._recall_for_emergency(ask, until))
         known = self._calls.get((ask.account, ask.call_id))
         if known is not None:
             return _admitted(ask, known[0], replayed=True)
         entry = self._start_of(ask)
         number = self._note(entry)
-        if not await self._work_until(until, self._write_emergency(ask, number)):
+        if not await self._is_done_by(until, self._write_emergency(ask, number)):
             log.warning("emergency.not_written_yet", account=ask.account, call_id=ask.call_id)
         return _admitted(ask, entry, replayed=False)
 
-    async def note(self, ask: Answered | End) -> Noted | Settled:
+    async def note(self, ask: Answered | End, until: float = math.inf) -> Noted | Settled:
         """Write down an answer or an end of a call that the journal holds.
 
-        Raises CallUnknown, OSError if it could not be written down (it is told to the engine all the same, if
-        this process lives), and EngineUnavailable for an end of a call that bills something: what it comes to
-        is known when the engine has been told of it.
+        Raises CallUnknown, OSError if it could not be written down until then (`monotonic`; it is told to the
+        engine all the same, if this process lives), and EngineUnavailable for an end of a call that bills
+        something: what it comes to is known when the engine has been told of it.
         """
         entries = self._calls[ask.account, ask.call_id]
         start = entries[0]
@@ -181,9 +190,9 @@ class Journal:
         told = next((entry for entry in entries if entry.what == what), None)
         at_ms = max(start.at_ms, self._now_ms() - ago_ms) if told is None else told.at_ms
         if told is None:
-            await self._write(self._note(Entry(what, ask.account, ask.call_id, at_ms)))
+            await self._write(self._note(Entry(what, ask.account, ask.call_id, at_ms)), until)
         elif told in self._unwritten.values():
-            await self.save()
+            await self._save_unless(lambda: self._is_saved, until)
         if what == "answered":
             return Noted(ask.call_id)
         if start.offline:
@@ -202,22 +211,28 @@ class Journal:
             emergency=True,
         )
 
-    async def recall(self, account: str, call_id: str) -> bool:
+    async def recall(self, account: str, call_id: str, until: float = math.inf) -> bool:
         """Tell whether this journal holds a call;
 
-        what others' have of it beyond that is copied. Raises OSError.
+        what others' have of it beyond that is copied. Raises OSError, also where a disk that hangs keeps it
+        from being known until then (`monotonic`), or for `LOOK_SECONDS`: `holds` tells what is known.
         """
+        until = min(until, monotonic() + LOOK_SECONDS)
         # One at a time, in the order of the asks (R6), and so that an emergency finds a thread that is free.
-        async with self._recalling:
-            return await self._recall(account, call_id)
+        async with asyncio.timeout(max(0.0, until - monotonic())):
+            await self._recalling.acquire()
+        recalling = self._begin(self._recall(account, call_id))
+        # Not before its thread has come back.
+        recalling.add_done_callback(lambda _: self._recalling.release())
+        await self._result(recalling, until)
+        return self.holds(account, call_id)
 
-    async def _recall(self, account: str, call_id: str) -> bool:
+    async def _recall(self, account: str, call_id: str) -> None:
         # A disk that hangs may hold up even whoever looks into a folder.
         found = await asyncio.to_thread(self._find_elsewhere, account, call_id)
         numbers = self._take_in(found.values())
         if numbers:
             await self._write(numbers[-1])
-        return self.holds(account, call_id)
 
     async def adopt(self) -> None:
         """Go on from the journals of processes of this data directory that are gone.
@@ -232,7 +247,7 @@ class Journal:
     async def run(self) -> NoReturn:
         """Tell the engine of what the journal has, as soon as it can be asked, until cancelled."""
         while True:
-            if not self._calls and self._is_saved:
+            if not self._calls and self._is_saved and not self._writing.locked():
                 self._waiting.clear()
                 await turns.wait("journal", self._waiting)
             await self.tell()
@@ -240,21 +255,38 @@ class Journal:
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def tell(self) -> None:
-        """Tell the engine of what the journal has; what it can't be told now stays."""
-        for key in list(self._calls):
-            await self._tell(key)
-        await self._try_to_save()
+        """Tell the engine of what the journal has, emergencies first; what it can't be told now stays.
+
+        A shard of a Cluster may be away: what fails comes last in the next round. A disk that hangs is waited
+        for no longer than until that.
+        """
+        keys = sorted(self._calls, key=lambda key: (self._failed.get(key, -1), self._calls[key][0].offline))
+        for first in range(0, len(keys), AT_ONCE):
+            together = keys[first : first + AT_ONCE]
+            told = await asyncio.gather(*(self._tell(key) for key in together))
+            failed_at = next(self._numbers)
+            for key, is_told in zip(together, told, strict=True):
+                if is_told:
+                    self._failed.pop(key, None)
+                else:
+                    self._failed[key] = failed_at
+            if not any(told):
+                break
+        if self._saving is None or self._saving.done():
+            self._saving = self._begin(self._try_to_save())
+        await asyncio.wait({self._saving}, timeout=RETRY_SECONDS)
 
     async def save(self) -> None:
         """Write down what is to be told, and let go of what was. Raises OSError."""
         await self._save_unless(lambda: self._is_saved)
 
-    async def _tell(self, key: tuple[str, str]) -> None:
+    async def _tell(self, key: tuple[str, str]) -> bool:
+        """Tell of a call, and answer whether it was; of one that is not admitted yet there is nothing."""
         told = 0
         call_id = key[1]
         entries = self._calls.get(key, [])
         if not entries or key in self._admitting:
-            return
+            return True
         start = entries[0]
         try:
             while told < len(entries):
@@ -262,7 +294,7 @@ class Journal:
                 told += 1
         except (EngineUnavailable, DatabaseUnavailable) as failure:
             log.warning("emergency.not_told_yet", account=key[0], call_id=key[1], code=failure.code)
-            return
+            return False
         del self._calls[key]
         self._unwritten = {
             number: entry
@@ -272,6 +304,7 @@ class Journal:
         self._is_outdated = True
         metrics.EMERGENCY_JOURNAL.set(len(self._calls))
         log.info("emergency.told", account=key[0], call_id=call_id)
+        return True
 
     async def _tell_one(self, entry: Entry, start: Entry, call_id: str) -> str:
         """Tell of one thing that happened to a call, and return the id that the call goes by."""
@@ -350,45 +383,55 @@ class Journal:
             if entry.what not in {known.what for known in self._calls.get((entry.account, entry.call_id), ())}
         ]
 
-    async def _recall_for_emergency(self, ask: Start) -> None:
+    async def _recall_for_emergency(self, ask: Start, until: float) -> None:
         try:
-            await self._recall(ask.account, ask.call_id)
-        except OSError as failure:
+            async with self._recalling_for_emergencies:
+                if monotonic() < until:
+                    await self._recall(ask.account, ask.call_id)
+        except Exception as failure:
+            # Whatever it is, somebody needs help.
             log.exception("journal.not_read", account=ask.account, call_id=ask.call_id, error=str(failure))
 
     async def _write_emergency(self, ask: Start, number: int) -> None:
         try:
             await self._write(number)
-        except OSError as failure:
+        except Exception as failure:
             # Admitted all the same: a record is not worth a life.
             log.exception(
                 "emergency.not_written", account=ask.account, call_id=ask.call_id, error=str(failure)
             )
 
-    async def _work_until(self, until: float, work: Coroutine[Any, Any, None]) -> bool:
-        """Do it, wait for it until that instant (`monotonic`), and answer whether it is done.
-
-        It goes on otherwise, also where this is cancelled.
-        """
+    def _begin(self, work: Coroutine[Any, Any, _T]) -> asyncio.Task[_T]:
+        """Begin something that no caller who goes can stop: a thread cannot be cancelled."""
         task = asyncio.get_running_loop().create_task(work)
         self._at_work.add(task)
         task.add_done_callback(self._at_work.discard)
-        await asyncio.wait({task}, timeout=max(0.0, until - monotonic()))
-        if task.done():
-            task.result()
-        return task.done()
+        return task
 
-    async def _write(self, number: int) -> None:
+    async def _result(self, task: asyncio.Task[_T], until: float) -> _T:
+        """Wait for something that was begun. Raises TimeoutError at that instant; it goes on."""
+        await asyncio.wait({task}, timeout=max(0.0, until - monotonic()))
+        if not task.done():
+            task.add_done_callback(_failed_late)
+            raise TimeoutError("The disk has not answered in time.")
+        return task.result()
+
+    async def _is_done_by(self, until: float, work: Coroutine[Any, Any, None]) -> bool:
+        """Do it, and answer whether it is done at that instant; it goes on otherwise."""
+        try:
+            await self._result(self._begin(work), until)
+        except TimeoutError:
+            return False
+        return True
+
+    async def _write(self, number: int, until: float = math.inf) -> None:
         """Return once what was noted under that number is written down, or told. Raises OSError."""
         # It may have gone with what others had to write.
-        await self._save_unless(lambda: number not in self._unwritten)
+        await self._save_unless(lambda: number not in self._unwritten, until)
 
-    async def _save_unless(self, is_done: Callable[[], bool]) -> None:
-        # A thread cannot be cancelled: who waits for it can, and no other may begin before it has ended.
-        task = asyncio.get_running_loop().create_task(self._save_in_turn(is_done))
-        self._at_work.add(task)
-        task.add_done_callback(self._at_work.discard)
-        await asyncio.shield(task)
+    async def _save_unless(self, is_done: Callable[[], bool], until: float = math.inf) -> None:
+        # No other may begin before the thread has ended, whoever waits for it.
+        await self._result(self._begin(self._save_in_turn(is_done)), until)
 
     async def _save_in_turn(self, is_done: Callable[[], bool]) -> None:
         async with self._writing:
@@ -400,6 +443,9 @@ class Journal:
             await self.save()
         except OSError as failure:
             log.warning("journal.not_written", error=str(failure), calls=len(self._calls))
+        except Exception as failure:
+            # Whatever it is: with this process would go what it has not written down.
+            log.exception("journal.not_written", error=str(failure), calls=len(self._calls))
 
     @property
     def _is_saved(self) -> bool:
@@ -418,7 +464,7 @@ class Journal:
         except _TornError:
             self._is_outdated = True
             raise
-        except OSError:
+        except BaseException:
             self._is_outdated |= is_outdated
             raise
         for number in unwritten:
