@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from time import monotonic
@@ -42,6 +43,13 @@ log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
 EMERGENCY_SECONDS: Final = 0.28
 """Within this an emergency call is answered, whatever is down (R30): the disk has what is left of it."""
+
+ANSWER_SECONDS: Final = 1.95
+"""Within this an answer or an end is answered while the engine is away, also where the disk hangs."""
+DISK_SECONDS: Final = 0.1
+"""What the disk has of it at least: the engine has been waited for before."""
+OFFLINE_SECONDS: Final = 1.0
+"""What the disk has to let a call through, once the engine has been waited for."""
 
 _NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
 _REFUSED_BY_THE_ENGINE: Final = (EngineFull, PoolUnreadable)
@@ -77,7 +85,7 @@ class Calls:
             self._pool.submit(replace(ask, found=None), partial(self._resumed, ask, done))
         elif isinstance(ask, Answered | End):
             if self.journal.holds(ask.account, ask.call_id):
-                self._look_up(ask, done, self._note_in_journal(ask, done))
+                self._look_up(ask, done, self._note_in_journal(ask, done, monotonic()))
             else:
                 self._tell_answer_first(ask)
                 self._pool.submit(ask, partial(self._remembered, ask, done, monotonic()))
@@ -155,7 +163,8 @@ class Calls:
         if not ask.destination_valid:
             done(Refused(ask.call_id, RefusalReason.DESTINATION_INVALID, 0))
             return
-        done(await _written(ask, self.journal.admit(ask), "call.not_written"))
+        admitting = self.journal.admit(ask, monotonic() + OFFLINE_SECONDS)
+        done(await _written(ask, admitting, "call.not_written"))
 
     # Calls that come back
 
@@ -212,27 +221,35 @@ class Calls:
         self, ask: Answered | End, done: Done, asked_at: float, answer: Answer | CallgateError
     ) -> None:
         """What the engine does not know may be a call of another worker's journal, in SQL, or lost."""
-        if await self._is_in_journal(ask):
-            await self._note_in_journal(ask, done)
+        is_in_journal = await self._is_in_journal(ask, asked_at)
+        if is_in_journal:
+            done(await self._noted(ask, asked_at))
             return
         if isinstance(ask, End) and isinstance(answer, CallUnknown):
             answer = await self._end_unknown(ask)
+        if is_in_journal is None and isinstance(answer, CallUnknown):
+            # Where the data directory can't be looked into, a call that nobody knows may be in it.
+            answer = EngineUnavailable()
         if isinstance(answer, _NOT_ASKED):
             self.kept_ends.keep(ask, asked_at)
         done(answer)
 
-    async def _is_in_journal(self, ask: Answered | End) -> bool:
+    async def _is_in_journal(self, ask: Answered | End, asked_at: float) -> bool | None:
+        """None: the data directory can't be looked into, and this process does not hold the call."""
         try:
-            return await self.journal.recall(ask.account, ask.call_id)
+            return await self.journal.recall(ask.account, ask.call_id, _until(asked_at))
         except OSError as failure:
-            log.exception("journal.not_read", account=ask.account, call_id=ask.call_id, error=str(failure))
-            return self.journal.holds(ask.account, ask.call_id)
+            log.warning("journal.not_read", account=ask.account, call_id=ask.call_id, error=str(failure))
+            return self.journal.holds(ask.account, ask.call_id) or None
 
-    async def _note_in_journal(self, ask: Answered | End, done: Done) -> None:
-        if not await self._is_in_journal(ask):
+    async def _note_in_journal(self, ask: Answered | End, done: Done, asked_at: float) -> None:
+        if await self._is_in_journal(ask, asked_at):
+            done(await self._noted(ask, asked_at))
+        else:
             self._pool.submit(ask, done)  # the engine has just been told of it
-            return
-        done(await _written(ask, self.journal.note(ask), "journal.not_written"))
+
+    async def _noted(self, ask: Answered | End, asked_at: float) -> Answer | CallgateError:
+        return await _written(ask, self.journal.note(ask, _until(asked_at)), "journal.not_written")
 
     async def _end_unknown(self, ask: End) -> Answer | CallgateError:
         answer: Answer | CallgateError = CallUnknown()
@@ -244,9 +261,9 @@ class Calls:
             if found is not None and ask.device in (None, (found.staff, found.device)):
                 if isinstance(found, CallInProgress):
                     # The engine has lost it (R28), perhaps after it had come back late (R15).
-                    await self._pool.ask(
-                        Resume(ask.account, ask.call_id, ask.device, ask.connection, found, vouched=False)
-                    )
+                    again = Resume(ask.account, ask.call_id, ask.device, ask.connection, found, vouched=False)
+                    with suppress(CallIdUsed):  # it has ended, as the engine has been told since
+                        await self._pool.ask(again)
                     self._tell_answer_first(ask)
                     answer = await self._pool.ask(ask)
                 elif found.ended_by == "hangup":
@@ -282,6 +299,11 @@ def _ignore(_: Answer | CallgateError) -> None:
 
 def _is_away(answer: Answer | CallgateError) -> bool:
     return isinstance(answer, EngineUnavailable) and not isinstance(answer, _REFUSED_BY_THE_ENGINE)
+
+
+def _until(asked_at: float) -> float:
+    """How long the disk is waited for, on behalf of what was asked then (`monotonic`)."""
+    return max(asked_at + ANSWER_SECONDS, monotonic() + DISK_SECONDS)
 
 
 async def _written(ask: Ask, answering: Awaitable[Answer], if_not: str) -> Answer | CallgateError:
