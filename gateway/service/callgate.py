@@ -85,11 +85,11 @@ class DeviceConnected:
     """What a device is welcomed with: the clock, what is left, and its calls in progress.
 
     `number` tells this connection from the device's others, on whatever gateway: a later one has a greater
-    number.
+    number. `remaining_seconds` is None where the account's pool cannot be read.
     """
 
     server_time_ms: int
-    remaining_seconds: int
+    remaining_seconds: int | None
     calls: list[CallInProgress]
     number: int
 
@@ -264,7 +264,12 @@ class Callgate:
         for account, view in views.items():
             self.devices.minutes_seen(account, exhausted=view.is_exhausted, before=before)
         calls = await self._pool.calls_of_device(caller.account, caller.staff, caller.device)
-        remaining = views[caller.account].remaining_seconds if caller.account in views else 0
+        remaining: int | None = 0
+        if caller.account in views:
+            remaining = views[caller.account].remaining_seconds
+        elif caller.account in self._pool.unreadable:
+            # Whoever is told that nothing is left does not call.
+            remaining = None
         return DeviceConnected(self.server_time_ms(), remaining, calls, number)
 
     # Plans, accounts, members

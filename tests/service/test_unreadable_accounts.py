@@ -7,6 +7,7 @@ from collections.abc import Callable
 import httpx
 
 from gateway.pool.keys import KeySpace
+from tests.support.devices import connected
 from tests.support.engines import EngineServer
 from tests.support.gateways import GatewayProcess
 
@@ -58,14 +59,10 @@ def test_a_keepalive_vouches_for_the_other_calls_and_says_that_one_cannot_be_rea
     engine = start_engine(persistent=True)
     gateway = start_gateway(redis_url=engine.url)
     with gateway.client() as http:
-        plan = {"name": "Ten", "minutes": 10, "connected_channels": 1, "staff_seats": 1}
-        http.put("/v1/plans/ten", json=plan).raise_for_status()
-        http.put("/v1/accounts/acme", json={"name": "acme", "plan": "ten"}).raise_for_status()
-        http.put("/v1/accounts/acme/staff/ana").raise_for_status()
+        make_accounts(http)
         calls = KEYS.named(KEYS.shard_of("acme"), "calls")[0]
         for call_id in ("c-1", "c-2"):
-            asked = {"account": "acme", "staff": "ana", "device": "desk", "call_id": call_id}
-            http.post("/v1/calls", json={**asked, "to": "+14155550100"}).raise_for_status()
+            start(http, "acme", call_id).raise_for_status()
         before = engine.client.hget(calls, "acme/c-2")
         engine.client.hset(calls, "acme/c-1", b"Lx")
         answer = http.post("/v1/calls/keepalive?account=acme", json={"call_ids": ["c-1", "c-2"]})
@@ -84,3 +81,21 @@ def test_its_calls_are_not_let_through_as_if_the_engine_were_away(
         damage(engine, "acme")
         assert start(http, "acme", "c-1").json()["code"] == "engine_unavailable"
         assert start(http, "acme", "c-2", "112").json()["type"] == "call.admitted"
+
+
+async def test_a_device_of_it_is_not_told_that_nothing_is_left(
+    start_gateway: Callable[..., GatewayProcess], start_engine: Callable[..., EngineServer]
+) -> None:
+    """It does not know, as while the engine is away; its calls are listed."""
+    engine = start_engine(persistent=True)
+    gateway = start_gateway(redis_url=engine.url)
+    with gateway.client() as http:
+        make_accounts(http)
+        start(http, "acme", "c-1").raise_for_status()
+        damage(engine, "acme")
+        body = {"account": "acme", "staff": "ana", "device": "desk", "scopes": ["call"]}
+        token = http.post("/v1/tokens", json=body).raise_for_status().json()["token"]
+    async with connected(gateway, token) as device:
+        greeted = await device.welcome()
+    assert greeted["remaining_seconds"] is None
+    assert [call["call_id"] for call in greeted["calls"]] == ["c-1"]

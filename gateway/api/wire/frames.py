@@ -98,7 +98,10 @@ def reader_frame_shape(kind: object) -> type[ReaderFrame] | None:
 
 
 class Welcome(Struct, frozen=True, tag_field="type", tag="welcome"):
-    """The first frame. While the engine cannot be asked `remaining_seconds` is null and `calls` empty."""
+    """The first frame. While the engine cannot be asked `remaining_seconds` is null and `calls` empty.
+
+    It is null, too, where the account's pool cannot be read.
+    """
 
     account: str
     staff: str
