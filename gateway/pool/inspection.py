@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from gateway.pool.engine import Engine, engine_unavailable
 from gateway.pool.keys import ACCOUNT_KEYS, DEPLOYMENT_KEY, SHARD_KEYS, KeySpace
-from gateway.pool.packed import is_in_progress, unpack_pool
+from gateway.pool.packed import is_in_progress, is_readable, unpack_pool
 from gateway.pool.scripts import script
 
 AT_ONCE: Final = 1000
@@ -35,11 +35,15 @@ class Keys:
 
 @dataclass(slots=True)
 class ShardCalls:
-    """A shard's calls in progress, "<account>/<call id>": in `calls`, in `leases`, and in `order`."""
+    """A shard's calls in progress, "<account>/<call id>": in `calls`, in `leases`, and in `order`.
+
+    `unreadable` are those, in progress or not, whose value in `calls` is damaged.
+    """
 
     in_progress: set[str]
     leased: set[str]
     ordered: set[str]
+    unreadable: set[str]
 
 
 class Inspection:
@@ -64,9 +68,13 @@ class Inspection:
         calls_key, leases_key = self._keys.named(shard, "calls", "leases")
         with engine_unavailable():
             # In this order: what is in progress now stands in the others when they are read, or has ended.
-            in_progress = {
-                call.decode() async for call, value in self._scan("HSCAN", calls_key) if is_in_progress(value)
-            }
+            in_progress: set[str] = set()
+            unreadable: set[str] = set()
+            async for call, value in self._scan("HSCAN", calls_key):
+                if is_in_progress(value):
+                    in_progress.add(call.decode())
+                if not is_readable(value):
+                    unreadable.add(call.decode())
             ordered: set[str] = set()
             for account in {*accounts, *(call.partition("/")[0] for call in in_progress)}:
                 order_key = self._order_key(account, shard)
@@ -76,7 +84,7 @@ class Inspection:
                 async for entry, _ in self._scan("ZSCAN", leases_key)
                 for call in entry.decode().split(" ")
             }
-        return ShardCalls(in_progress, leased, ordered)
+        return ShardCalls(in_progress, leased, ordered, unreadable)
 
     async def still_in_progress(self, shard: int, calls: Iterable[str]) -> set[str]:
         """Which of these are in progress now."""

@@ -32,6 +32,7 @@ OVERTAKEN: Final = b"T"
 
 _IN_PROGRESS_HEAD: Final = Struct("<BBBBHdddddd")
 _ENDED_HEAD: Final = Struct("<BBHHdddd")
+_OVERTAKEN: Final = Struct("<Bd")
 _POOL_HEAD: Final = Struct("<BBBdddddddddddddddddIIBdIIIIdddII")
 _POOL_EPOCH: Final = Struct("<3xd")
 _REOPENED: Final = Struct("<Hd")
@@ -76,6 +77,21 @@ def _payload(packed: bytes, start: int) -> tuple[str, str, str | None, str]:
     who, channel, to = packed[start:].decode().split("|", 2)
     staff, device = who.split("/", 1)
     return staff, device, channel or None, to
+
+
+def is_readable(packed: bytes) -> bool:
+    """Whether a value of `calls` can be worked with."""
+    try:
+        if is_in_progress(packed):
+            unpack_call_in_progress("", "", packed, 0)
+        elif is_ended(packed):
+            unpack_end(packed)
+            _payload(packed, _ENDED_HEAD.size + _IN_PROGRESS_HEAD.size)
+        else:
+            return packed.startswith(OVERTAKEN) and len(packed) >= _OVERTAKEN.size
+    except NO_VALUE:
+        return False
+    return True
 
 
 def unpack_call_in_progress(account: str, call_id: str, packed: bytes, cycle_start_ms: int) -> CallInProgress:

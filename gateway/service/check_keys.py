@@ -38,7 +38,10 @@ class KeyCheck:
         return found
 
     async def calls(self) -> list[Difference]:
-        """Find calls in progress that stand in no `order` or no lease, the reverse, and wrong counts."""
+        """Find calls that cannot be read, or are in progress and stand in no `order` or no lease.
+
+        Also the reverse, and wrong counts.
+        """
         keys = await self._inspection.keys(_OTHER_KEYS)
         accounts = set(await all_accounts(self._records)) | keys.accounts["order"]
         found: list[Difference] = []
@@ -52,11 +55,14 @@ class KeyCheck:
 
     async def _calls_of(self, shard: int, accounts: Iterable[str]) -> list[Difference]:
         calls = await self._inspection.calls(shard, accounts)
+        found = []
+        for call in sorted(calls.unreadable):
+            account, _, call_id = call.partition("/")
+            found.append(Difference(account, f"call {call_id}", "cannot be read", "-"))
         suspects = calls.in_progress ^ calls.ordered | calls.in_progress - calls.leased
         if not suspects:
-            return []
+            return found
         still = await self._inspection.still_in_progress(shard, suspects)
-        found = []
         for call in sorted(suspects):
             account, _, call_id = call.partition("/")
             if call not in still:

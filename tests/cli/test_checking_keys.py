@@ -108,6 +108,18 @@ def test_a_call_that_nothing_would_reap_is_found(
     callgate("check")
 
 
+def test_a_call_that_cannot_be_read_is_found(
+    callgate: Callgate, business: str, call: str, engine: redis.Redis
+) -> None:
+    calls = keys_of(business)["calls"]
+    whole = engine.hget(calls, call)
+    assert isinstance(whole, bytes)
+    engine.hset(calls, call, whole[:60])
+    assert told(callgate) == {(business, "call c-1", "cannot be read")}
+    engine.hset(calls, call, whole)
+    callgate("check")
+
+
 def test_a_call_that_counts_nowhere_is_found(
     callgate: Callgate, business: str, call: str, engine: redis.Redis
 ) -> None:
