@@ -352,6 +352,7 @@ class AnyAccounts(RuleBasedStateMachine):
         is_offline=st.booleans(),
         is_known=st.booleans(),
         vouched=st.booleans(),
+        alive_ago_ms=AGO_MS,
     )
     def a_call_is_made_again_by_its_receipt(
         self,
@@ -366,6 +367,7 @@ class AnyAccounts(RuleBasedStateMachine):
         is_offline: bool,
         is_known: bool,
         vouched: bool,
+        alive_ago_ms: int,
     ) -> None:
         model, now_ms = self.both.models[account], self.both.now_ms
         known = [*model._calls, *model._ended, *model._overtaken_at_ms]
@@ -387,7 +389,8 @@ class AnyAccounts(RuleBasedStateMachine):
             admitted_offline=is_offline,
         )
         if (account, call_id) not in self.both.lost:
-            ask = Resume(account, call_id, device, connection, receipt, vouched)
+            alive_at_ms = now_ms - alive_ago_ms
+            ask = Resume(account, call_id, device, connection, receipt, vouched, alive_at_ms=alive_at_ms)
             self.both.ask([ask, ask, self._new_start(account)], look_first=True)
 
     @rule(account=ACCOUNT, which=st.integers(0, 9), saved=st.booleans(), look_first=st.booleans())

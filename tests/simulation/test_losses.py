@@ -45,8 +45,8 @@ MISTAKES = {
         "if p.cycle_start_ms == settled_cycle_start_ms then": "if false then",
     },
     "what a gateway tells of is never looked after": {
-        "c.reap_at_ms, c.alive_ms = real_now_ms + lease_ms + grace_ms, c.admitted_at_ms": (
-            "c.reap_at_ms, c.alive_ms = real_now_ms + 1e12, c.admitted_at_ms"
+        "c.reap_at_ms = real_now_ms + lease_ms + grace_ms\n    c.alive_ms": (
+            "c.reap_at_ms = real_now_ms + 1e12\n    c.alive_ms"
         ),
     },
     "a settlement told again is not taken": {
