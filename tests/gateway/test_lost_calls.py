@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing
 from pathlib import Path
 
+from gateway.pool.keys import KeySpace
 from tests.gateway.conftest import StartGateway
 from tests.support.devices import Device, connected
 from tests.support.engines import EngineServer
@@ -95,7 +96,8 @@ async def test_an_end_that_breaks_on_a_damaged_record_is_answered(
         await wait_until(lambda: are_recorded(operator, admitted["admitted_at_ms"]))
         with closing(sqlite3.connect(tmp_path / "callgate.db")) as books, books:
             books.execute("UPDATE call_records SET ended_by = 'nothing known'")
-        engine.flush()
+        shard = KeySpace().shard_of("acme")
+        assert engine.ask("HDEL", f"cg:{{{shard}}}:calls", "acme/c-1") == 1
         assert (await device.end("c-1"))["code"] == "engine_unavailable"
         answer = await operator.http.post("/v1/calls/c-1/end?account=acme")
         assert (answer.status_code, answer.json()["code"]) == (503, "engine_unavailable")
