@@ -48,8 +48,8 @@ ANSWER_SECONDS: Final = 1.95
 """Within this an answer or an end is answered while the engine is away, also where the disk hangs."""
 DISK_SECONDS: Final = 0.1
 """What the disk has of it at least: the engine has been waited for before."""
-OFFLINE_SECONDS: Final = 1.0
-"""What the disk has to let a call through, once the engine has been waited for."""
+WRITE_SECONDS: Final = 1.0
+"""What the disk has to write what only it can answer for, once the engine has been waited for."""
 
 _NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
 _REFUSED_BY_THE_ENGINE: Final = (EngineFull, PoolUnreadable)
@@ -163,7 +163,7 @@ class Calls:
         if not ask.destination_valid:
             done(Refused(ask.call_id, RefusalReason.DESTINATION_INVALID, 0))
             return
-        admitting = self.journal.admit(ask, monotonic() + OFFLINE_SECONDS)
+        admitting = self.journal.admit(ask, monotonic() + WRITE_SECONDS)
         done(await _written(ask, admitting, "call.not_written"))
 
     # Calls that come back
@@ -223,7 +223,7 @@ class Calls:
         """What the engine does not know may be a call of another worker's journal, in SQL, or lost."""
         is_in_journal = await self._is_in_journal(ask, asked_at)
         if is_in_journal:
-            done(await self._noted(ask, asked_at))
+            done(await self._noted(ask, monotonic() + WRITE_SECONDS))
             return
         if isinstance(ask, End) and isinstance(answer, CallUnknown):
             answer = await self._end_unknown(ask)
@@ -244,12 +244,12 @@ class Calls:
 
     async def _note_in_journal(self, ask: Answered | End, done: Done, asked_at: float) -> None:
         if await self._is_in_journal(ask, asked_at):
-            done(await self._noted(ask, asked_at))
+            done(await self._noted(ask, _until(asked_at)))
         else:
             self._pool.submit(ask, done)  # the engine has just been told of it
 
-    async def _noted(self, ask: Answered | End, asked_at: float) -> Answer | CallgateError:
-        return await _written(ask, self.journal.note(ask, _until(asked_at)), "journal.not_written")
+    async def _noted(self, ask: Answered | End, until: float) -> Answer | CallgateError:
+        return await _written(ask, self.journal.note(ask, until), "journal.not_written")
 
     async def _end_unknown(self, ask: End) -> Answer | CallgateError:
         answer: Answer | CallgateError = CallUnknown()
