@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
@@ -354,9 +355,9 @@ class LivePool:
         """Bring an account's pool up to what SQL said; an older revision changes nothing.
 
         One that is not there is made from what SQL says then. Raises NotFound, DatabaseUnavailable,
-        EngineUnavailable.
+        EngineUnavailable (PoolUnreadable: what is wrong is of this account alone).
         """
-        with engine_unavailable():
+        with self._unreadable_alone(config.account):
             await self._accounts.apply(config)
         return await self.read(config.account)
 
@@ -498,8 +499,14 @@ class LivePool:
         return views
 
     async def _supply(self, account: str, code: int) -> bool:
-        try:
+        with self._unreadable_alone(account):
             return await self._accounts.supply(account, code)
+
+    @contextmanager
+    def _unreadable_alone(self, account: str) -> Iterator[None]:
+        """Raise PoolUnreadable for what is of this account alone, and note it; EngineUnavailable else."""
+        try:
+            yield
         except PoolUnreadable as failure:
             raise self.unreadable.note(account, failure.__cause__ or failure) from failure
         except NO_VALUE as failure:
@@ -582,11 +589,7 @@ class LivePool:
         while left:
             group, left = left[:SUPPLIED_AT_ONCE], left[SUPPLIED_AT_ONCE:]
             became = await asyncio.gather(*(self._supply_due(account, lacking[account]) for account in group))
-            for account, failure in zip(group, became, strict=True):
-                if isinstance(failure, PoolUnreadable):
-                    failed[account] = self.unreadable.note(account, failure.__cause__ or failure)
-                elif failure is not None:
-                    failed[account] = failure
+            failed |= {name: why for name, why in zip(group, became, strict=True) if why is not None}
             if all(isinstance(failure, DatabaseUnavailable) for failure in became):
                 # So it is for the others; what falls due meanwhile shall not wait for that.
                 failed |= dict.fromkeys(left, failed[group[0]])
@@ -596,17 +599,16 @@ class LivePool:
     async def _supply_due(self, account: str, code: int | None) -> Exception | None:
         """Supply what an account that is due lacks; without a code, more boundaries. Answers what failed."""
         try:
-            if code is None:
-                config = await self._loader(account)
-                if config is not None:
-                    await self._accounts.apply(config)
-            elif not await self._supply(account, code):
-                # SQL was restored to an earlier day: nothing can be due for what it does not know.
-                alarms = self._keys.named(self._keys.shard_of(account), "alarms")[0]
-                await self._engine.client.zrem(alarms, account)
-        except NO_VALUE as failure:
-            return self.unreadable.note(account, failure)
-        except (CallgateError, RedisError, OSError) as failure:
+            with self._unreadable_alone(account):
+                if code is None:
+                    config = await self._loader(account)
+                    if config is not None:
+                        await self._accounts.apply(config)
+                elif not await self._accounts.supply(account, code):
+                    # SQL was restored to an earlier day: nothing can be due for what it does not know.
+                    alarms = self._keys.named(self._keys.shard_of(account), "alarms")[0]
+                    await self._engine.client.zrem(alarms, account)
+        except CallgateError as failure:
             return failure
         return None
 

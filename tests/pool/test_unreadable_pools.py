@@ -224,6 +224,22 @@ async def test_an_account_that_sql_holds_in_a_way_that_cannot_be_used_stops_nobo
     assert accounts.pool.unreadable.lately().keys() == {BAD}
 
 
+@pytest.mark.parametrize("what", ["a time zone that there is none of", "a key of another type"])
+async def test_a_change_of_an_account_whose_pool_cannot_be_made_is_answered_so(
+    accounts: LiveAccounts, engine: EngineServer, what: str
+) -> None:
+    """Whoever finishes changes goes on with other accounts' then."""
+    config = replace(accounts.configs[BAD], revision=2)
+    engine.client.delete(pool_key(accounts))
+    if what == "a key of another type":
+        engine.client.set(accounts.keys.of_account(BAD, accounts.keys.shard_of(BAD))[1], "x")
+    else:
+        config = replace(config, time_zone="Mars/Olympus")
+    with pytest.raises(PoolUnreadable):
+        await accounts.pool.apply(config)
+    assert accounts.pool.unreadable.lately().keys() == {BAD}
+
+
 @pytest.mark.parametrize("length", [60, 55])
 async def test_a_call_that_is_cut_off_is_told_to_whoever_asks_for_it(
     accounts: LiveAccounts, engine: EngineServer, length: int
