@@ -49,8 +49,8 @@ MISTAKES = {
     "a call that was let through is taken for any other": (
         "crashes",
         {
-            "c.reap_at_ms, c.alive_ms = real_now_ms + lease_ms + grace_ms, c.admitted_at_ms": (
-                "c.reap_at_ms, c.alive_ms, c.offline = real_now_ms + lease_ms + grace_ms, c.admitted_at_ms, 0"
+            "c.reap_at_ms = real_now_ms + lease_ms + grace_ms\n    c.alive_ms": (
+                "c.offline, c.reap_at_ms = 0, real_now_ms + lease_ms + grace_ms\n    c.alive_ms"
             ),
         },
     ),
