@@ -261,21 +261,12 @@ async def test_pools_that_are_read_together_with_it_are_read(
         await accounts.pool.read(BAD)
 
 
-async def test_the_cycles_of_others_turn_on_time(accounts: LiveAccounts, engine: EngineServer) -> None:
-    """R19: with nobody calling, which what is due of another account must not keep them from."""
-    ends_ms = (await accounts.pool.read(BAD)).cycle.end_ms
-    spoil(engine, accounts, "another layout")
-    async with asyncio.timeout(10):
-        await accounts.at(ends_ms)
-    packed = await accounts.pool.glance(GOOD)
-    assert all(pool is not None and pool.cycle_start_ms == ends_ms for pool in packed.values())
-
-
-async def test_the_cycles_of_others_turn_on_time_behind_as_many_as_are_seen_to_in_one_round(
-    accounts: LiveAccounts, engine: EngineServer, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("at_once", [alarms.MOST_DUE, 1])
+async def test_the_cycles_of_others_turn_on_time(
+    accounts: LiveAccounts, engine: EngineServer, at_once: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """R19: those that cannot be read stay due, and stand before the others in each round."""
-    monkeypatch.setattr(alarms, "MOST_DUE", 1)
+    """R19: with nobody calling; what cannot be read stays due, and stands before them in each round."""
+    monkeypatch.setattr(alarms, "MOST_DUE", at_once)
     ends_ms = (await accounts.pool.read(BAD)).cycle.end_ms
     spoil(engine, accounts, "another layout")
     async with asyncio.timeout(10):
