@@ -76,6 +76,7 @@ class DeviceSocket:
         "_closing",
         "_draining",
         "_early",
+        "_ending",
         "_gone",
         "_greeted",
         "_heard",
@@ -116,6 +117,8 @@ class DeviceSocket:
         self._heard = Heard() if heard is None else heard
         self._hears_frames = heard is None
         self._gone = False
+        # Calls that it has said the end of, of which it was not told yet what they came to.
+        self._ending: dict[str, None] = {}
         self._pending = 0
         self._wake = asyncio.Event()
         self._readable = asyncio.Event()
@@ -241,10 +244,15 @@ class DeviceSocket:
     def _carry_out(self, frame: frames.DeviceFrame) -> None:
         caller, number = self.caller, self.number
         if isinstance(frame, frames.CallStart):
+            self._ending.pop(frame.call_id, None)
             ask: Ask = start_ask(caller, frame.call_id, frame.to, frame.channel, self._api.numbering, number)
         elif isinstance(frame, frames.CallEnd):
             # Whatever becomes of this end: to vouch for the call any longer would move the end of it (R16).
+            # Nor after a resume: by that a call that the engine has lost is made again, to be ended.
             self.calls.discard(frame.call_id)
+            self._ending[frame.call_id] = None
+            if len(self._ending) > MAX_PENDING:
+                del self._ending[next(iter(self._ending))]
             ask = End(
                 caller.account,
                 frame.call_id,
@@ -320,12 +328,14 @@ class DeviceSocket:
             self._vouch_for(answer.call_id)
         elif isinstance(answer, Settled):
             self.calls.discard(answer.call_id)
+            self._ending.pop(answer.call_id, None)
         frame = rendering.answer_frame(ask, answer, self._api.receipts, re)
         self._answer(frames.encode_text(frame))
 
     def _vouch_for(self, call_id: str) -> None:
         if not self._gone:
-            self.calls.add(call_id)
+            if call_id not in self._ending:
+                self.calls.add(call_id)
             return
         self._api.service.lost(self.caller.account, [call_id], self.number, self.heard_ago_ms())
 

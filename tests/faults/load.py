@@ -213,7 +213,7 @@ class Load:
             try:
                 booked.settlement = await call.end()  # as of when it was said first
             except CallgateError as error:
-                if error.code in ("no_answer", "engine_unavailable", "too_fast"):
+                if error.code in ("no_answer", "engine_unavailable", "database_unavailable", "too_fast"):
                     continue
                 booked.end_failed = repr(error)
             booked.settled_ms = now_ms()
