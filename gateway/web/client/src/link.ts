@@ -18,7 +18,8 @@ const FINAL: ReadonlySet<number> = new Set([TOKEN_ENDED, STAFF_REMOVED, REPLACED
 const OWN_ATTEMPT_MS = 30_000;
 /** So many handshakes refused in a row, though over HTTP the token is good, are no passing trouble. */
 const MOST_REFUSALS = 5;
-/** Longer than a gateway that shuts down answers over HTTP though it takes no connections any more. */
+/** Longer than a gateway that shuts down answers over HTTP though it takes no connections any more: for pages of
+ * another origin, which cannot ask whether it does. */
 const REFUSED_MS = 60_000;
 
 /** What the owner of a link hears of it. @internal */
@@ -176,8 +177,9 @@ export class Link {
     } catch {
       // Nobody there, or no gateway.
     }
+    const ready = status === 200 && !this.#everGreeted ? await this.#isReady() : null;
     if (attempt !== this.#attempt || socket !== this.#socket) return;
-    if (status !== 200) this.#refusals = 0;
+    if (status !== 200 || ready === false) this.#refusals = 0;
     if (status === 401) {
       this.#leave();
       this.#tokenRefused(problem.detail);
@@ -185,7 +187,7 @@ export class Link {
     // A gateway's word, not that of something between: accounts are never deleted.
     else if (problem.code === "not_found")
       this.end(new Ended("not_found", problem.detail ?? "There is no such account."));
-    else if (status === 200 && !this.#everGreeted && this.#isRefusedForGood())
+    else if (status === 200 && !this.#everGreeted && ready !== false && this.#isRefusedForGood(ready))
       this.end(
         new Forbidden(
           "The gateway answers, but refuses this connection: the staff member of this token may have been " +
@@ -195,11 +197,20 @@ export class Link {
     else this.#gone(socket, 1006);
   }
 
-  #isRefusedForGood(): boolean {
+  /** Whether the gateway takes connections now; null where a page cannot ask. */
+  async #isReady(): Promise<boolean | null> {
+    try {
+      return (await fetch(`${this.address.http}/readyz`, { cache: "no-store" })).ok;
+    } catch {
+      return null;
+    }
+  }
+
+  #isRefusedForGood(ready: boolean | null): boolean {
     const nowMs = this.clock.elapsedMs();
     if (this.#refusals === 0) this.#refusedSinceMs = nowMs;
     this.#refusals += 1;
-    return this.#refusals >= MOST_REFUSALS && nowMs - this.#refusedSinceMs > REFUSED_MS;
+    return this.#refusals >= MOST_REFUSALS && (ready === true || nowMs - this.#refusedSinceMs > REFUSED_MS);
   }
 
   #gone(socket: WebSocket, code: number): void {
