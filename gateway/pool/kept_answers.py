@@ -32,7 +32,7 @@ MOST_IN_PROGRESS: Final = 100_000
 """Calls in progress kept at most, among them those that ended at another gateway: nobody told this one."""
 RELEASED_AT_ONCE: Final = 1_000
 TOLD_AT_ONCE: Final = 500
-"""Of so many of an account SQL is asked at once, and the engine is told."""
+"""Of so many call ids of an account SQL is asked at once, and the engine is told."""
 ACCOUNTS_TOLD_AT_ONCE: Final = 16
 
 CLOCKS_APART_MS: Final = 1_000
@@ -65,6 +65,16 @@ async def all_at_once(work: Sequence[Coroutine[Any, Any, None]]) -> None:
     for outcome in await asyncio.gather(*work, return_exceptions=True):
         if isinstance(outcome, BaseException):
             raise outcome
+
+
+@dataclass(frozen=True, slots=True)
+class _Telling:
+    """How an account's answers are told: by what SQL said in that epoch, after so many losses."""
+
+    ask: Callable[[Ask], Awaitable[object]]
+    policy: Policy
+    epoch: int
+    losses: int
 
 
 @dataclass(slots=True)
@@ -262,10 +272,14 @@ class KeptAnswers:
 
         async def tell(account: str, keys: Sequence[Key | SettledKey]) -> None:
             losses = self._losses
+            # What is to be told of one id is told together: which of it depends on the rest.
+            by_id: dict[str, list[Key | SettledKey]] = {}
+            for key in keys:
+                by_id.setdefault(key[1], []).append(key)
             try:
-                epoch = await bring_up(account)
-                for some in _slices(keys, TOLD_AT_ONCE):
-                    await self._tell_some(account, some, ask, policy, epoch, losses)
+                telling = _Telling(ask, policy, await bring_up(account), losses)
+                for some in _slices(list(by_id.values()), TOLD_AT_ONCE):
+                    await self._tell_some(account, [key for of_one in some for key in of_one], telling)
             except (CallgateError, RedisError, OSError) as failure:
                 log.warning("answers.not_told_yet", account=account, error=type(failure).__name__)
             else:
@@ -275,20 +289,12 @@ class KeptAnswers:
             await self._together([tell(account, keys) for account, keys in accounts])
         metrics.ANSWERS_KEPT.set(len(self._settled))
 
-    async def _tell_some(
-        self,
-        account: str,
-        keys: Sequence[Key | SettledKey],
-        ask: Callable[[Ask], Awaitable[object]],
-        policy: Policy,
-        epoch: int,
-        losses: int,
-    ) -> None:
+    async def _tell_some(self, account: str, keys: Sequence[Key | SettledKey], telling: _Telling) -> None:
         settled = {key: self._settled[key] for key in keys if len(key) == 3 and key in self._settled}
         records = []
         for told, value in settled.items():
             try:
-                records.append(unpack_record(account, told[1], value, policy))
+                records.append(unpack_record(account, told[1], value, telling.policy))
             except NO_VALUE as failure:
                 self._let_go_of_none(told, failure)
         calls = []
@@ -308,9 +314,9 @@ class KeptAnswers:
             for each in of_one_id:
                 of_it = known.get((each.call_id, each.admitted_at_ms))
                 if isinstance(each, CallRecord):
-                    await self._tell_settled(ask, each, of_it, epoch, losses)
+                    await self._tell_settled(each, of_it, telling)
                 else:
-                    await self._tell_going(ask, each, of_it, epoch, losses)
+                    await self._tell_going(each, of_it, telling)
 
         # In the order of admission: what an older copy has in progress ends before its id is another call's.
         by_id: dict[str, list[CallRecord | CallInProgress]] = {}
@@ -322,12 +328,7 @@ class KeptAnswers:
         await self._together([tell(each) for each in by_id.values()])
 
     async def _tell_settled(
-        self,
-        ask: Callable[[Ask], Awaitable[object]],
-        record: CallRecord,
-        found: CallRecord | CallInProgress | None,
-        epoch: int,
-        losses: int,
+        self, record: CallRecord, found: CallRecord | CallInProgress | None, telling: _Telling
     ) -> None:
         """Tell a settlement again, beside what SQL was found to have of the call in that epoch."""
         key = (record.account, record.call_id, record.admitted_at_ms)
@@ -336,55 +337,51 @@ class KeptAnswers:
         try:
             if isinstance(found, CallRecord):
                 if is_as_new:
-                    await ask(Retell(found, True, found.billed_seconds, epoch))
+                    await telling.ask(Retell(found, True, found.billed_seconds, telling.epoch))
                 if found.revision <= record.revision and _end_of(found) != _end_of(record):
-                    await ask(Retell(record, False, found.billed_seconds, epoch))
+                    await telling.ask(Retell(record, False, found.billed_seconds, telling.epoch))
                     is_told = True
             elif not is_as_new:
-                await ask(Retell(record, False, 0, epoch))
+                await telling.ask(Retell(record, False, 0, telling.epoch))
                 is_told = True
         except NO_VALUE as failure:
             self._let_go_of_none(key, failure)
             return
         if is_told or not is_as_new:
-            self._was_told(key, losses)
+            self._was_told(key, telling.losses)
             if key in self._settled:
                 self._told_ms[key] = self._now_ms() + CLOCKS_APART_MS
-        elif self._to_tell.get(key, 0) <= losses:
+        elif self._to_tell.get(key, 0) <= telling.losses:
             # SQL has it; or it was taken back since, by whoever has the call now (R15).
             self._let_go(key)
 
     async def _tell_going(
-        self,
-        ask: Callable[[Ask], Awaitable[object]],
-        call: CallInProgress,
-        found: CallRecord | CallInProgress | None,
-        epoch: int,
-        losses: int,
+        self, call: CallInProgress, found: CallRecord | CallInProgress | None, telling: _Telling
     ) -> None:
         if not isinstance(found, CallRecord):
             # Whether it goes on is for its device to say, which vouches for it if it is still there. It may
             # have been settled and have come back where this gateway did not hear of it: its next record
             # must be of a higher revision than that one.
             revision = max(call.revision, found.revision if found is not None else 0)
-            await self._tell_call(ask, replace(call, revision=revision), epoch)
-        self._was_told((call.account, call.call_id), losses)
+            await self._tell_call(replace(call, revision=revision), telling)
+        self._was_told((call.account, call.call_id), telling.losses)
 
     def _was_told(self, key: Key | SettledKey, losses: int) -> None:
         # Unless it was lost again, after so many losses.
         if self._to_tell.get(key, 0) <= losses:
             self._to_tell.pop(key, None)
 
-    async def _tell_call(
-        self, ask: Callable[[Ask], Awaitable[object]], call: CallInProgress, epoch: int
-    ) -> None:
+    async def _tell_call(self, call: CallInProgress, telling: _Telling) -> None:
         going = self._going.get((call.account, call.call_id))
         alive_at_ms = going.alive_at_ms if going is not None else 0
         told = Resume(
-            call.account, call.call_id, None, 0, call, vouched=False, epoch=epoch, alive_at_ms=alive_at_ms
+            *(call.account, call.call_id, None, 0, call),
+            vouched=False,
+            epoch=telling.epoch,
+            alive_at_ms=alive_at_ms,
         )
         try:
-            await ask(told)
+            await telling.ask(told)
         except CallgateError as refusal:
             if refusal.code in ("engine_unavailable", "database_unavailable"):
                 raise

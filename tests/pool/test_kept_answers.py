@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from gateway import metrics
-from gateway.domain.answers import Admitted
+from gateway.domain.answers import Admitted, Resumed
 from gateway.domain.asks import Ask, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import EngineUnavailable
@@ -248,6 +248,20 @@ async def test_what_is_to_be_told_is_told_together_and_by_account() -> None:
     async with asyncio.timeout(10):
         await kept.tell(bring_up, ask, Policy())
     assert not kept.has_to_tell
+
+
+async def test_what_is_told_of_one_call_is_told_together_however_many_there_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Of one that came back its settlement is told, and no call that would be taken for one that goes on."""
+    monkeypatch.setattr(kept_answers, "TOLD_AT_ONCE", 1)
+    record, call = came_back()
+    kept = kept_beside([])
+    other = replace(record, call_id="d")
+    for each in (record, other):
+        kept.settled("acme", each.call_id, pack_record(each))
+    kept.resumed(Resume("acme", "c", ANA, 1), Resumed(call, late=True))
+    assert await told_again(kept) == [Retell(record, False), Retell(other, False)]
 
 
 async def test_what_could_not_be_told_alone_is_told_again() -> None:
