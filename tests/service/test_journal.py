@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import monotonic
-from typing import Any
+from typing import Any, NoReturn
 
 import pytest
 
@@ -337,16 +337,24 @@ async def test_a_caller_that_is_gone_meanwhile_stops_no_writing(
     gone(heir)
 
 
+async def running_before_a_disk_that_hangs(
+    journal: Journal, engine: Engine, disk: Disk
+) -> asyncio.Task[NoReturn]:
+    """A journal at work that waits for the disk, with the emergency `a`, while the engine is away."""
+    disk.goes_on.clear()
+    await admit(journal, "a", 0.05)
+    running = asyncio.create_task(journal.run())
+    await wait_until(lambda: len(engine.asked) > 1)
+    return running
+
+
 async def test_the_engine_is_told_of_others_while_the_disk_still_hangs(
     make_journal: Callable[[], Journal], engine: Engine, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It came back after the journal had begun to wait for the disk. What was told goes when that goes on."""
     monkeypatch.setattr(journal_module, "RETRY_SECONDS", 0.05)
     journal = make_journal()
-    disk.goes_on.clear()
-    await admit(journal, "a", 0.05)
-    running = asyncio.create_task(journal.run())
-    await wait_until(lambda: len(engine.asked) > 1)
+    running = await running_before_a_disk_that_hangs(journal, engine, disk)
     engine.is_away = False
     await wait_until(lambda: [ask.call_id for ask in engine.told] == ["a"], 5)
     await admit(journal, "b", 0.05)
@@ -365,10 +373,7 @@ async def test_what_is_not_told_when_a_process_stops_is_written_though_its_disk_
     """`save`, as a process that stops does it, waits for what is under way."""
     monkeypatch.setattr(journal_module, "RETRY_SECONDS", 0.05)
     journal = make_journal()
-    disk.goes_on.clear()
-    await admit(journal, "a", 0.05)
-    running = asyncio.create_task(journal.run())
-    await wait_until(lambda: len(engine.asked) > 1)
+    running = await running_before_a_disk_that_hangs(journal, engine, disk)
     running.cancel()
     await asyncio.wait({running})
     await admit(journal, "b", 0.05)

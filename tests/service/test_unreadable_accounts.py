@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import httpx
 
@@ -23,6 +24,17 @@ def make_accounts(http: httpx.Client) -> None:
         http.put(f"/v1/accounts/{account}/staff/ana").raise_for_status()
 
 
+@contextmanager
+def serving(
+    start_gateway: Callable[..., GatewayProcess], engine: EngineServer, **environ: str
+) -> Iterator[tuple[GatewayProcess, httpx.Client]]:
+    """A gateway with these accounts, and a client of its operator."""
+    gateway = start_gateway(redis_url=engine.url, environ=environ)
+    with gateway.client() as http:
+        make_accounts(http)
+        yield gateway, http
+
+
 def damage(engine: EngineServer, account: str) -> None:
     """Have its pool be of no known layout."""
     engine.client.setrange(KEYS.of_account(account, KEYS.shard_of(account))[0], 0, b"\x63")
@@ -38,9 +50,7 @@ def test_a_gateway_names_it_in_its_status_and_its_log(
     start_gateway: Callable[..., GatewayProcess], start_engine: Callable[..., EngineServer]
 ) -> None:
     engine = start_engine(persistent=True)
-    gateway = start_gateway(redis_url=engine.url)
-    with gateway.client() as http:
-        make_accounts(http)
+    with serving(start_gateway, engine) as (gateway, http):
         damage(engine, "acme")
         for account, status in (("acme", 503), ("globex", 200)):
             assert start(http, account, "c-1").status_code == status
@@ -57,9 +67,7 @@ def test_a_keepalive_vouches_for_the_other_calls_and_says_that_one_cannot_be_rea
 ) -> None:
     """R12."""
     engine = start_engine(persistent=True)
-    gateway = start_gateway(redis_url=engine.url)
-    with gateway.client() as http:
-        make_accounts(http)
+    with serving(start_gateway, engine) as (_, http):
         calls = KEYS.named(KEYS.shard_of("acme"), "calls")[0]
         for call_id in ("c-1", "c-2"):
             start(http, "acme", call_id).raise_for_status()
@@ -75,9 +83,7 @@ def test_its_calls_are_not_let_through_as_if_the_engine_were_away(
 ) -> None:
     """Who may call is not known, and for as long as nobody sees to it."""
     engine = start_engine(persistent=True)
-    gateway = start_gateway(redis_url=engine.url, environ={"CALLGATE_WHEN_ENGINE_DOWN": "admit"})
-    with gateway.client() as http:
-        make_accounts(http)
+    with serving(start_gateway, engine, CALLGATE_WHEN_ENGINE_DOWN="admit") as (_, http):
         damage(engine, "acme")
         assert start(http, "acme", "c-1").json()["code"] == "engine_unavailable"
         assert start(http, "acme", "c-2", "112").json()["type"] == "call.admitted"
@@ -88,9 +94,7 @@ async def test_a_device_of_it_is_not_told_that_nothing_is_left(
 ) -> None:
     """It does not know, as while the engine is away; its calls are listed."""
     engine = start_engine(persistent=True)
-    gateway = start_gateway(redis_url=engine.url)
-    with gateway.client() as http:
-        make_accounts(http)
+    with serving(start_gateway, engine) as (gateway, http):
         start(http, "acme", "c-1").raise_for_status()
         damage(engine, "acme")
         body = {"account": "acme", "staff": "ana", "device": "desk", "scopes": ["call"]}

@@ -40,9 +40,7 @@ async function connected(options: SoftphoneOptions = {}): Promise<[Softphone, Sc
   const phone = new Softphone("http://gateway", "token", options);
   const before = ScriptedSocket.all.length;
   const welcomed = phone.connect();
-  const socket = await newest(before);
-  socket.open();
-  socket.hear(WELCOME);
+  const socket = await greeted(before);
   await welcomed;
   return [phone, socket];
 }
@@ -53,13 +51,19 @@ async function inCall(phone: Softphone, socket: ScriptedSocket, callId = "c-1"):
   return starting;
 }
 
+/** The connection that was made after so many, once it is greeted. */
+async function greeted(after: number, welcome: Frame = WELCOME): Promise<ScriptedSocket> {
+  const socket = await newest(after);
+  socket.open();
+  socket.hear(welcome);
+  return socket;
+}
+
 /** Lose the connection, and make another. */
 async function again(socket: ScriptedSocket, welcome: Frame = WELCOME): Promise<ScriptedSocket> {
   const before = ScriptedSocket.all.length;
   socket.drop();
-  const next = await newest(before);
-  next.open();
-  next.hear(welcome);
+  const next = await greeted(before, welcome);
   await vi.advanceTimersByTimeAsync(0);
   return next;
 }
@@ -183,9 +187,7 @@ test("a phone that slept through the grace ends its calls as of when it was awak
   // The machine's lid was shut for ten minutes: no timer ran.
   vi.setSystemTime(Date.now() + 600_000);
   await vi.advanceTimersByTimeAsync(1_100);
-  const second = await newest(1);
-  second.open();
-  second.hear(WELCOME);
+  const second = await greeted(1);
   await vi.advanceTimersByTimeAsync(0);
 
   expect(second.of("call.resume")).toEqual([]);
@@ -200,9 +202,7 @@ test("or asks the application, and resumes those that are up", async () => {
   await inCall(phone, first);
   vi.setSystemTime(Date.now() + 600_000);
   await vi.advanceTimersByTimeAsync(1_100);
-  const second = await newest(1);
-  second.open();
-  second.hear(WELCOME);
+  const second = await greeted(1);
   await vi.advanceTimersByTimeAsync(0);
 
   expect(asked).toEqual(["c-1"]);
@@ -224,13 +224,9 @@ test("an attempt of its own that a gateway came upon late does not send it away"
   first.drop();
   await newest(1); // no answer to this one, which is given up
   await vi.advanceTimersByTimeAsync(10_000);
-  const third = await newest(2);
-  third.open();
-  third.hear(WELCOME);
+  const third = await greeted(2);
   third.drop(4409);
-  const fourth = await newest(3);
-  fourth.open();
-  fourth.hear(WELCOME);
+  const fourth = await greeted(3);
   expect(phone.endedBy).toBeNull();
 
   fourth.drop(4409);
@@ -249,13 +245,9 @@ test.each([
   const second = await newest(1);
   begin(second);
   second.drop();
-  const third = await newest(2);
-  third.open();
-  third.hear(WELCOME);
+  const third = await greeted(2);
   third.drop(4409);
-  const fourth = await newest(3);
-  fourth.open();
-  fourth.hear(WELCOME);
+  const fourth = await greeted(3);
   expect(phone.endedBy).toBeNull();
 
   fourth.drop(4409);
@@ -267,9 +259,7 @@ test("nor does one that went silent before the welcome", async () => {
   first.drop();
   (await newest(1)).open();
   await vi.advanceTimersByTimeAsync(10_000);
-  const third = await newest(2);
-  third.open();
-  third.hear(WELCOME);
+  const third = await greeted(2);
   third.drop(4409);
   await newest(3);
   expect(phone.endedBy).toBeNull();
@@ -281,9 +271,7 @@ test("one that broke longer than 30 s ago was not what replaced it", async () =>
   const second = await newest(1);
   second.open();
   second.drop();
-  const third = await newest(2);
-  third.open();
-  third.hear(WELCOME);
+  const third = await greeted(2);
   for (let passed = 0; passed < 31_000; passed += 1_000) {
     await vi.advanceTimersByTimeAsync(1_000);
     third.hear({ type: "pong", server_time_ms: 1 });
@@ -298,9 +286,7 @@ test("nor was one whose handshake the gateway refused", async () => {
   const phone = new Softphone("http://gateway", () => tokens.shift() ?? "none");
   const welcomed = phone.connect();
   (await newest()).drop();
-  const second = await newest(1);
-  second.open();
-  second.hear(WELCOME);
+  const second = await greeted(1);
   await welcomed;
   second.drop(4409);
   expect(phone.endedBy?.code).toBe("replaced");
