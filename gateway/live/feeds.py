@@ -183,9 +183,10 @@ class Feeds:
             self._tasks = tasks
             for feed in self._feeds.values():
                 self._wake(feed)
-            idle = asyncio.Event()
             while True:
-                await turns.wait("feeds", idle)
+                if not self._rounds:  # else a turn ends when it has read
+                    turns.finished("feeds")
+                await asyncio.sleep(turns.IDLE_SECONDS)
 
     def _wake(self, feed: _Feed) -> None:
         if self._tasks is None:

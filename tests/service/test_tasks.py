@@ -13,6 +13,8 @@ from gateway import metrics, turns
 from gateway.service import open_callgate
 from gateway.sessions.keeper import Keeper
 from gateway.settings import Settings
+from tests.support.dashboards import watching
+from tests.support.engines import EngineServer
 from tests.support.gateways import GatewayProcess
 from tests.support.operators import operating
 from tests.support.waiting import wait_until
@@ -58,6 +60,26 @@ async def test_every_task_tells_when_it_last_finished_a_turn(
         named = (await operator.http.get("/metrics")).text
         for task in TASKS:
             assert f'{metrics.TASK_LAST_TURN._name}{{task="{task}"}}' in named
+
+
+async def test_a_task_that_fails_again_and_again_has_not_finished_a_turn(
+    start_engine: Callable[..., EngineServer], start_gateway: Callable[..., GatewayProcess]
+) -> None:
+    engine = await asyncio.to_thread(start_engine)
+    gateway = await asyncio.to_thread(start_gateway, redis_url=engine.url)
+    async with operating(gateway) as operator:
+        await operator.account()
+        token = await operator.token("acme", "ana", "desk", "watch")
+        async with watching(gateway.websocket_url, token) as watcher:
+            await watcher.pool()
+            await asyncio.to_thread(engine.kill)
+
+            async def is_seen() -> bool:
+                tasks = (await operator.http.get("/v1/status")).json()["tasks"]
+                ages_ms = {each["task"]: each["last_turn_ms_ago"] for each in tasks}
+                return min(ages_ms["feeds"], ages_ms["reaper"]) > (turns.IDLE_SECONDS + 1) * 1000
+
+            await wait_until(is_seen, 60)
 
 
 async def test_a_task_that_dies_ends_the_gateway(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
