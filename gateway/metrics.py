@@ -38,11 +38,11 @@ ENGINE_FAILURES: Final = Counter(
 )
 RECORDER_LAG_ENTRIES: Final = Gauge(
     "callgate_recorder_lag_entries",
-    "Entries of the records stream not yet in SQL",
+    "Records, and cycles that began, not yet in SQL",
     multiprocess_mode="livemax",
 )
 RECORDER_LAG_SECONDS: Final = Gauge(
-    "callgate_recorder_lag_seconds", "Age of the oldest entry not yet in SQL", multiprocess_mode="livemax"
+    "callgate_recorder_lag_seconds", "Age of the oldest of them", multiprocess_mode="livemax"
 )
 RECORDED: Final = Counter("callgate_recorded", "Call records written to SQL")
 DEAD_LETTERS: Final = Counter("callgate_dead_letters", "Records that SQL refused")
@@ -71,6 +71,6 @@ TASK_LAST_TURN: Final = Gauge(
 )
 EMERGENCY_JOURNAL: Final = Gauge(
     "callgate_emergency_journal_entries",
-    "Emergency calls kept in the data directory until they can be saved",
+    "Calls let through without the engine, kept in the data directory until it is told of them",
     multiprocess_mode="livesum",
 )

@@ -8,7 +8,7 @@ import msgspec
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route, WebSocketRoute
 from starlette.types import Lifespan, Receive, Scope, Send
@@ -21,7 +21,7 @@ from gateway.api.dispatch import Address
 from gateway.api.leaving import LeavingMiddleware
 from gateway.api.live_endpoint import LiveEndpoint
 from gateway.api.openapi import openapi_document
-from gateway.api.operations import AnyOperation
+from gateway.api.operations import NO_QUERY, AnyOperation, Exchange, Operation
 from gateway.api.origins import OriginMiddleware, Origins
 from gateway.api.pages import page_routes
 from gateway.api.problems import (
@@ -35,6 +35,7 @@ from gateway.api.problems import (
 from gateway.api.receipts import Receipts
 from gateway.api.routes import ALL_OPERATIONS
 from gateway.api.starts import Numbering
+from gateway.api.wire.requests import Nothing
 from gateway.domain.errors import CallgateError, NotFound
 
 if TYPE_CHECKING:
@@ -82,26 +83,42 @@ def create_app(
 def _routes(api: Api) -> list[BaseRoute]:
     description = msgspec.json.encode(openapi_document(ALL_OPERATIONS))
 
-    async def openapi(_: Request) -> Response:
+    async def openapi(_: Exchange[Nothing, Nothing]) -> Response:
         return Response(description, media_type="application/json")
 
+    described = Operation(
+        method="GET",
+        path="/openapi.json",
+        handler=openapi,
+        access="open",
+        tag="Deployment",
+        summary="Read this description",
+        query=NO_QUERY,
+        answers={200: None},
+    )
     by_path: dict[str, list[AnyOperation]] = {}
     for operation in ALL_OPERATIONS:
         by_path.setdefault(operation.path, []).append(operation)
     return [
         WebSocketRoute("/v1/device", DeviceEndpoint(api)),
-        Route("/v1/device", _upgrade_required),
+        Route("/v1/device", _UpgradeRequired()),
         WebSocketRoute("/v1/live", LiveEndpoint(api)),
-        Route("/v1/live", _upgrade_required),
+        Route("/v1/live", _UpgradeRequired()),
         *(Route(path, Address(api, operations)) for path, operations in by_path.items()),
-        Route("/openapi.json", openapi),
+        Route(described.path, Address(api, [described])),
         *page_routes(),
         WebSocketRoute("/{path:path}", _no_such_websocket),
     ]
 
 
-async def _upgrade_required(_: Request) -> Response:
-    return problem_response(UpgradeRequired("This address is a WebSocket's; ask for an upgrade to it."))
+class _UpgradeRequired:
+    """What answers whatever is sent to a WebSocket's address without an upgrade, by any method."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        refusal = problem_response(
+            UpgradeRequired("This address is a WebSocket's; ask for an upgrade to it.")
+        )
+        await refusal(scope, receive, send)
 
 
 class _NoSuchWebSocket:

@@ -49,6 +49,8 @@ class Address:
             response = Response(status_code=204, headers=self._allow)
         else:
             response = problem_response(MethodNotAllowed(), self._allow)
+        for name, value in _HEADERS.items():
+            response.headers.setdefault(name, value)
         await response(scope, receive, send)
 
     async def _answer(self, operation: AnyOperation, request: Request) -> Response:
@@ -132,10 +134,9 @@ def _read_body(operation: AnyOperation, raw: bytes) -> msgspec.Struct:
 
 def _render(reply: Reply) -> Response:
     if reply.content is None:
-        return Response(status_code=reply.status, headers=_HEADERS)
+        return Response(status_code=reply.status)
     return Response(
         msgspec.json.encode(reply.content),
         status_code=reply.status,
         media_type="application/json",
-        headers=_HEADERS,
     )

@@ -1,6 +1,6 @@
 """Errors as problem documents (RFC 9457).
 
-To the contract's codes (`gateway.domain.errors`) HTTP adds four of its own::
+To the codes of `gateway.domain.errors` HTTP adds four of its own (docs/http.md, "Errors")::
 
     CallgateError
     ├── MethodNotAllowed    method_not_allowed   405  `Allow` names the methods the address takes

@@ -140,8 +140,8 @@ def list_accounts(
                 each.name,
                 each.plan,
                 each.status,
-                None if each.used_seconds is None else minutes(each.used_seconds),
-                None if each.allocated_seconds is None else minutes(each.allocated_seconds),
+                minutes(each.used_seconds),
+                minutes(each.allocated_seconds),
                 each.calls_in_progress,
             )
             for each in items

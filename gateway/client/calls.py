@@ -26,8 +26,8 @@ class AdmittedCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="cal
     replayed: bool
     emergency: bool = False
     admitted_offline: bool = False
-    receipt: str | None = None
-    lease_seconds: int | None = None
+    receipt: str
+    lease_seconds: int
 
 
 class ResumedCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="call.resumed"):
@@ -35,8 +35,7 @@ class ResumedCall(Struct, frozen=True, kw_only=True, tag_field="type", tag="call
 
     call_id: str
     admitted_at_ms: int
-    receipt: str | None = None
-    lease_seconds: int | None = None
+    receipt: str
 
 
 class _RefusedCall(Struct, frozen=True, tag_field="type", tag="call.refused"):

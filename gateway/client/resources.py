@@ -49,15 +49,15 @@ class Account(Struct, frozen=True):
 
 
 class AccountItem(Struct, frozen=True):
-    """An account in a list, with its pool as it was at most 5 s ago (None: the engine could not be asked)."""
+    """An account in a list, with its pool as it is."""
 
     account: str
     name: str
     plan: str | None
     status: Literal["active", "suspended"]
-    allocated_seconds: int | None
-    used_seconds: int | None
-    calls_in_progress: int | None
+    allocated_seconds: int
+    used_seconds: int
+    calls_in_progress: int
 
 
 class PlanChange(Struct, frozen=True):

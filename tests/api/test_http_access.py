@@ -222,7 +222,8 @@ def test_a_foreign_page_is_refused_and_an_allowed_one_is_not(admin: httpx.Client
 
 
 def test_answers_are_not_kept_by_caches(acme: Acme) -> None:
-    assert acme.admin.get(f"{acme.url}/pool").headers["cache-control"] == "no-store"
+    for address in (f"{acme.url}/pool", "/readyz", "/metrics", "/openapi.json", "/v1/device", "/v1/nothing"):
+        assert acme.admin.get(address).headers["cache-control"] == "no-store"
 
 
 def test_health_and_metrics_are_open(nobody: httpx.Client, acme: Acme) -> None:
@@ -236,6 +237,16 @@ def test_health_and_metrics_are_open(nobody: httpx.Client, acme: Acme) -> None:
 
 def test_the_description_is_open(nobody: httpx.Client) -> None:
     assert nobody.get("/openapi.json").json()["openapi"] == "3.1.0"
+    assert nobody.options("/openapi.json").headers["allow"] == "GET, HEAD, OPTIONS"
+
+
+@pytest.mark.parametrize("address", ["/v1/device", "/v1/live"])
+def test_a_websockets_address_asks_for_an_upgrade_whatever_is_sent_to_it(
+    nobody: httpx.Client, address: str
+) -> None:
+    for method in ("GET", "POST", "OPTIONS", "DELETE"):
+        answer = nobody.request(method, address)
+        assert (answer.status_code, answer.json()["code"]) == (426, "upgrade_required")
 
 
 def test_the_log_tells_of_every_call_and_of_no_token_and_no_number(acme: Acme) -> None:

@@ -110,7 +110,7 @@ async def test_a_call_from_its_start_to_its_end(peer: Peer) -> None:
 async def test_a_token_says_itself_whose_calls_they_are(peer: Peer) -> None:
     peer.answers = [
         (200, {"lease_seconds": 15, "not_in_progress": []}),
-        (200, {"type": "call.resumed", "call_id": "c-1", "admitted_at_ms": 7}),
+        (200, {"type": "call.resumed", "call_id": "c-1", "admitted_at_ms": 7, "receipt": "r-1"}),
     ]
     async with CallsClient(peer.url, "secret") as calls:
         assert await calls.keepalive(["c-1"]) == []

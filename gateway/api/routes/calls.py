@@ -201,7 +201,7 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
         body=StartRequest,
         raw_body=True,
         answers={200: (AdmittedOverHttp, frames.CallRefused)},
-        errors=(CallIdUsed, CallIdConflict, EngineUnavailable),
+        errors=(CallIdUsed, CallIdConflict, EngineUnavailable, DatabaseUnavailable),
     ),
     Operation(
         method="POST",
@@ -214,7 +214,7 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
         body=AnsweredRequest,
         body_optional=True,
         answers={200: frames.CallNoted},
-        errors=(CallUnknown, CallIdUsed, EngineUnavailable, DatabaseUnavailable),
+        errors=(CallUnknown, EngineUnavailable, DatabaseUnavailable),
     ),
     Operation(
         method="POST",
@@ -228,7 +228,7 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
         body=EndRequest,
         body_optional=True,
         answers={200: frames.CallSettled},
-        errors=(CallUnknown, CallIdUsed, EngineUnavailable, DatabaseUnavailable),
+        errors=(CallUnknown, EngineUnavailable, DatabaseUnavailable),
     ),
     Operation(
         method="POST",

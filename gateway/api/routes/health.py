@@ -25,14 +25,11 @@ async def readyz(exchange: Exchange[Nothing, Nothing]) -> Response:
     """Tell whether requests are taken: 503 while starting or draining, but not while an engine is away."""
     health = exchange.api.service.health()
     content = resources.Readiness(health.status, health.engine, health.database, list(health.warnings))
-    headers = {"Cache-Control": "no-store"}
-    if not health.ready:
-        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return Response(
         msgspec.json.encode(content),
         status_code=200 if health.ready else 503,
         media_type="application/json",
-        headers=headers,
+        headers=None if health.ready else {"Retry-After": str(RETRY_AFTER_SECONDS)},
     )
 
 

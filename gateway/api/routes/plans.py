@@ -7,7 +7,7 @@ from typing import Final
 from gateway.api.operations import NO_QUERY, AnyOperation, Exchange, Operation, Reply
 from gateway.api.wire import rendering, resources
 from gateway.api.wire.requests import Money, Nothing, Page, PlanFields, given_fields
-from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable, NotFound, PlanInUse
+from gateway.domain.errors import DatabaseUnavailable, NotFound, PlanInUse
 from gateway.domain.plans import Price
 
 
@@ -56,7 +56,7 @@ OPERATIONS: Final[tuple[AnyOperation, ...]] = (
         query=NO_QUERY,
         body=PlanFields,
         answers={200: resources.Plan, 201: resources.Plan},
-        errors=(PlanInUse, EngineUnavailable, DatabaseUnavailable),
+        errors=(PlanInUse, DatabaseUnavailable),
     ),
     Operation(
         method="GET",

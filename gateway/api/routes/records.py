@@ -85,7 +85,7 @@ async def get_statement_csv(exchange: Exchange[Nothing, Nothing]) -> Response:
     return StreamingResponse(
         csv_lines(records, exchange.identity),
         media_type="text/csv; charset=utf-8; header=present",
-        headers={"Content-Disposition": f'attachment; filename="{name}"', "Cache-Control": "no-store"},
+        headers={"Content-Disposition": f'attachment; filename="{name}"'},
     )
 
 

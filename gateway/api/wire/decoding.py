@@ -20,7 +20,7 @@ S = TypeVar("S", bound=Struct)
 MAX_BYTES: Final = 64 * 1024
 """The largest body and frame that is read."""
 MAX_DEPTH: Final = 32
-"""How deep objects and arrays may lie in one another; the contract's own shapes need three."""
+"""How deep objects and arrays may lie in one another; the documented ones need three."""
 MAX_ERRORS: Final = 100
 """How many wrong fields an answer names at most, so that it stays small."""
 

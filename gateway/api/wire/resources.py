@@ -12,8 +12,8 @@ from gateway.domain.calls import EndedBy
 from gateway.domain.policy import CountFrom
 from gateway.domain.usage import Step
 
-PartHealth = Literal["ok", "down", "starting"]
-"""How the engine or the database is; `starting` until it was reached once."""
+PartHealth = Literal["ok", "down"]
+"""Whether the engine or the database can be asked."""
 
 
 class FieldProblem(Struct, frozen=True):
@@ -111,15 +111,15 @@ class Profile(Struct, frozen=True):
 
 
 class AccountItem(Struct, frozen=True):
-    """An account in a list, with its pool as it was at most 5 s ago (null: the engine could not be asked)."""
+    """An account in a list, with its pool as it is."""
 
     account: str
     name: str
     plan: str | None
     status: AccountStatus
-    allocated_seconds: int | None
-    used_seconds: int | None
-    calls_in_progress: int | None
+    allocated_seconds: int
+    used_seconds: int
+    calls_in_progress: int
 
 
 class Accounts(Struct, frozen=True):

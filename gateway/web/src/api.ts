@@ -59,9 +59,9 @@ export interface AccountItem {
   readonly name: string;
   readonly plan: string | null;
   readonly status: "active" | "suspended";
-  readonly allocated_seconds: number | null;
-  readonly used_seconds: number | null;
-  readonly calls_in_progress: number | null;
+  readonly allocated_seconds: number;
+  readonly used_seconds: number;
+  readonly calls_in_progress: number;
 }
 
 export interface Page<Item> {

@@ -206,23 +206,18 @@ class Operator extends LitElement {
   }
 
   #rowView(item: AccountItem) {
-    const known = item.allocated_seconds !== null && item.used_seconds !== null;
-    const share = known ? percent(item.used_seconds!, item.allocated_seconds!) : null;
+    const share = percent(item.used_seconds, item.allocated_seconds);
     const label = `Used by ${item.name}`;
-    return html`<tr data-account=${item.account} data-level=${share === null ? nothing : share >= 100 ? "out" : share >= 80 ? "low" : "ok"}>
+    return html`<tr data-account=${item.account} data-level=${share >= 100 ? "out" : share >= 80 ? "low" : "ok"}>
       <th scope="row"><a href=${`#${encodeURIComponent(item.account)}`}>${item.name}</a> <small>${item.account}</small></th>
       <td>${item.plan ?? "–"}</td>
-      <td class="number right">${known ? clock(item.allocated_seconds!) : "–"}</td>
-      <td class="number right">${known ? clock(item.used_seconds!) : "–"}</td>
+      <td class="number right">${clock(item.allocated_seconds)}</td>
+      <td class="number right">${clock(item.used_seconds)}</td>
       <td>
-        ${
-          share === null
-            ? "not known"
-            : html`<meter min="0" max="100" low="80" high="100" optimum="0" value=${Math.min(100, share)} aria-label=${label}></meter>
-                <span class="number">${count(share)} %</span>`
-        }
+        <meter min="0" max="100" low="80" high="100" optimum="0" value=${Math.min(100, share)} aria-label=${label}></meter>
+        <span class="number">${count(share)} %</span>
       </td>
-      <td class="number right">${item.calls_in_progress === null ? "–" : count(item.calls_in_progress)}</td>
+      <td class="number right">${count(item.calls_in_progress)}</td>
       <td>${item.status}</td>
     </tr>`;
   }
@@ -247,10 +242,7 @@ class Operator extends LitElement {
             ? "not known"
             : lag.entries === 0
               ? "nothing waits"
-              : `${count(lag.entries)} ${plural(lag.entries, "entry")} for ${count(lag.seconds)} s`.replace(
-                  "entrys",
-                  "entries",
-                ),
+              : `${count(lag.entries)} ${plural(lag.entries, "record")} for ${count(lag.seconds)} s`,
         )}
         ${part(
           "Gateways",
