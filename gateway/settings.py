@@ -21,6 +21,7 @@ from typing import Annotated, Any, Final, Literal
 import msgspec
 import platformdirs
 
+from gateway.domain.destinations import EMERGENCY_NUMBERS
 from gateway.domain.errors import SettingsError
 from gateway.domain.policy import CountFrom, Policy
 from gateway.domain.webhooks import USUAL_EVENTS
@@ -46,7 +47,6 @@ from gateway.setting_kinds import (
 )
 
 ENVIRONMENT_PREFIX: Final = "CALLGATE_"
-EMERGENCY_NUMBERS: Final = ("112", "911", "999", "000", "110", "119")
 REDIS_SCHEMES: Final = ("redis", "rediss", "unix", "redis+cluster", "redis+sentinel")
 
 WhenEngineDown = Literal["refuse", "admit"]
@@ -113,7 +113,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Setting(Integer(0, 168), "How long saved records stay in the engine, to refill a restored database."),
     ] = 2
     when_engine_down: Annotated[
-        WhenEngineDown, Setting(Choice("refuse", "admit"), "What a call meets while Redis is away.")
+        WhenEngineDown, Setting(Choice("refuse", "admit"), "What a call meets while the engine is away.")
     ] = "refuse"
     wait_replicas: Annotated[
         int | Literal["all"],
@@ -121,7 +121,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 0
     emergency_numbers: Annotated[
         frozenset[str], Setting(CommaList(emergency_number), "Numbers that are always admitted (R30).")
-    ] = frozenset(EMERGENCY_NUMBERS)
+    ] = EMERGENCY_NUMBERS
     sip_domains: Annotated[
         frozenset[str], Setting(CommaList(sip_domain), "Hosts whose SIP users are numbers, for R30.")
     ] = frozenset()

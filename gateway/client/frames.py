@@ -13,9 +13,6 @@ from msgspec import Struct
 from gateway.client.resources import PoolCall
 from gateway.domain.calls import EndedBy
 
-LARGEST_BYTES: Final = 64 * 1024
-"""A larger frame closes the connection (1009), so none is sent."""
-
 NoticeKind = Literal["minutes_exhausted", "minutes_restored", "going_away"]
 
 

@@ -26,13 +26,10 @@ from gateway.client.resources import PoolCall
 from gateway.client.resuming import Resuming, StillUp
 from gateway.client.timing import Timing
 from gateway.client.tokens import Tokens, TokenSource
-from gateway.domain.destinations import is_emergency
+from gateway.domain.destinations import EMERGENCY_NUMBERS, is_emergency
 from gateway.domain.errors import CallgateError, TooLarge
 
 log: Final = logging.getLogger("gateway.client")
-
-EMERGENCY_NUMBERS: Final = frozenset({"112", "911", "999", "000", "110", "119"})
-"""What gateways take for emergency numbers by default."""
 
 # However JSON escapes so many characters, a frame of them is none that is too large (64 KiB).
 _LONGEST_TEXTS: Final = 8192

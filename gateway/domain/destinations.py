@@ -8,6 +8,8 @@ from typing import Final
 from urllib.parse import unquote
 
 MAX_DESTINATION_LENGTH: Final = 256
+EMERGENCY_NUMBERS: Final = frozenset({"112", "911", "999", "000", "110", "119"})
+"""Those that gateways and phones go by unless they are told others: they have to agree (R30)."""
 
 _SEPARATORS: Final = str.maketrans("", "", "-.() ")
 

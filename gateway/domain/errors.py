@@ -1,8 +1,8 @@
-"""Everything Callgate raises on purpose, as one small tree.
+"""What Callgate raises on purpose, as one small tree (docs/http.md, "Errors").
 
 ::
 
-    CallgateError                 .code is the contract's, stable; .members go into the problem document
+    CallgateError                 .code is stable; .members go into the problem document
     ├── BadJson                   bad_json             400  not JSON, or not an object
     ├── Unauthorized              unauthorized         401  no credential, or a wrong, expired or revoked one
     ├── Forbidden                 forbidden            403  valid, but not for this account or scope
@@ -18,7 +18,8 @@
     ├── InvalidField              invalid_field        422  members: errors, all wrong fields
     ├── TooFast                   too_fast             429  asked too often
     ├── EngineUnavailable         engine_unavailable   503  Redis could not be asked: the outcome is unknown
-    │   └── EngineFull            engine_unavailable   503  no memory left for a new call: nothing was decided
+    │   ├── EngineFull            engine_unavailable   503  no memory left for a new call: nothing was decided
+    │   └── PoolUnreadable        engine_unavailable   503  one account's pool is damaged
     ├── DatabaseUnavailable       database_unavailable 503  SQL could not be asked: the outcome is unknown
     ├── UnknownType               unknown_type           -  a WebSocket message of no known type
     ├── SettingsError             settings_error         -  a setting is missing or wrong
@@ -194,7 +195,7 @@ class DatabaseUnavailable(CallgateError):
 
 
 class UnknownType(CallgateError):
-    """A WebSocket message whose `type` is not one of the contract's."""
+    """A WebSocket message whose `type` is none of docs/websocket.md."""
 
     code = "unknown_type"
     summary = "There is no message of this type."

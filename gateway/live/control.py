@@ -37,7 +37,7 @@ _GONE: Final = (b"unsubscribe", b"sunsubscribe")
 
 
 class DeviceConnected(msgspec.Struct, frozen=True, tag="device_connected"):
-    """A device connected to `gateway`, as the `number`-th connection of the deployment."""
+    """A device connected to `gateway`; the `number` of a later connection of its is higher."""
 
     gateway: str
     account: str

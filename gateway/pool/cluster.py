@@ -127,10 +127,6 @@ class ClusterClient:
 
     # redis-py's
 
-    async def incr(self, name: str) -> int:
-        """See redis-py."""
-        return int(await self.execute_command("INCR", name))
-
     async def hsetnx(self, name: str, key: str, value: str | bytes) -> int:
         """See redis-py."""
         return int(await self.execute_command("HSETNX", name, key, value))

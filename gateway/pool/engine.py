@@ -248,9 +248,9 @@ def connect(url: str) -> Engine:
             pool = SentinelPool(sentinels, **_credentials(parts.user))
             return Engine(Server.on(pool), spans_shards=True, sentinels=sentinels)
     except ValueError as failure:
-        raise SettingsError(f"CALLGATE_REDIS_URL: {failure}") from None
+        raise SettingsError(f"redis_url: {failure}") from None
     raise SettingsError(
-        f"CALLGATE_REDIS_URL: {parts.scheme or 'a URL without a scheme'} is not one of redis://, rediss://, "
+        f"redis_url: {parts.scheme or 'a URL without a scheme'} is not one of redis://, rediss://, "
         "unix://, redis+cluster://, redis+sentinel://"
     )
 
@@ -279,6 +279,6 @@ def _nodes(hosts: Iterable[str], default_port: int) -> list[Address]:
         if not colon or each.endswith("]"):
             host, port = each, ""
         if not host or (port and not port.isdigit()):
-            raise SettingsError(f"CALLGATE_REDIS_URL: {each!r} is not host:port")
+            raise SettingsError(f"redis_url: {each!r} is not host:port")
         nodes.append((host.strip("[]"), int(port or default_port)))
     return nodes

@@ -141,10 +141,6 @@ class Members:
         """Remove a channel, which frees its place. Raises NotFound."""
         await self._database.write(_delete, _CHANNELS, account, channel, now_ms)
 
-    async def get_channel(self, account: str, channel: str) -> Channel:
-        """Return a channel. Raises NotFound."""
-        return await self._database.read(_get, _CHANNELS, account, channel)
-
     async def list_channels(
         self, account: str, after: str | None, limit: int
     ) -> tuple[list[Channel], str | None]:

@@ -45,7 +45,6 @@ class DueEvent(NamedTuple):
     type: str
     account: str
     body: str
-    created_at_ms: int
     first_tried_at_ms: int | None
     failures: int
 

@@ -129,7 +129,6 @@ class Recorder:
         self._one_round = asyncio.Lock()
         self._one_drain = asyncio.Lock()
         self._next_drain: asyncio.Task[_Round] | None = None
-        self._woken = asyncio.Event()
         self._reader = StreamReader(stream, now_ms, self._records_at_once)
         self._ahead: Batch | None = None
         self._recording = False
@@ -213,10 +212,6 @@ class Recorder:
         saved = await self._database.read(load_progress)
         return {shard: each.record_number for shard, each in saved.items()}
 
-    def wake(self) -> None:
-        """Have it look into the stream at once, if it is idle."""
-        self._woken.set()
-
     def status(self) -> RecorderStatus:
         """Tell how it is doing."""
         return RecorderStatus(self._recording, self._waiting_entries, self._known_lag_ms(), self._failing)
@@ -252,9 +247,7 @@ class Recorder:
                 await lock.release()
                 done.check()
             self._turn_began = None
-            with anyio.move_on_after(IDLE_SECONDS):
-                await self._woken.wait()
-            self._woken.clear()
+            await anyio.sleep(IDLE_SECONDS)
 
     async def _stand_by(self) -> None:
         progress = await self._database.read(load_progress)

@@ -29,7 +29,7 @@ PartHealth = Literal["ok", "down"]
 class Health:
     """`ready` is False while starting and draining;
 
-    with a part away later it stays True (contract, /readyz). `warnings` is what may take engine and calls
+    with a part away later it stays True (docs/http.md, /readyz). `warnings` is what may take engine and calls
     with it if nobody sees to it.
     """
 

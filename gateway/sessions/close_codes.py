@@ -9,7 +9,7 @@ from enum import IntEnum
 
 
 class CloseCode(IntEnum):
-    """The close codes of the contract. Clients don't come back by themselves after `REPLACED` and
+    """The close codes of docs/websocket.md. Clients don't come back by themselves after `REPLACED` and
     `STAFF_REMOVED`.
 
     After `TOKEN_ENDED` they come back with another token only.

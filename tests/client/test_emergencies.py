@@ -5,8 +5,6 @@ import asyncio
 import pytest
 
 from gateway.client import Softphone, Timing
-from gateway.client.softphone import EMERGENCY_NUMBERS
-from gateway.settings import Settings
 from tests.client.scripted import QUICK, ScriptedGateway
 
 
@@ -67,10 +65,6 @@ async def test_a_phone_of_no_more_use_still_gives_one(scripted: ScriptedGateway)
         call = phone.emergency("112")
         assert not call.ended
         call.answered()
-
-
-async def test_numbers_are_those_that_gateways_take_by_default() -> None:
-    assert Settings().emergency_numbers == EMERGENCY_NUMBERS
 
 
 async def test_other_numbers_can_be_said(scripted: ScriptedGateway) -> None:

@@ -43,10 +43,12 @@ async def test_channels_are_made_changed_and_removed(acme: Records) -> None:
         Channel("main", "Line 1", "+14155550199"),
         False,
     )
-    assert await members.get_channel("acme", "main") == Channel("main", "Line 1", "+14155550199")
+    assert await members.list_channels("acme", None, 10) == (
+        [Channel("main", "Line 1", "+14155550199")],
+        None,
+    )
     await members.delete_channel("acme", "main", NOW_MS)
-    with pytest.raises(NotFound):
-        await members.get_channel("acme", "main")
+    assert await members.list_channels("acme", None, 10) == ([], None)
 
 
 async def test_putting_a_member_as_it_is_raises_no_revision(acme: Records) -> None:

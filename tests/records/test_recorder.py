@@ -312,13 +312,12 @@ async def test_a_record_of_which_no_row_can_be_made_goes_to_the_dead_letters(
     assert error.startswith("AttributeError")
 
 
-async def test_a_recorder_that_runs_saves_what_comes_and_is_woken(
+async def test_a_recorder_that_runs_saves_what_comes(
     recorder: Recorder, database: Database, stream: MemoryStream
 ) -> None:
     async with running(recorder):
         for number in range(30):
             stream.add(a_record(f"c-{number}"), shard=number % 5)
-            recorder.wake()
         await eventually(lambda: saved(database, 30))
     assert stream.kept == 0
 

@@ -24,7 +24,7 @@ from gateway.cli.output import console, minutes
 from gateway.cli.pool_screen import pool_line, pool_screen
 from gateway.cli.remote import run_command
 from gateway.cli.stopping import signals_to
-from gateway.client import AdminClient, Dashboard
+from gateway.client import AdminClient, CallsClient, Dashboard
 from gateway.secrets import ADMIN_KEY_FILE
 from gateway.setting_kinds import Directory
 
@@ -88,7 +88,7 @@ async def _run(directory: Path, port: int | None, speed: int, lasting: int | Non
             demo_gateway(directory, port) as gateway,
             AdminClient(gateway.url, gateway.admin_key) as admin,
         ):
-            await _set_up(admin)
+            await _set_up(gateway, admin)
             await admin.move_clock(speed=speed)
             await _introduce(out, gateway, admin, directory)
             story = Story(say=out.print)
@@ -100,12 +100,13 @@ async def _run(directory: Path, port: int | None, speed: int, lasting: int | Non
                     _conclude(out, story)
 
 
-async def _set_up(admin: AdminClient) -> None:
+async def _set_up(gateway: DemoGateway, admin: AdminClient) -> None:
     await admin.move_clock(speed=0)
     if not [account async for account in admin.accounts()]:
         await past.begin_in_the_past(admin)
     if await company.set_up(admin):
-        await past.live_through(admin)
+        async with CallsClient(gateway.url, gateway.admin_key, account=company.ACCOUNT) as calls:
+            await past.live_through(admin, calls)
 
 
 async def _introduce(out: Console, gateway: DemoGateway, admin: AdminClient, directory: Path) -> None:

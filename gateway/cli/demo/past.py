@@ -6,8 +6,7 @@ import random
 from typing import Final
 
 from gateway.cli.demo.company import ACCOUNT, CHANNELS, NUMBERS, PHONES
-from gateway.client import AdminClient
-from gateway.client.http import path_of
+from gateway.client import AdminClient, CallsClient
 
 DAYS: Final = 44
 """How long ago the business became a customer: one billing cycle is over since, and another under way."""
@@ -24,23 +23,16 @@ async def begin_in_the_past(admin: AdminClient) -> None:
     await admin.move_clock(at_ms=clock.now_ms - DAYS * _DAY_MS)
 
 
-async def live_through(admin: AdminClient) -> None:
+async def live_through(admin: AdminClient, calls: CallsClient) -> None:
     """Place the calls of all that time, and be back at the present."""
     chance = random.Random(ACCOUNT)  # noqa: S311 - a made-up past, the same each time
     until_ms = (await admin.clock()).now_ms + DAYS * _DAY_MS
     for number in range(DAYS // _DAYS_A_CALL):
         staff, device = PHONES[number % len(PHONES)]
         call_id = f"past-{number}"
-        body = {
-            "call_id": call_id,
-            "to": chance.choice(NUMBERS),
-            "channel": chance.choice(list(CHANNELS)),
-            "account": ACCOUNT,
-            "staff": staff,
-            "device": device,
-        }
-        await admin.fetch("POST", path_of("calls"), body=body)
+        to, channel = chance.choice(NUMBERS), chance.choice(list(CHANNELS))
+        await calls.start(call_id, to, channel=channel, staff=staff, device=device)
         await admin.move_clock(advance_ms=chance.randrange(*_TALK_SECONDS) * 1000 + chance.randrange(1000))
-        await admin.fetch("POST", path_of("calls", call_id, "end"), query={"account": ACCOUNT})
+        await calls.end(call_id)
         await admin.move_clock(advance_ms=_DAYS_A_CALL * _DAY_MS - chance.randrange(_DAY_MS // 2))
     await admin.move_clock(at_ms=max(until_ms, (await admin.clock()).now_ms))
