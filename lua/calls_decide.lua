@@ -15,8 +15,8 @@
 --          E* emergency start, which names two calls, the second by its fresh id: "<staff>/<device>|<channel>|<to>",
 --             admitted at (ms; '' now), the start of the cycle that this is in (ms; '' not known)
 --          A* answered: "<staff>/<device>|" of the asker ('' the administrator), how long ago (ms)
---          X* end, now: the asker
---          Y* end: the same as A, and what SQL has of the call: its value ('' nothing)
+--          X* end, now: the asker, when the call was answered, as far as the gateway noted it (0 not)
+--          Y* end: the same, how long ago (ms), what SQL has of the call: its value ('' nothing)
 --          R* resume: the asker, what SQL or a receipt has of the call: its value ('' nothing), the epoch in which SQL was
 --             asked (0 any)
 --          P  reap: nothing
@@ -58,7 +58,7 @@
 -- @include settle
 -- @include resume
 
-local ARGUMENTS = { S = 3, C = 4, D = 4, E = 4, F = 4, A = 3, a = 3, X = 2, x = 2, Y = 4, y = 4, R = 4, r = 4, P = 0, p = 0,
+local ARGUMENTS = { S = 3, C = 4, D = 4, E = 4, F = 4, A = 3, a = 3, X = 3, x = 3, Y = 5, y = 5, R = 4, r = 4, P = 0, p = 0,
   T = 4, t = 4 }
 
 local START = 83 -- S
@@ -89,8 +89,8 @@ local function carry_out(a, letter, i)
     start(a, field, blob, ARGV[i + 1], ARGV[i + 2], '', true, connection)
     return i + 3
   elseif letter == END or letter == END + LOWER then
-    end_call(a, field, blob, ARGV[i + 1], 0, connection, '')
-    return i + 2
+    end_call(a, field, blob, ARGV[i + 1], tonumber(ARGV[i + 2]), 0, connection, '')
+    return i + 3
   elseif letter == START_FROM_CHANNEL or letter == START_INVALID then
     start(a, field, blob, ARGV[i + 1], ARGV[i + 2], ARGV[i + 3], letter == START_FROM_CHANNEL, connection)
     return i + 4
@@ -98,8 +98,8 @@ local function carry_out(a, letter, i)
     note_answer(a, field, blob, ARGV[i + 1], tonumber(ARGV[i + 2]), connection)
     return i + 3
   elseif letter == END_AGO or letter == END_AGO + LOWER then
-    end_call(a, field, blob, ARGV[i + 1], tonumber(ARGV[i + 2]), connection, ARGV[i + 3])
-    return i + 4
+    end_call(a, field, blob, ARGV[i + 1], tonumber(ARGV[i + 2]), tonumber(ARGV[i + 3]), connection, ARGV[i + 4])
+    return i + 5
   elseif letter == EMERGENCY or letter == EMERGENCY_WITHOUT_POOL then
     start_emergency(a, field, blob, ARGV[call_at], values_read[value_at], ARGV[i + 1], ARGV[i + 2], ARGV[i + 3],
       connection)

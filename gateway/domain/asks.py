@@ -62,7 +62,8 @@ class Answered:
 class End:
     """End a call, which was hung up so many ms ago (R16, R17). `device` None is the admin: any device.
 
-    `found` is what SQL has of the call, for a pool that has forgotten it.
+    `found` is what SQL has of the call, for a pool that has forgotten it; `answered_at_ms` when it was
+    answered, for one that has forgotten no more than that (R3).
     """
 
     account: str
@@ -71,6 +72,7 @@ class End:
     ended_ago_ms: int = 0
     connection: int = 0
     found: CallRecord | None = None
+    answered_at_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,9 +52,7 @@ class PoolModel(PoolCalls):
             raise CallUnknown
         self._check_words(call, ask.device, ask.connection)
         if isinstance(call, CallInProgress) and call.answered_at_ms is None:
-            at_ms = max(call.admitted_at_ms, min(now_ms - ask.answered_ago_ms, now_ms))
-            self._calls[call.call_id] = replace(call, answered_at_ms=at_ms)
-            self._changed(now_ms)
+            self._set_answered(call, now_ms - ask.answered_ago_ms, now_ms)
         return Noted(ask.call_id)
 
     def end(self, ask: End, now_ms: int) -> Settled:
@@ -73,6 +71,7 @@ class PoolModel(PoolCalls):
             raise CallUnknown
         self._check_words(call, ask.device, ask.connection)
         if isinstance(call, CallInProgress):
+            call = self._with_answer(call, ask.answered_at_ms, now_ms)
             earliest_ms = self._earliest_end_ms(call, now_ms)
         elif self._may_return(call, now_ms):
             earliest_ms = call.ended_at_ms
@@ -154,6 +153,8 @@ class PoolModel(PoolCalls):
         call = self._calls.get(ask.call_id)
         if call is not None:
             self._check_words(call, ask.device, ask.connection)
+            if isinstance(ask.found, CallInProgress):
+                call = self._with_answer(call, ask.found.answered_at_ms, now_ms)
             lease = self._leases[ask.call_id]
             if ask.vouched:
                 self._vouch(ask.call_id, ask.connection, real_ms)
@@ -234,6 +235,18 @@ class PoolModel(PoolCalls):
             return latest, False
         known = self._earlier.get((record.call_id, record.admitted_at_ms))
         return known, known is not None or (latest is not None and is_an_earlier_call(record, latest))
+
+    def _with_answer(self, call: CallInProgress, told_ms: int | None, now_ms: int) -> CallInProgress:
+        """R3: all that an engine has lost of a call may be its answer, of which a gateway tells again."""
+        if told_ms is None or call.answered_at_ms is not None or told_ms < call.admitted_at_ms:
+            return call
+        return self._set_answered(call, told_ms, now_ms)
+
+    def _set_answered(self, call: CallInProgress, at_ms: int, now_ms: int) -> CallInProgress:
+        answered = replace(call, answered_at_ms=max(call.admitted_at_ms, min(at_ms, now_ms)))
+        self._calls[call.call_id] = answered
+        self._changed(now_ms)
+        return answered
 
     def _make_again(self, ask: Resume, found: CallInProgress, now_ms: int, real_ms: int) -> CallInProgress:
         """R28: a call that the engine lost goes on, as its receipt knows it; R8 has been asked before.

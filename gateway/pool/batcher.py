@@ -42,6 +42,8 @@ EXPIRE_SECONDS: Final = 0.05
 
 NEW_CALLS: Final = frozenset("SCD")
 """Letters of asks for calls that are no emergencies."""
+ENDS: Final = frozenset("XYxy")
+"""Letters of asks to end a call."""
 
 Section = tuple[int, dict[str, list[Operation]]]
 """A shard, and the operations of its accounts."""
@@ -305,9 +307,12 @@ class _Lane:
         # Carried out later than that, "now" would be another moment than the one that was meant.
         until_ms = carry_out_until_ms(self._real_ms(sections[0][0]))
         arguments: list[Argument] = [str(len(sections)), *self._head, until_ms]
-        if self._ages:
-            now = monotonic()
-            for operation in _operations(sections):
+        now = monotonic()
+        for operation in _operations(sections):
+            if operation.letter in ENDS:
+                # All that the engine has lost of a call may be its answer, and nobody has noticed yet.
+                operation.tell_answered(self._kept.answered_at_ms(operation.account, operation.ask.call_id))
+            if self._ages:
                 operation.age(now)
         for shard, accounts in sections:
             keys.extend(self._keys.of_shard(shard))
@@ -318,6 +323,7 @@ class _Lane:
 
     def _deliver(self, sections: list[Section], reply: Reply) -> None:
         at = 0
+        undecided: dict[str, tuple[int, list[Operation]]] = {}
         for _, accounts in sections:
             for account, operations in accounts.items():
                 self._unreadable.forget(account)
@@ -326,7 +332,7 @@ class _Lane:
                     at += sum(operation.width for operation in operations)
                     continue
                 if reply[at] in UNDECIDED:
-                    self._park(account, operations, reply[at])
+                    undecided.setdefault(account, (reply[at], []))[1].extend(operations)
                     at += sum(operation.width for operation in operations)
                     continue
                 for operation in operations:
@@ -342,15 +348,13 @@ class _Lane:
                     elif operation.letter == "A":
                         self._kept.note(operation.ask, answer, None)
                     at += operation.width
+        for account, (code, of_all_sections) in undecided.items():
+            self._park(account, of_all_sections, code)
         run = reply[at]
         for (shard, _), epoch, seq in zip(sections, reply[at + 1 :: 2], reply[at + 2 :: 2], strict=True):
             self._saw(shard, run, epoch, seq)
 
     def _park(self, account: str, operations: list[Operation], code: int) -> None:
-        if account in self._parked:
-            # A later section of the same batch.
-            self._parked[account].extend(operations)
-            return
         later = [each for each in self._waiting if each.account == account]
         if later:
             self._waiting = deque(each for each in self._waiting if each.account != account)

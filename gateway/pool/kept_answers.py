@@ -1,8 +1,9 @@
 """What this gateway was answered, kept until it is safe, and told again after an engine has lost it (R26).
 
 An engine can lose what it has answered: in a failover, with an older copy of its data, emptied. A settlement
-is kept until SQL has it; an admission while its call goes on, as far as this gateway knows. Both are told
-again when a shard has a new epoch (`gateway.pool.shards`). Telling twice is telling once.
+is kept until SQL has it; an admission, and that a call was answered, while the call goes on, as far as this
+gateway knows. All are told again when a shard has a new epoch (`gateway.pool.shards`). Telling twice is
+telling once.
 """
 
 from __future__ import annotations
@@ -82,13 +83,17 @@ class _Going:
     """A call in progress: how it was admitted, or resumed."""
 
     call: CallInProgress | tuple[Start, Admitted]
-    connection: int
-    answered_at_ms: int | None = None
     alive_at_ms: int = 0
     """When it was last known alive, as far as the engine was told; 0 if only when it was admitted."""
 
-    def known(self) -> CallInProgress:
-        """The call as this gateway knows it."""
+    @property
+    def admitted_at_ms(self) -> int:
+        """When it was admitted."""
+        call = self.call if isinstance(self.call, CallInProgress) else self.call[1]
+        return call.admitted_at_ms
+
+    def known(self, answered_at_ms: int | None) -> CallInProgress:
+        """The call as this gateway knows it, which noted that it was answered then."""
         if isinstance(self.call, CallInProgress):
             call = self.call
         else:
@@ -106,7 +111,11 @@ class _Going:
                 emergency=admitted.emergency,
                 counts=not admitted.emergency,
             )
-        return replace(call, answered_at_ms=call.answered_at_ms or self.answered_at_ms)
+        if call.answered_at_ms is not None or answered_at_ms is None:
+            return call
+        if answered_at_ms + CLOCKS_APART_MS < call.admitted_at_ms:
+            return call  # the answer of an earlier call of that id (R9)
+        return replace(call, answered_at_ms=max(call.admitted_at_ms, answered_at_ms))
 
 
 class KeptAnswers:
@@ -124,6 +133,8 @@ class KeptAnswers:
         self._find_known = find_known
         self._together = together
         self._going: OrderedDict[Key, _Going] = OrderedDict()
+        # When calls were answered, also those that other gateways admitted.
+        self._answered: OrderedDict[Key, int] = OrderedDict()
         self._settled: OrderedDict[SettledKey, bytes] = OrderedDict()
         # What was told again is in the stream behind all that was settled before this (by the billing clock).
         self._told_ms: dict[SettledKey, int] = {}
@@ -155,14 +166,20 @@ class KeptAnswers:
 
     def admitted(self, ask: Start, answer: Admitted) -> None:
         """Keep an admission."""
-        self._keep((ask.account, answer.call_id), _Going((ask, answer), ask.connection))
+        key = (ask.account, answer.call_id)
+        known = self._going.get(key)
+        if known is not None and known.admitted_at_ms == answer.admitted_at_ms:
+            return  # it was asked again (R9), and more is known of it since
+        if not answer.replayed:
+            self._answered.pop(key, None)
+        self._keep(key, _Going((ask, answer)))
 
     def resumed(self, ask: Resume, answer: Resumed) -> None:
         """Keep what is known of a call that goes on."""
         key = (ask.account, ask.call_id)
         known = self._going.get(key)
         alive_at_ms = self._now_ms() if ask.vouched else known.alive_at_ms if known is not None else 0
-        self._keep(key, _Going(answer.call, ask.connection, alive_at_ms=alive_at_ms))
+        self._keep(key, _Going(answer.call, alive_at_ms))
 
     def alive(self, account: str, call_id: str, at_ms: int) -> None:
         """Keep when a call was last known alive, as the engine has just been told."""
@@ -171,15 +188,21 @@ class KeptAnswers:
             going.alive_at_ms = at_ms
 
     def answered(self, account: str, call_id: str, at_ms: int) -> None:
-        """Keep when a call was answered."""
-        going = self._going.get((account, call_id))
-        if going is not None and going.answered_at_ms is None:
-            going.answered_at_ms = at_ms
+        """Keep when a call was answered: the first answer stands (R3)."""
+        self._answered.setdefault((account, call_id), at_ms)
+        if len(self._answered) > MOST_IN_PROGRESS:
+            self._answered.popitem(last=False)
+
+    def answered_at_ms(self, account: str, call_id: str) -> int | None:
+        """When a call was answered, as far as this gateway noted it."""
+        key = (account, call_id)
+        going, at_ms = self._going.get(key), self._answered.get(key)
+        return at_ms if going is None else going.known(at_ms).answered_at_ms
 
     def settled(self, account: str, call_id: str, value: bytes) -> None:
         """Keep a settlement: the ended call's value."""
         key = (account, call_id, admission_of_ended(value))
-        self._going.pop((account, call_id), None)
+        self._let_go_of_going((account, call_id))
         if (account, call_id) in self._to_tell:
             # It may have been answered by the engine that has lost the call.
             self._to_tell[key] = self._to_tell.pop((account, call_id))
@@ -202,7 +225,7 @@ class KeptAnswers:
         end = unpack_end(value)
         going = self._going.get((account, call_id))
         known = self._settled.get((account, call_id, admission_of_ended(value)))
-        if going is not None and end.settled_at_ms <= going.known().admitted_at_ms:
+        if going is not None and end.settled_at_ms <= going.admitted_at_ms:
             return  # an earlier call of that id, in an engine that has lost the later one (R9)
         if known is not None and unpack_end(known).settled_at_ms >= end.settled_at_ms:
             return
@@ -210,8 +233,9 @@ class KeptAnswers:
 
     def call_in_progress(self, account: str, call_id: str) -> CallInProgress | None:
         """What is known of a call that was in progress when it was last heard of."""
-        going = self._going.get((account, call_id))
-        return None if going is None else going.known()
+        key = (account, call_id)
+        going = self._going.get(key)
+        return None if going is None else going.known(self._answered.get(key))
 
     # What is safe, and what was lost
 
@@ -239,7 +263,7 @@ class KeptAnswers:
         """These shards have lost something: all that was answered of them is to be told again."""
         of = set(shards)
         self._losses += 1
-        for kept in (self._settled, self._going):
+        for kept in (self._settled, self._going, self._answered):
             self._to_tell |= dict.fromkeys((k for k in kept if self._shard_of(k[0]) in of), self._losses)
 
     @property
@@ -297,12 +321,13 @@ class KeptAnswers:
                 records.append(unpack_record(account, told[1], value, telling.policy))
             except NO_VALUE as failure:
                 self._let_go_of_none(told, failure)
-        calls = []
+        calls, answered = [], []
         for key in keys:
-            going = self._going.get(key) if len(key) == 2 else None
-            call = going.known() if going is not None else None
+            call = self.call_in_progress(*key) if len(key) == 2 else None
             if call is not None and (*key, call.admitted_at_ms) not in settled:
                 calls.append(call)
+            elif call is None and len(key) == 2 and key in self._answered:
+                answered.append(key)
             elif key not in settled:
                 self._to_tell.pop(key, None)
         named = [(each.call_id, each.admitted_at_ms) for each in records]
@@ -325,7 +350,12 @@ class KeptAnswers:
         for each in told_of:
             by_id.setdefault(each.call_id, []).append(each)
         # They go to the engine together. What keeps one from being told keeps no other.
-        await self._together([tell(each) for each in by_id.values()])
+        await self._together(
+            [
+                *(tell(each) for each in by_id.values()),
+                *(self._tell_answered(each, telling) for each in answered),
+            ]
+        )
 
     async def _tell_settled(
         self, record: CallRecord, found: CallRecord | CallInProgress | None, telling: _Telling
@@ -380,12 +410,23 @@ class KeptAnswers:
             epoch=telling.epoch,
             alive_at_ms=alive_at_ms,
         )
+        await self._tell_of_going(told, telling)
+
+    async def _tell_answered(self, key: Key, telling: _Telling) -> None:
+        """Tell the answer of a call that another gateway admitted, and tells."""
+        at_ms = self.answered_at_ms(*key)
+        if at_ms is not None:
+            ago_ms = max(0, self._now_ms() - at_ms)
+            await self._tell_of_going(Answered(*key, answered_ago_ms=ago_ms), telling)
+        self._was_told(key, telling.losses)
+
+    async def _tell_of_going(self, told: Resume | Answered, telling: _Telling) -> None:
         try:
             await telling.ask(told)
         except CallgateError as refusal:
             if refusal.code in ("engine_unavailable", "database_unavailable"):
                 raise
-            self._going.pop((call.account, call.call_id), None)  # it ended, or the id is another call's
+            self._let_go_of_going((told.account, told.call_id))  # it ended, or the id is another call's
 
     def _is_saved(self, key: SettledKey, saved_before_ms: int) -> bool:
         return max(unpack_end(self._settled[key]).settled_at_ms, self._told_ms.get(key, 0)) < saved_before_ms
@@ -394,6 +435,10 @@ class KeptAnswers:
         self._settled.pop(key, None)
         self._told_ms.pop(key, None)
         self._to_tell.pop(key, None)
+
+    def _let_go_of_going(self, key: Key) -> None:
+        self._going.pop(key, None)
+        self._answered.pop(key, None)
 
     def _let_go_of_none(self, key: SettledKey, failure: Exception) -> None:
         # It would be the same each time; what the engine told SQL of it is among the dead letters.

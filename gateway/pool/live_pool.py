@@ -6,8 +6,9 @@ import asyncio
 import random
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from time import monotonic
 from typing import Any, Final
 
 import structlog
@@ -15,7 +16,7 @@ from redis.exceptions import RedisError
 
 from gateway import turns
 from gateway.domain.answers import MAX_CALLS_SHOWN, Answer, PoolView, Settled
-from gateway.domain.asks import AccountConfig, Ask, Reap
+from gateway.domain.asks import AccountConfig, Answered, Ask, End, Reap
 from gateway.domain.billing import overrun_seconds, remaining_seconds
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.cycles import Cycle
@@ -104,6 +105,7 @@ class LivePool:
         replicas: Replicas = 0,
     ) -> None:
         self._engine = engine
+        self._simulate = simulate
         self._keys = KeySpace(shards)
         self._memory_ms = call_id_memory_hours * MS_AN_HOUR
         self.lease_ms = lease_ms
@@ -266,6 +268,16 @@ class LivePool:
             if standing is Renewed.RENEWED:
                 self._kept.alive(vouching.account, vouching.call_id, at_ms)
         return renewed
+
+    def as_of_now(self, ask: Answered | End, asked_at: float) -> Answered | End:
+        """An answer or end that is put again as of when it was first asked (`monotonic`): R16.
+
+        While a simulated clock is asked nothing passes.
+        """
+        waited_ms = 0 if self._simulate else int((monotonic() - asked_at) * 1000)
+        if isinstance(ask, End):
+            return replace(ask, ended_ago_ms=ask.ended_ago_ms + waited_ms)
+        return replace(ask, answered_ago_ms=ask.answered_ago_ms + waited_ms)
 
     def known_call(self, account: str, call_id: str) -> CallInProgress | None:
         """What this gateway knows of a call that was in progress when it last heard of it."""

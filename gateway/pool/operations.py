@@ -107,7 +107,7 @@ class Operation:
                     self.letter = "D"
                     self.arguments += () if ask.channel else ("",)
         elif isinstance(ask, End):
-            self.arguments = (str(ask.connection), device_prefix(ask.device))
+            self.arguments = (str(ask.connection), device_prefix(ask.device), str(ask.answered_at_ms or 0))
             self.letter = "X"
             if ask.ended_ago_ms or ask.found:
                 self.letter = "Y"
@@ -128,6 +128,11 @@ class Operation:
             self.arguments = (pack_record(ask.record), saved, str(ask.billed_before), str(ask.epoch))
         self.width = ANSWER_WIDTHS[self.letter]
 
+    def tell_answered(self, at_ms: int | None) -> None:
+        """Let an end say when its call was answered: the engine may have lost that (R3)."""
+        if at_ms is not None:
+            self.arguments = (*self.arguments[:2], str(at_ms), *self.arguments[3:])
+
     def age(self, now: float) -> None:
         """Count how long it has waited as time that passed since what it tells of (R16)."""
         waited_ms = int((now - self._asked_at) * 1000)
@@ -136,7 +141,7 @@ class Operation:
         if self.letter in "XxYy" and isinstance(self.ask, End):
             self.letter = "y" if self.letter.islower() else "Y"
             ago, found = str(self.ask.ended_ago_ms + waited_ms), _packed(self.ask.found)
-            self.arguments = (*self.arguments[:2], ago, found)
+            self.arguments = (*self.arguments[:3], ago, found)
         elif isinstance(self.ask, Answered):
             self.arguments = (*self.arguments[:2], str(self.ask.answered_ago_ms + waited_ms))
 

@@ -97,6 +97,10 @@ local function resume(a, field, blob, device, connection, found, epoch)
     if is_told then return answer_resumed(CALL_ID_USED, '') end
     return take_back(a, field, blob, c, connection, earlier)
   end
+  if told and c.answered_at_ms == 0 and told.answered_at_ms >= c.admitted_at_ms then
+    -- All that the engine has lost of it is its answer (R3), which its client will not tell again.
+    set_answered(a, field, c, payload_of(blob), told.answered_at_ms)
+  end
   if not is_told and may_vouch(c, connection) then
     vouch(c, connection, real_now_ms)
     write_call(field, encode_call(c, payload_of(blob)))

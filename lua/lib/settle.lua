@@ -6,17 +6,11 @@ local function speaks_for(a, blob, device)
     and (a.p or kind_of(blob) == ENDED or decode_call(blob).emergency == 1)
 end
 
--- The first answer reported stands. Where calls count from it, the call's place in the sums moves with it.
-local function note_answer(a, field, blob, device, ago_ms, connection)
-  if not blob or kind_of(blob) == OVERTAKEN or not speaks_for(a, blob, device) then
-    return answer_code(CALL_UNKNOWN)
-  end
-  local c = decode_call(blob)
-  if is_superseded(blob, c.owner, connection) then return answer_code(CALL_ID_CONFLICT) end
-  if kind_of(blob) == ENDED or c.answered_at_ms ~= 0 then return answer_code(NOTED) end
+-- R3: a call was answered. Where calls count from that, the call's place in the sums moves with it.
+local function set_answered(a, field, c, payload, at_ms)
   local m, p = a.m, a.p
-  c.answered_at_ms = max(c.admitted_at_ms, a.now_ms - ago_ms)
-  write_call(field, encode_call(c, payload_of(blob)))
+  c.answered_at_ms = max(c.admitted_at_ms, min(at_ms, a.now_ms))
+  write_call(field, encode_call(c, payload))
   if m.count_from == COUNT_FROM_ANSWER and c.emergency == 0 and c.admitted_at_ms >= a.cycle_start_ms then
     p.jumped = true
     local billed = billed_seconds(m, a.now_ms - c.answered_at_ms)
@@ -29,6 +23,17 @@ local function note_answer(a, field, blob, device, ago_ms, connection)
     end
   end
   pool_changed(a)
+end
+
+-- The first answer reported stands.
+local function note_answer(a, field, blob, device, ago_ms, connection)
+  if not blob or kind_of(blob) == OVERTAKEN or not speaks_for(a, blob, device) then
+    return answer_code(CALL_UNKNOWN)
+  end
+  local c = decode_call(blob)
+  if is_superseded(blob, c.owner, connection) then return answer_code(CALL_ID_CONFLICT) end
+  if kind_of(blob) == ENDED or c.answered_at_ms ~= 0 then return answer_code(NOTED) end
+  set_answered(a, field, c, payload_of(blob), a.now_ms - ago_ms)
   return answer_code(NOTED)
 end
 
@@ -105,8 +110,8 @@ local function settle_again(a, field, blob, ago_ms, revision, alive_ms, billed_b
 end
 
 -- An end that overtakes its start is kept, so that the start, when it comes, is refused. `found` is what SQL has of the
--- call ('' nothing).
-local function end_call(a, field, blob, device, ago_ms, connection, found)
+-- call ('' nothing), `told_ms` when it was answered (0 not), for an engine that has lost its answer (R3).
+local function end_call(a, field, blob, device, told_ms, ago_ms, connection, found)
   if found ~= '' and (not blob or kind_of(blob) == OVERTAKEN) then blob = found end
   if not blob or kind_of(blob) == OVERTAKEN then
     write_overtaken(field, pack(OVERTAKEN_HEAD, OVERTAKEN, a.now_ms))
@@ -121,6 +126,11 @@ local function end_call(a, field, blob, device, ago_ms, connection, found)
       return settle_again(a, field, blob, ago_ms, settled_revision, ended_at_ms, billed)
     end
     return answer_settled(SETTLED_BEFORE, blob, remaining(a))
+  end
+  if answered_at_ms == 0 and told_ms >= admitted_at_ms then
+    local c, payload = decode_call(blob), payload_of(blob)
+    set_answered(a, field, c, payload, told_ms)
+    answered_at_ms, blob = c.answered_at_ms, encode_call(c, payload)
   end
   return settle(a, field, blob, ago_ms, ENDED_BY_HANGUP, emergency, lost, revision, admitted_at_ms, answered_at_ms,
     alive_ms)

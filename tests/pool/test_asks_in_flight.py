@@ -22,6 +22,7 @@ from gateway.domain.errors import (
     DatabaseUnavailable,
 )
 from gateway.domain.policy import Policy
+from gateway.pool.batcher import MAX_BATCH
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, BOB, MINUTE, SECOND, T0, TO, a_plan
 from tests.support.pools import LiveAccounts, everything_in, live_accounts
@@ -150,6 +151,17 @@ async def test_a_missing_pool_is_loaded_once_and_the_asks_keep_their_order(accou
     assert [said(answer) for answer in await first] == ["admitted", "noted", "admitted"]
     assert [said(answer) for answer in await then] == ["settled", "settled", "call_id_used"]
     assert accounts.loads == ["acme"]
+
+
+async def test_asks_of_one_call_keep_their_order_where_a_batch_ends_between_them(
+    accounts: LiveAccounts,
+) -> None:
+    """What waits behind a batch comes behind all of it that waits for its pool, repeated words as well."""
+    sign_up(accounts, "acme")
+    others = [Answered("acme", f"other-{number}") for number in range(MAX_BATCH - 2)]
+    asks: list[Ask] = [start("acme", "c-1"), start("acme", "c-1"), *others, End("acme", "c-1")]
+    first, again, *_, last = await accounts.ask_all(asks)
+    assert [said(answer) for answer in (first, again, last)] == ["admitted", "admitted again", "settled"]
 
 
 async def test_an_account_is_unknown_only_if_sql_says_so(accounts: LiveAccounts) -> None:

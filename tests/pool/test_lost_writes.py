@@ -238,6 +238,59 @@ async def test_calls_in_an_older_copy_are_counted_by_the_policy_that_sql_has(
     assert (view.used_seconds, view.settled_seconds) == (used, used)
 
 
+@pytest.mark.parametrize("noticed", [True, False], ids=["told", "ended at once"])
+async def test_an_answer_that_an_older_copy_lacks_is_told_again_before_its_call_ends(
+    accounts: LiveAccounts,
+    server: EngineServer,
+    new_epochs: list[Mapping[int, bool]],
+    tmp_path: Path,
+    noticed: bool,
+) -> None:
+    """R3: its client was told that it is noted, and will not say it again."""
+    accounts.saved_policy = FROM_ANSWER
+    await accounts.pool.set_policy(FROM_ANSWER)
+    await start(accounts, "c-1")
+    await accounts.at(T0 + 20 * SECOND)
+    copytree(server.directory / AOF, tmp_path / AOF)
+    await accounts.pool.ask(Answered("acme", "c-1"))
+    go_back_to(tmp_path / AOF, server)
+    await wait_until(accounts.pool.ping, 10)
+    if noticed:
+        await heard_of(new_epochs, accounts)
+        await accounts.at(T0 + 80 * SECOND)
+
+        async def is_told() -> bool:
+            return (await accounts.pool.read("acme")).used_seconds == 60
+
+        await wait_until(is_told, 10)
+    await accounts.at(T0 + 100 * SECOND)
+    assert (await end(accounts, "c-1")).billed_seconds == 80
+    assert (await record_of(accounts, "c-1")).answered_at_ms == T0 + 20 * SECOND
+
+
+async def test_an_answer_is_told_again_by_the_gateway_that_noted_it_whoever_admitted_the_call(
+    accounts: LiveAccounts, server: EngineServer, tmp_path: Path
+) -> None:
+    """Behind a balancer a server-side client says each thing to another gateway."""
+    accounts.saved_policy = FROM_ANSWER
+    await accounts.pool.set_policy(FROM_ANSWER)
+    async with live_accounts(server.url, FROM_ANSWER, shards=4, lease_ms=1500) as others:
+        others.configs, others.saved_policy = accounts.configs, FROM_ANSWER
+        await start(accounts, "c-1")
+        await accounts.at(T0 + 20 * SECOND)
+        copytree(server.directory / AOF, tmp_path / AOF)
+        await others.pool.clock()
+        await others.pool.ask(Answered("acme", "c-1"))
+        go_back_to(tmp_path / AOF, server)
+        await wait_until(accounts.pool.ping, 10)
+        await accounts.at(T0 + 80 * SECOND)
+
+        async def is_told() -> bool:
+            return (await accounts.pool.read("acme")).used_seconds == 60
+
+        await wait_until(is_told, 10)
+
+
 async def test_a_call_that_was_lost_is_made_again_after_its_end_was_not_known(
     accounts: LiveAccounts, server: EngineServer
 ) -> None:

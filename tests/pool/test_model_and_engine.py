@@ -393,6 +393,37 @@ class AnyAccounts(RuleBasedStateMachine):
             ask = Resume(account, call_id, device, connection, receipt, vouched, alive_at_ms=alive_at_ms)
             self.both.ask([ask, ask, self._new_start(account)], look_first=True)
 
+    @rule(
+        account=ACCOUNT,
+        which=st.integers(0, 9),
+        answered_ago_ms=AGO_MS,
+        ago_ms=AGO_MS,
+        ends=st.booleans(),
+        vouched=st.booleans(),
+        look_first=st.booleans(),
+    )
+    def an_answer_is_told_that_the_engine_lost(
+        self,
+        account: str,
+        which: int,
+        answered_ago_ms: int,
+        ago_ms: int,
+        *,
+        ends: bool,
+        vouched: bool,
+        look_first: bool,
+    ) -> None:
+        """R3: beside a call that goes on, or with its end."""
+        told_ms = self.both.now_ms - answered_ago_ms
+        asks: list[Ask] = []
+        for call in list(self.both.models[account]._calls.values())[which : which + 3]:
+            found = replace(call, answered_at_ms=told_ms)
+            asks.append(Resume(account, call.call_id, None, 0, found, vouched))
+            if ends:
+                asks[-1] = End(account, call.call_id, None, ago_ms, answered_at_ms=told_ms)
+        self.both.ask(asks, look_first=look_first)
+        self.both.look(account)
+
     @rule(account=ACCOUNT, which=st.integers(0, 9), saved=st.booleans(), look_first=st.booleans())
     def settlements_are_told_again(self, account: str, which: int, *, saved: bool, look_first: bool) -> None:
         """Nothing was lost: that changes nothing."""

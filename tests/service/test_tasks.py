@@ -76,7 +76,7 @@ async def test_a_task_that_fails_again_and_again_has_not_finished_a_turn(
 
             async def is_seen() -> bool:
                 tasks = (await operator.http.get("/v1/status")).json()["tasks"]
-                ages_ms = {each["task"]: each["last_turn_ms_ago"] for each in tasks}
+                ages_ms: dict[str, int] = {each["task"]: each["last_turn_ms_ago"] for each in tasks}
                 return min(ages_ms["feeds"], ages_ms["reaper"]) > (turns.IDLE_SECONDS + 1) * 1000
 
             await wait_until(is_seen, 60)

@@ -16,7 +16,7 @@ from dataclasses import replace
 from typing import Any, Final, TypeVar, cast
 
 from gateway.domain.answers import Admitted, Answer, NotDue, Resumed, Settled, settled_before
-from gateway.domain.asks import AccountConfig, Ask, End, Reap, Resume, Retell, Start
+from gateway.domain.asks import AccountConfig, Answered, Ask, End, Reap, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord, call_meant
 from gateway.domain.cycles import Cycle, cycle_at, index_at
 from gateway.domain.errors import CallgateError, CallIdUsed, CallUnknown, EngineUnavailable
@@ -164,6 +164,8 @@ class Gateway:
         """As the batcher does."""
         for _ in range(ATTEMPTS):
             operation = Operation(ask, lambda _: None, 0.0)
+            if isinstance(ask, End):
+                operation.tell_answered(self.kept.answered_at_ms(ACCOUNT, ask.call_id))
             arguments = (*DECIDING, *section_arguments({ACCOUNT: [operation]}))
             try:
                 reply = self._history.run_step("calls_decide", ALL, arguments)
@@ -389,6 +391,9 @@ class LossyHistory(LosingHistory):
         self.sql = Sql()
         self._reader = StreamReader(cast(Any, Stream(self)), self._clock_ms, 1_000)
         self._beats = 0
+        self._noted: dict[tuple[str, int], tuple[int, int]] = {}
+        """When the answers of calls were noted, and by which gateway, of those that it knew."""
+        self._ended_by: dict[str, int] = {}
         self._sql_copy: Sql | None = self.sql.copy()
         self.gateways = [Gateway(self), Gateway(self)]
         for gateway in self.gateways:
@@ -555,7 +560,17 @@ class LossyHistory(LosingHistory):
         answer = self.gateways[gateway].ask(ask)
         if not isinstance(answer, CallgateError | NotDue):
             self._note_answer(ask, answer)
+            self._note_who(ask, gateway)
         return answer
+
+    def _note_who(self, ask: Ask, gateway: int) -> None:
+        """Enter into the books which gateway an answer, or an end, was told."""
+        if isinstance(ask, Answered):
+            known = self.gateways[gateway].kept.call_in_progress(ACCOUNT, ask.call_id)
+            if known is not None and not self._has_ended(ask.call_id):
+                self._noted.setdefault((ask.call_id, known.admitted_at_ms), (self.now_ms, gateway))
+        elif isinstance(ask, End):
+            self._ended_by[ask.call_id] = gateway
 
     def _receipt(self, call_id: str) -> CallInProgress | None:
         """What the device was given when it was told of its admission."""
@@ -601,6 +616,8 @@ class LossyHistory(LosingHistory):
         for book in device.calls.values():
             records = by_id.get(book.call_id, ())
             admitted = [record.admitted_at_ms for record in records]
+            for record in records:
+                self._compare_answer(record)
             check(len(records) < 2 or self._is_anew(admitted[-1], admitted[0]), "two records", records)
             is_told = book.admitted_at_ms is not None and not book.is_refused
             if is_told and book.admitted_at_ms not in admitted:
@@ -614,6 +631,19 @@ class LossyHistory(LosingHistory):
             same = settled.billed_seconds == told[0].billed_seconds and settled.revision <= told[0].revision
             is_told_right = same or settled.ended_by != "hangup" or _is_mended(book, settled, told[0])
             check(is_told_right, "the device was told otherwise", book, told)
+
+    def _compare_answer(self, record: CallRecord) -> None:
+        """R3: an answer that was noted before the call's end is never lost.
+
+        But where another gateway was told the end, close behind a loss: it knows of no answer.
+        """
+        noted_at_ms, gateway = self._noted.get((record.call_id, record.admitted_at_ms), (None, 0))
+        if noted_at_ms is None or record.ended_at_ms <= noted_at_ms:
+            return
+        if record.ended_by == "hangup" and self._ended_by.get(record.call_id) != gateway:
+            return
+        self.happened["answer kept"] += 1
+        check(record.answered_at_ms is not None, "an answer was lost", record)
 
 
 def _is_mended(book: Book, settled: Settled, record: CallRecord) -> bool:

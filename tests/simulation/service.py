@@ -22,7 +22,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.exceptions import RedisError
 
 from gateway.domain.answers import Answer
-from gateway.domain.asks import AccountConfig, Ask
+from gateway.domain.asks import AccountConfig, Ask, End
 from gateway.domain.errors import CallgateError, EngineUnavailable
 from gateway.domain.policy import Policy
 from gateway.pool.codes import UNDECIDED
@@ -232,6 +232,8 @@ class AtOnce:
         pool = self._gateway.pool
         for _ in range(ATTEMPTS):
             operation = Operation(ask, lambda _: None, 0.0)
+            if isinstance(ask, End):
+                operation.tell_answered(pool._kept.answered_at_ms(ACCOUNT, ask.call_id))
             arguments = (*DECIDING, *section_arguments({ACCOUNT: [operation]}))
             try:
                 reply = await script("calls_decide").run(cast(Any, self._gateway.client), KEYS, arguments)

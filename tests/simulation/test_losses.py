@@ -49,6 +49,9 @@ MISTAKES = {
             "c.reap_at_ms = real_now_ms + 1e12\n    c.alive_ms"
         ),
     },
+    "an answer that is told again is not taken": {
+        "if told and c.answered_at_ms == 0 and": "if false and",
+    },
     "a settlement told again is not taken": {
         "if known >= revision and not is_first_end or": "if true or",
     },
