@@ -344,7 +344,8 @@ class DeviceSocket:
         conflict = isinstance(error, CallIdConflict)
         if isinstance(ask, Start) and conflict:  # asked as another call; the one in progress may be ours
             return error
-        if isinstance(ask, End) or isinstance(error, _NOT_OURS):
+        # The engine may have lost a call whose answer it refuses: that is seen when it is next vouched for.
+        if isinstance(ask, End) or (isinstance(error, _NOT_OURS) and not isinstance(ask, Answered)):
             self.calls.discard(ask.call_id)
         return CallIdConflict(_OVERTAKEN) if conflict else error
 

@@ -51,6 +51,9 @@ DISK_SECONDS: Final = 0.1
 WRITE_SECONDS: Final = 1.0
 """What the disk has to write what only it can answer for, once the engine has been waited for."""
 
+LOOK_UP_SECONDS: Final = 2.0
+"""So long SQL is asked for a call that the engine does not know: SQLite on a disk that hangs never answers."""
+
 _NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
 _REFUSED_BY_THE_ENGINE: Final = (EngineFull, PoolUnreadable)
 """The engine is there. One that is full would take a call that was let through as soon as it is told of it,
@@ -128,8 +131,13 @@ class Calls:
                 gone.append(call_id)
             elif standing not in (Renewed.RENEWED, Renewed.UNREADABLE):
                 returning.append(call_id)
+        # What the engine has lost is known by its receipt, and to the gateway that admitted it.
+        known = [receipts.get(each) or self._pool.known_call(account, each) for each in returning]
         found = await asyncio.gather(
-            *(self._returns(Resume(account, each, device, 0, receipts.get(each))) for each in returning)
+            *(
+                self._returns(Resume(account, call_id, device, 0, call))
+                for call_id, call in zip(returning, known, strict=True)
+            )
         )
         if Renewed.UNREADABLE in standings:
             raise PoolUnreadable
@@ -182,7 +190,7 @@ class Calls:
     async def _resume_unknown(self, ask: Resume, done: Done) -> None:
         """The pool does not know the call: SQL may, and if it does not, its receipt or its gateway does."""
         try:
-            found = call_meant(await self._records.calls.find_call(ask.account, ask.call_id), ask.found)
+            found = call_meant(await self._find_call(ask), ask.found)
             if isinstance(found, CallInProgress) and found is ask.found and not found.cycle_start_ms:
                 found = await self._with_cycle(found)
         except CallgateError as error:
@@ -223,10 +231,10 @@ class Calls:
         """What the engine does not know may be a call of another worker's journal, in SQL, or lost."""
         is_in_journal = await self._is_in_journal(ask, asked_at)
         if is_in_journal:
-            done(await self._noted(ask, monotonic() + WRITE_SECONDS))
+            done(await self._noted(ask, asked_at, monotonic() + WRITE_SECONDS))
             return
-        if isinstance(ask, End) and isinstance(answer, CallUnknown):
-            answer = await self._end_unknown(ask)
+        if isinstance(answer, CallUnknown):
+            answer = await self._tell_unknown(ask, asked_at)
         if is_in_journal is None and isinstance(answer, CallUnknown):
             # Where the data directory can't be looked into, a call that nobody knows may be in it.
             answer = EngineUnavailable()
@@ -244,35 +252,44 @@ class Calls:
 
     async def _note_in_journal(self, ask: Answered | End, done: Done, asked_at: float) -> None:
         if await self._is_in_journal(ask, asked_at):
-            done(await self._noted(ask, _until(asked_at)))
+            done(await self._noted(ask, asked_at, _until(asked_at)))
         else:
-            self._pool.submit(ask, done)  # the engine has just been told of it
+            # The engine has just been told of it.
+            self._pool.submit(self._pool.as_of_now(ask, asked_at), done)
 
-    async def _noted(self, ask: Answered | End, until: float) -> Answer | CallgateError:
-        return await _written(ask, self.journal.note(ask, until), "journal.not_written")
+    async def _noted(self, ask: Answered | End, asked_at: float, until: float) -> Answer | CallgateError:
+        noting = self.journal.note(self._pool.as_of_now(ask, asked_at), until)
+        return await _written(ask, noting, "journal.not_written")
 
-    async def _end_unknown(self, ask: End) -> Answer | CallgateError:
-        answer: Answer | CallgateError = CallUnknown()
+    async def _tell_unknown(self, ask: Answered | End, asked_at: float) -> Answer | CallgateError:
+        """Tell it of a call that SQL knows, or that this gateway knew to be in progress."""
         try:
-            found = call_meant(
-                await self._records.calls.find_call(ask.account, ask.call_id),
-                self._pool.known_call(ask.account, ask.call_id),
-            )
-            if found is not None and ask.device in (None, (found.staff, found.device)):
-                if isinstance(found, CallInProgress):
-                    # The engine has lost it (R28), perhaps after it had come back late (R15).
-                    again = Resume(ask.account, ask.call_id, ask.device, ask.connection, found, vouched=False)
-                    with suppress(CallIdUsed):  # it has ended, as the engine has been told since
-                        await self._pool.ask(again)
-                    self._tell_answer_first(ask)
-                    answer = await self._pool.ask(ask)
-                elif found.ended_by == "hangup":
-                    answer = await self._settled_before(found)
-                else:
-                    answer = await self._pool.ask(replace(ask, found=found))
+            known = self._pool.known_call(ask.account, ask.call_id)
+            found = call_meant(await self._find_call(ask), known)
+            if found is None or ask.device not in (None, (found.staff, found.device)):
+                return CallUnknown()
+            if isinstance(found, CallInProgress):
+                # The engine has lost it (R28), perhaps after it had come back late (R15).
+                again = Resume(ask.account, ask.call_id, ask.device, ask.connection, found, vouched=False)
+                with suppress(CallIdUsed):  # it has ended, as the engine has been told since
+                    await self._pool.ask(again)
+                self._tell_answer_first(ask)
+                return await self._pool.ask(self._pool.as_of_now(ask, asked_at))
+            if isinstance(ask, Answered):
+                return CallUnknown()
+            if found.ended_by == "hangup":
+                return await self._settled_before(found)
+            return await self._pool.ask(self._pool.as_of_now(replace(ask, found=found), asked_at))
         except CallgateError as error:
-            answer = error
-        return answer
+            return error
+
+    async def _find_call(self, ask: Ask) -> CallRecord | CallInProgress | None:
+        """What SQL has of the call. Raises DatabaseUnavailable, also where SQL does not answer in time."""
+        try:
+            async with asyncio.timeout(LOOK_UP_SECONDS):
+                return await self._records.calls.find_call(ask.account, ask.call_id)
+        except TimeoutError:
+            raise DatabaseUnavailable from None
 
     async def _settled_before(self, record: CallRecord) -> Answer:
         views = await self._pool.read_many([record.account])
