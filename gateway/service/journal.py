@@ -2,29 +2,25 @@
 
 Emergency calls (R30) always are, others where the deployment says so (`when_engine_down`).
 
-Each process has a journal of its own, a line for each thing that happened. A journal left behind by a process
-that died is taken over by another of the same data directory, and a call that one worker has admitted can be
-ended at another, which copies what was written of it. Telling twice is telling once: the engine knows such a
-call by its id and the instant it was admitted at.
+Each process has a journal of its own. A journal left behind by a process that died is taken over by another
+of the same data directory, and a call that one worker has admitted can be ended at another, which copies what
+was written of it. Telling twice is telling once: the engine knows such a call by its id and the instant it
+was admitted at.
 
-What is to be told is what stands in memory; the file is what outlives the process. So a disk that is full or
-broken keeps nothing from being told, and what it does not take now is tried again.
+What is to be told is what stands in memory; the file (`journal_files`) is what outlives the process. So a
+disk that is full or broken keeps nothing from being told, and what it does not take now is tried again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import itertools
 import math
-import os
 from collections.abc import Awaitable, Callable, Coroutine, Iterable
-from contextlib import suppress
 from pathlib import Path
 from time import monotonic
 from typing import Any, Final, Literal, NoReturn, TypeVar
 
-import msgspec
 import structlog
 
 from gateway import metrics, turns
@@ -32,6 +28,7 @@ from gateway.domain.answers import Admitted, Answer, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, Ask, End, Resume, Start
 from gateway.domain.calls import CallInProgress
 from gateway.domain.errors import CallgateError, CallUnknown, DatabaseUnavailable, EngineUnavailable, NotFound
+from gateway.service.journal_files import Entry, JournalFiles, LeftBehind, TornError
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -42,29 +39,7 @@ AT_ONCE: Final = 50
 """Calls of which the engine is told at once. Where it hears of none of so many, the others wait."""
 OFFLINE_A_DEVICE: Final = 2
 """Calls of one device that may be in progress let through without the engine: they are counted by nobody."""
-LOCK_TRIES: Final = 3
-FOLDER: Final = "emergencies"
 
-
-class Entry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One thing that happened to a call; `at_ms` is billing time by this gateway's reckoning.
-
-    `offline` tells a call that was let through unchecked from an emergency.
-    """
-
-    what: Literal["start", "answered", "end"]
-    account: str
-    call_id: str
-    at_ms: int
-    staff: str = ""
-    device: str = ""
-    to: str = ""
-    channel: str | None = None
-    fresh_call_id: str = ""
-    offline: bool = False
-
-
-_decoder: Final = msgspec.json.Decoder(Entry)
 _T = TypeVar("_T")
 
 AskPool = Callable[[Ask], Awaitable[Answer]]
@@ -78,12 +53,10 @@ class Journal:
     def __init__(
         self, data_dir: Path, ask: AskPool, now_ms: Callable[[], int], cycle_start_ms: CycleStart
     ) -> None:
-        self._folder = data_dir / FOLDER
+        self._files = JournalFiles(data_dir)
         self._ask = ask
         self._now_ms = now_ms
         self._cycle_start_ms = cycle_start_ms
-        self._path = self._folder / f"{os.getpid()}-{os.urandom(4).hex()}.jsonl"
-        self._file: int | None = None
         self._calls: dict[tuple[str, str], list[Entry]] = {}
         # What is in no file of this process yet, by a number that nothing else has had.
         self._unwritten: dict[int, Entry] = {}
@@ -91,7 +64,7 @@ class Journal:
         # The file has what was told meanwhile, or a torn line.
         self._is_outdated = False
         # Journals of processes that are gone, which hold what this one has not written down yet.
-        self._adopted: list[tuple[Path, int]] = []
+        self._adopted: list[LeftBehind] = []
         self._writing = asyncio.Lock()
         self._recalling = asyncio.Lock()
         # Names of hosts are looked up by the same few threads: a folder that hangs must not have them all.
@@ -229,8 +202,8 @@ class Journal:
 
     async def _recall(self, account: str, call_id: str) -> None:
         # A disk that hangs may hold up even whoever looks into a folder.
-        found = await asyncio.to_thread(self._find_elsewhere, account, call_id)
-        numbers = self._take_in(found.values())
+        found = await asyncio.to_thread(self._files.find_elsewhere, account, call_id)
+        numbers = self._take_in(found)
         if numbers:
             await self._write(numbers[-1])
 
@@ -239,9 +212,9 @@ class Journal:
 
         Where they can't be copied they stay, and hold what is to be told until it can be, or was told.
         """
-        for entries, path, file in await asyncio.to_thread(self._find_left_behind):
-            self._take_in(entries)
-            self._adopted.append((path, file))
+        for left_behind in await asyncio.to_thread(self._files.find_left_behind):
+            self._take_in(left_behind.entries)
+            self._adopted.append(left_behind)
         await self._try_to_save()
 
     async def run(self) -> NoReturn:
@@ -458,10 +431,10 @@ class Journal:
         is_outdated, self._is_outdated = self._is_outdated, False
         try:
             if is_outdated:
-                await asyncio.to_thread(self._rewrite, _lines(everything))
+                await asyncio.to_thread(self._files.rewrite, everything)
             elif unwritten:
-                await asyncio.to_thread(self._append, _lines(unwritten.values()))
-        except _TornError:
+                await asyncio.to_thread(self._files.append, list(unwritten.values()))
+        except TornError:
             self._is_outdated = True
             raise
         except BaseException:
@@ -470,165 +443,19 @@ class Journal:
         for number in unwritten:
             self._unwritten.pop(number, None)
         adopted, self._adopted = self._adopted, []
-        for path, file in adopted:
+        for left_behind in adopted:
             try:
-                await asyncio.to_thread(_remove, path)
+                await asyncio.to_thread(self._files.remove, left_behind)
             except OSError as failure:
                 # Its calls are told again by whoever adopts it next, which changes nothing.
-                log.warning("journal.not_removed", path=str(path), error=str(failure))
-                self._adopted.append((path, file))
-            else:
-                os.close(file)
-
-    # What follows runs in threads, one at a time, and touches nothing but files.
-
-    def _append(self, lines: bytes) -> None:
-        if self._file is None:
-            self._rewrite(lines)
-            return
-        size = os.fstat(self._file).st_size
-        try:
-            _write_all(self._file, lines)
-            os.fsync(self._file)
-        except BaseException as failure:
-            # A line of which a part stands there would swallow the next one.
-            try:
-                os.ftruncate(self._file, size)
-            except OSError as worse:
-                raise _TornError(worse.errno, str(failure)) from failure
-            raise
-
-    def _rewrite(self, lines: bytes) -> None:
-        """Leave only these lines; none, no file. The file is as it was if they can't be written.
-
-        Nobody ever finds it unlocked, so that nobody takes it for one that was left behind.
-        """
-        if not lines:
-            self._path.unlink(missing_ok=True)
-            if self._file is not None:
-                os.close(self._file)
-                self._file = None
-            return
-        fresh = self._path.with_suffix(".new")
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        fresh.unlink(missing_ok=True)
-        file = os.open(fresh, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _write_all(file, lines)
-            if self._file is not None:
-                os.fsync(file)  # before it takes the place of what is safe
-            fresh.rename(self._path)
-        except BaseException:
-            os.close(file)
-            with suppress(OSError):
-                fresh.unlink(missing_ok=True)
-            raise
-        earlier, self._file = self._file, file
-        try:
-            if earlier is not None:
-                os.close(earlier)
-            else:
-                # Only now: where the disk hangs, what stands there outlives at least the process.
-                os.fsync(file)
-                _sync_folder(self._folder.parent)
-            _sync_folder(self._folder)
-        except OSError as failure:
-            raise _TornError(failure.errno, str(failure)) from failure
-
-    def _journals_of_others(self) -> list[Path]:
-        return sorted(path for path in self._folder.glob("*.jsonl") if path != self._path)
-
-    def _find_elsewhere(self, account: str, call_id: str) -> dict[str, Entry]:
-        found: dict[str, Entry] = {}
-        for path in self._journals_of_others():
-            try:
-                entries = _entries(path.read_bytes())
-            except FileNotFoundError:  # all of it has just been told
-                continue
-            except OSError as failure:
-                log.warning("journal.not_read", path=str(path), error=str(failure))
-                continue
-            for entry in entries:
-                if (entry.account, entry.call_id) == (account, call_id):
-                    found.setdefault(entry.what, entry)
-        # What is left after its start was told is of no use.
-        return {
-            what: found[what] for what in ("start", "answered", "end") if what in found and "start" in found
-        }
-
-    def _find_left_behind(self) -> list[tuple[list[Entry], Path, int]]:
-        """Find journals of processes that are gone, which are not locked any more, and lock them."""
-        found = []
-        for path in self._journals_of_others():
-            try:
-                file = _lock(path)
-            except OSError as failure:
-                log.warning("journal.not_read", path=str(path), error=str(failure))
-                continue
-            if file is None:
-                continue
-            try:
-                found.append((_entries(path.read_bytes()), path, file))
-            except OSError as failure:
-                os.close(file)
-                log.warning("journal.not_read", path=str(path), error=str(failure))
-        return found
-
-
-class _TornError(OSError):
-    """A part was written, and could not be taken back, or may not last: all is to be written anew."""
+                log.warning("journal.not_removed", path=str(left_behind.path), error=str(failure))
+                self._adopted.append(left_behind)
 
 
 def _failed_late(task: asyncio.Task[Any]) -> None:
     failure = None if task.cancelled() else task.exception()
     if failure is not None:
         log.warning("journal.failed_late", error=str(failure))
-
-
-def _lines(entries: Iterable[Entry]) -> bytes:
-    return b"".join(msgspec.json.encode(entry) + b"\n" for entry in entries)
-
-
-def _write_all(file: int, content: bytes) -> None:
-    """Write all of it. Raises OSError, also where there was space for a part."""
-    left = memoryview(content)
-    while left:
-        left = left[os.write(file, left) :]
-
-
-def _lock(path: Path) -> int | None:
-    """Open a journal that was left behind and lock it; None if it was not, or is gone. Raises OSError."""
-    # Its process may put another in its place just between: that one is locked, if it still lives.
-    for _ in range(LOCK_TRIES):
-        file = None
-        try:
-            file = os.open(path, os.O_RDONLY)
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.path.samestat(os.fstat(file), path.stat()):
-                locked, file = file, None
-                return locked
-        except (BlockingIOError, FileNotFoundError):
-            return None
-        finally:
-            if file is not None:
-                os.close(file)
-    return None
-
-
-def _sync_folder(path: Path) -> None:
-    """Have the names in a folder outlive a loss of power. Raises OSError."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
-
-
-def _remove(path: Path) -> None:
-    """Remove a journal, and what its process may have left half made."""
-    path.with_suffix(".new").unlink(missing_ok=True)
-    path.unlink(missing_ok=True)
 
 
 def _admitted(ask: Start, entry: Entry, *, replayed: bool) -> Admitted:
@@ -657,15 +484,3 @@ def _call(start: Entry, cycle_start_ms: int) -> CallInProgress:
         counts=start.offline,
         admitted_offline=start.offline,
     )
-
-
-def _entries(content: bytes) -> list[Entry]:
-    """All whole lines: of the last one the process may have written only a part, and answered nobody."""
-    entries = []
-    for line in content.split(b"\n")[:-1]:
-        try:
-            entries.append(_decoder.decode(line))
-        except (msgspec.DecodeError, UnicodeDecodeError) as failure:
-            # Without the others' records, and without a gateway, nobody would be better off.
-            log.error("emergency.unreadable", error=str(failure))
-    return entries

@@ -19,7 +19,8 @@ from gateway.domain.answers import Admitted, Answer, Noted
 from gateway.domain.asks import Ask, End, Resume, Start
 from gateway.domain.errors import EngineUnavailable
 from gateway.service import journal as journal_module
-from gateway.service.journal import FOLDER, Journal
+from gateway.service.journal import Journal
+from gateway.service.journal_files import FOLDER
 from tests.support.waiting import wait_until
 
 NOW_MS = 1_795_392_000_000
@@ -139,10 +140,10 @@ def ordinary(call_id: str) -> Start:
 
 def gone(journal: Journal) -> None:
     """Let go of its files as a process does that dies."""
-    if journal._file is not None:
-        os.close(journal._file)
-    for _, file in journal._adopted:
-        os.close(file)
+    if journal._files._file is not None:
+        os.close(journal._files._file)
+    for left_behind in journal._adopted:
+        os.close(left_behind.file)
 
 
 def open_files() -> list[Path]:
@@ -249,7 +250,7 @@ async def test_a_journal_that_can_not_be_copied_stays_until_it_can(
     last = make_journal()
     await last.adopt()
     assert last.holds("acme", "a")
-    assert [each.name for each in (tmp_path / FOLDER).iterdir()] == [last._path.name]
+    assert [each.name for each in (tmp_path / FOLDER).iterdir()] == [last._files.path.name]
     gone(last)
 
 
@@ -312,7 +313,7 @@ async def test_an_emergency_waits_for_a_disk_that_hangs_no_longer_than_it_may(
         disk.goes_on.set()
     await journal.save()
     assert [ask.call_id for ask in engine.told] == ["a"]
-    assert not journal._path.exists()
+    assert not journal._files.path.exists()
 
 
 async def test_a_caller_that_is_gone_meanwhile_stops_no_writing(
@@ -361,7 +362,7 @@ async def test_the_engine_is_told_of_others_while_the_disk_still_hangs(
     await wait_until(lambda: [ask.call_id for ask in engine.told] == ["a", "b"], 5)
     assert not disk.goes_on.is_set()
     disk.goes_on.set()
-    await wait_until(lambda: not list(journal._folder.iterdir()))
+    await wait_until(lambda: not list(journal._files.folder.iterdir()))
     running.cancel()
     await asyncio.wait({running})
     assert [ask.call_id for ask in engine.told] == ["a", "b"]
@@ -396,7 +397,7 @@ async def test_a_call_that_can_wait_does_not_wait_for_a_disk_that_hangs(
     assert not journal.holds("acme", "b")
     disk.goes_on.set()
     await journal.save()
-    assert b'"b"' not in journal._path.read_bytes()
+    assert b'"b"' not in journal._files.path.read_bytes()
     await is_taken_over(journal, make_journal(), "a")
 
 
@@ -452,7 +453,7 @@ async def test_a_line_that_is_no_text_costs_only_its_own_record(
     journal = make_journal()
     for call_id in "abc":
         await admit(journal, call_id)
-    path = journal._path
+    path = journal._files.path
     path.write_bytes(path.read_bytes().replace(b'"call_id":"b"', b'"call_id":"\xff"'))
     other = make_journal()
     assert await other.recall("acme", "a")
@@ -558,7 +559,7 @@ async def test_a_file_that_can_not_be_locked_is_not_kept_open(
     journal = make_journal()
     await admit(journal, "a")
     await admit(journal, "b")
-    assert journal._folder not in {path.parent for path in open_files()}
+    assert journal._files.folder not in {path.parent for path in open_files()}
 
 
 async def test_a_journal_outlives_a_loss_of_power_under_its_name(
@@ -568,13 +569,13 @@ async def test_a_journal_outlives_a_loss_of_power_under_its_name(
     journal = make_journal()
     await admit(journal, "a")
     assert FOLDER in disk.synced
-    assert disk.synced[-1] == journal._path.name
+    assert disk.synced[-1] == journal._files.path.name
     await admit(journal, "b")
     disk.synced.clear()
     engine.is_away = False
     await journal._tell(("acme", "a"))
     await journal.save()
-    assert disk.synced == [journal._path.with_suffix(".new").name, journal._path.name]
+    assert disk.synced == [journal._files.path.with_suffix(".new").name, journal._files.path.name]
     gone(journal)
 
 

@@ -97,7 +97,7 @@ class ServedGateway:
         self.recorder = Recorder(self.records.database, self.pool.records, self._now_ms, kept_ms=KEPT_MS)
         self.administration = Administration(self.records, self.pool, self.recorder)
         self.journal = Journal(data_dir, self.pool.ask, self.pool.estimated_now_ms, self._cycle_start_ms)
-        self.journal._path = data_dir / "emergencies" / f"{name}.jsonl"
+        self.journal._files.path = data_dir / "emergencies" / f"{name}.jsonl"
         self.calls = Calls(self.pool, self.records, self.journal, self._cycle_start_ms, admits_offline=True)
 
     async def open(self) -> None:
@@ -108,9 +108,10 @@ class ServedGateway:
 
     def close(self) -> None:
         """Let go of what a process that is gone has no more."""
-        if self.journal._file is not None:
-            os.close(self.journal._file)
-            self.journal._file = None
+        files = self.journal._files
+        if files._file is not None:
+            os.close(files._file)
+            files._file = None
 
     # What happens to it
 
