@@ -234,17 +234,30 @@ class Journal:
         for no longer than until that.
         """
         keys = sorted(self._calls, key=lambda key: (self._failed.get(key, -1), self._calls[key][0].offline))
+        failed: dict[str, list[tuple[str, str]]] = {}
         for first in range(0, len(keys), AT_ONCE):
             together = keys[first : first + AT_ONCE]
-            told = await asyncio.gather(*(self._tell(key) for key in together))
+            codes = await asyncio.gather(*(self._tell(key) for key in together))
             failed_at = next(self._numbers)
-            for key, is_told in zip(together, told, strict=True):
-                if is_told:
+            for key, code in zip(together, codes, strict=True):
+                if code is None:
                     self._failed.pop(key, None)
                 else:
                     self._failed[key] = failed_at
-            if not any(told):
+                    failed.setdefault(code, []).append(key)
+            if None not in codes:
                 break
+        for code, in_vain in failed.items():
+            # Not a line for each: an outage may have many calls, and has a round every second or two.
+            account, call_id = in_vain[0]
+            log.warning(
+                "journal.not_told_yet",
+                calls=len(in_vain),
+                waiting=len(self._calls),
+                code=code,
+                account=account,
+                call_id=call_id,
+            )
         if self._saving is None or self._saving.done():
             self._saving = self._begin(self._try_to_save())
         await asyncio.wait({self._saving}, timeout=RETRY_SECONDS)
@@ -253,21 +266,23 @@ class Journal:
         """Write down what is to be told, and let go of what was. Raises OSError."""
         await self._save_unless(lambda: self._is_saved)
 
-    async def _tell(self, key: tuple[str, str]) -> bool:
-        """Tell of a call, and answer whether it was; of one that is not admitted yet there is nothing."""
+    async def _tell(self, key: tuple[str, str]) -> str | None:
+        """Tell of a call; answer the code of what keeps it from being told, None if nothing does.
+
+        Of one that is not admitted yet there is nothing to tell.
+        """
         told = 0
         call_id = key[1]
         entries = self._calls.get(key, [])
         if not entries or key in self._admitting:
-            return True
+            return None
         start = entries[0]
         try:
             while told < len(entries):
                 call_id = await self._tell_one(entries[told], start, call_id)
                 told += 1
         except (EngineUnavailable, DatabaseUnavailable) as failure:
-            log.warning("emergency.not_told_yet", account=key[0], call_id=key[1], code=failure.code)
-            return False
+            return failure.code
         del self._calls[key]
         self._unwritten = {
             number: entry
@@ -276,8 +291,8 @@ class Journal:
         }
         self._is_outdated = True
         metrics.EMERGENCY_JOURNAL.set(len(self._calls))
-        log.info("emergency.told", account=key[0], call_id=call_id)
-        return True
+        log.info("journal.told", account=key[0], call_id=call_id)
+        return None
 
     async def _tell_one(self, entry: Entry, start: Entry, call_id: str) -> str:
         """Tell of one thing that happened to a call, and return the id that the call goes by."""
@@ -288,7 +303,7 @@ class Journal:
         except CallgateError as refusal:
             # It was told of already by another worker, in another order; asking again would change nothing.
             log.warning(
-                "emergency.refused",
+                "journal.refused",
                 account=start.account,
                 call_id=call_id,
                 what=entry.what,

@@ -196,7 +196,7 @@ def _entries(content: bytes) -> list[Entry]:
             entries.append(_decoder.decode(line))
         except (msgspec.DecodeError, UnicodeDecodeError) as failure:
             # Without the others' records, and without a gateway, nobody would be better off.
-            log.error("emergency.unreadable", error=str(failure))
+            log.error("journal.unreadable", error=str(failure))
     return entries
 
 

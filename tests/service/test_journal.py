@@ -14,6 +14,7 @@ from time import monotonic
 from typing import Any, NoReturn
 
 import pytest
+from structlog.testing import capture_logs
 
 from gateway.domain.answers import Admitted, Answer, Noted
 from gateway.domain.asks import Ask, End, Resume, Start
@@ -596,6 +597,29 @@ async def test_emergencies_are_told_first_several_at_once_and_what_failed_last(
     await admit(journal, "c")
     await journal.tell()
     assert engine.asked == ["c", "away"]
+    gone(journal)
+
+
+async def test_a_round_that_fails_is_logged_once_with_how_many_calls_it_is_about(
+    make_journal: Callable[[], Journal], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(journal_module, "AT_ONCE", 2)
+    journal = make_journal()
+    for call_id in "abc":
+        await admit(journal, call_id)
+    with capture_logs() as logged:
+        await journal.tell()
+    assert logged == [
+        {
+            "event": "journal.not_told_yet",
+            "log_level": "warning",
+            "calls": 2,
+            "waiting": 3,
+            "code": "engine_unavailable",
+            "account": "acme",
+            "call_id": "a",
+        }
+    ]
     gone(journal)
 
 

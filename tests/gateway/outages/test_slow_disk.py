@@ -200,9 +200,9 @@ async def test_an_emergency_is_told_to_an_engine_that_is_back_before_the_disk_is
     engine.kill()
     disk.hang()
     await operator.start("help", to="112")
-    await wait_until(lambda: events(gateway, "emergency.not_told_yet"))
+    await wait_until(lambda: events(gateway, "journal.not_told_yet"))
     engine.start()
-    await wait_until(lambda: events(gateway, "emergency.told"))
+    await wait_until(lambda: events(gateway, "journal.told"))
     assert (await operator.end("help"))["type"] == "call.settled"
     await recorded(operator, "acme", "help")
     disk.go_on()
