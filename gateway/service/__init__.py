@@ -1,15 +1,9 @@
 """The service: the live pool, the records and this process's devices, tied together for the API."""
 
-from gateway.service.callgate import (
-    AccountListItem,
-    Callgate,
-    DeviceConnected,
-    GatewayStatus,
-    RecorderLag,
-    Status,
-)
+from gateway.service.callgate import AccountListItem, Callgate, DeviceConnected
 from gateway.service.health import Health
 from gateway.service.opening import open_callgate
+from gateway.service.status import GatewayStatus, RecorderLag, Status
 
 __all__ = [
     "AccountListItem",

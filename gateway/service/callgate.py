@@ -11,19 +11,10 @@ from typing import Any, Final, NoReturn, cast
 import structlog
 from redis.exceptions import RedisError
 
-from gateway import turns
 from gateway.domain.answers import Answer, PoolView
 from gateway.domain.asks import AccountStatus, Ask, Asker
 from gateway.domain.calls import Caller, CallInProgress, CallRecord
-from gateway.domain.cycles import rfc3339
-from gateway.domain.errors import (
-    DatabaseUnavailable,
-    EngineUnavailable,
-    FieldError,
-    Forbidden,
-    InvalidField,
-    NotFound,
-)
+from gateway.domain.errors import EngineUnavailable, FieldError, Forbidden, InvalidField, NotFound
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
 from gateway.domain.usage import Step
@@ -37,7 +28,6 @@ from gateway.pool.operations import Done
 from gateway.pool.shards import Clock
 from gateway.pool.unreadable import PoolUnreadable
 from gateway.records.accounts import Account, AccountFields
-from gateway.records.ingest import count_dead_letters
 from gateway.records.members import Channel, ChannelFields, StaffFields, StaffMember
 from gateway.records.plan_changes import PlanChangeResult
 from gateway.records.plans import PlanFields
@@ -47,10 +37,11 @@ from gateway.records.store import Records
 from gateway.service.administration import Administration
 from gateway.service.calls import Calls
 from gateway.service.device_notices import DeviceNotices
-from gateway.service.health import Health, Monitor, PartHealth
+from gateway.service.health import Health, Monitor
 from gateway.service.journal import Journal
 from gateway.service.ranking import Ranking
 from gateway.service.rebuilding import Rebuilder
+from gateway.service.status import Status, StatusReader
 from gateway.service.usage import UsageOfCycle, UsageReader
 from gateway.sessions.devices import DeviceConnections
 from gateway.sessions.keeper import Keeper
@@ -68,16 +59,6 @@ LATEST_MS: Final = 253_370_764_800_000
 
 MANY_WAITING: Final = 1_000_000
 """From how many records on that wait for SQL the operator is warned: some 150 MB of the engine's memory."""
-
-
-UNREADABLE_NAMED: Final = 5
-"""So many accounts whose pools cannot be read are named."""
-
-ASK_DATABASE_SECONDS: Final = 10
-"""How long it is waited for the database when the status is asked for."""
-
-STUCK_SECONDS: Final = 60
-"""A background task that has not finished a turn for so long is told of, if engine and database are there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,56 +86,6 @@ class AccountListItem:
     allocated_seconds: int
     used_seconds: int
     calls_in_progress: int
-
-
-@dataclass(frozen=True, slots=True)
-class GatewayStatus:
-    """A gateway that is alive:
-
-    its connected devices, the calls of which it has taken the start and not the end, and its dashboards.
-    """
-
-    gateway: str
-    connections: int
-    calls_in_progress: int
-    dashboards: int
-
-
-@dataclass(frozen=True, slots=True)
-class RecorderLag:
-    """Entries of the records stream that are not in SQL yet, and the age of the oldest."""
-
-    entries: int
-    seconds: int
-
-
-@dataclass(frozen=True, slots=True)
-class WebhooksStatus:
-    """Events that wait to be sent, and since when (real time) their receiver fails, None if it does not."""
-
-    waiting: int
-    failing_since_ms: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class TaskTurn:
-    """A background task of this gateway, and how long ago it last finished a turn."""
-
-    task: str
-    last_turn_ms_ago: int
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """How the deployment is."""
-
-    gateways: list[GatewayStatus]
-    engine: PartHealth
-    database: PartHealth
-    recorder_lag: RecorderLag | None
-    webhooks: WebhooksStatus | None
-    tasks: list[TaskTurn]
-    warnings: list[str]
 
 
 class Callgate:
@@ -186,11 +117,13 @@ class Callgate:
         self._control = control
         self._subscriptions = subscriptions
         self._notices = DeviceNotices(pool, subscriptions, self.devices)
-        self._gateways = gateways
         self._administration = administration
         self._monitor = monitor
         self._ranking = Ranking(records, pool)
         self._usage = UsageReader(records, recorder.as_of_ms)
+        self._status = StatusReader(
+            pool, records, recorder, gateways, monitor, sends_webhooks=settings.webhook_url is not None
+        )
         self.rebuilder = Rebuilder(records, pool)
         self._calls = Calls(
             pool,
@@ -519,57 +452,7 @@ class Callgate:
 
     async def status(self) -> Status:
         """How the deployment is, as far as it can be asked."""
-        health = self.health()
-        warnings = [*health.warnings, *self._monitor.warnings]
-        gateways: list[GatewayStatus] = []
-        try:
-            gateways = [
-                GatewayStatus(beat.gateway, beat.connections, beat.calls_in_progress, beat.dashboards)
-                for beat in await self._gateways.alive(time.time_ns() // 1_000_000)
-            ]
-        except (RedisError, OSError):
-            warnings.append("The engine cannot be asked which gateways are alive.")
-        recorder = self._recorder.status()
-        if recorder.failing:
-            warnings.append(f"The recorder cannot save: {recorder.failing}")
-        webhooks = None
-        try:
-            # SQLite on a disk that hangs is waited for without end.
-            async with asyncio.timeout(ASK_DATABASE_SECONDS):
-                refused = await self._records.database.read(count_dead_letters)
-                if refused:
-                    warnings.append(f"The database refused {refused} records: see its table dead_letters.")
-                webhooks = await self._webhooks(warnings)
-        except DatabaseUnavailable:
-            pass
-        except TimeoutError:
-            warnings.append(
-                f"The database has not answered for {ASK_DATABASE_SECONDS} s: refused records and waiting "
-                "webhooks are not known."
-            )
-        if unreadable := sorted(self._pool.unreadable.lately()):
-            more = f" and {len(unreadable) - UNREADABLE_NAMED} more" * (len(unreadable) > UNREADABLE_NAMED)
-            warnings.append(
-                f"What the engine holds of {', '.join(unreadable[:UNREADABLE_NAMED])}{more} cannot be read: "
-                "see `callgate check`."
-            )
-        tasks = [TaskTurn(task, age_ms) for task, age_ms in turns.ages_ms().items()]
-        if health.status == "ok":  # else it is no wonder
-            warnings += [
-                f"The task {each.task} of this gateway has not finished a turn for "
-                f"{each.last_turn_ms_ago // 1000} s."
-                for each in tasks
-                if each.last_turn_ms_ago > STUCK_SECONDS * 1000
-            ]
-        return Status(
-            gateways=gateways,
-            engine=health.engine,
-            database=health.database,
-            recorder_lag=RecorderLag(recorder.waiting_entries, recorder.lag_ms // 1000),
-            webhooks=webhooks,
-            tasks=tasks,
-            warnings=warnings,
-        )
+        return await self._status.read(self.health())
 
     @property
     def background(self) -> tuple[Callable[[], Coroutine[Any, Any, NoReturn]], ...]:
@@ -628,25 +511,6 @@ class Callgate:
     async def _show_all_pools(self) -> None:
         self.feeds.moved()
         await self._tell_others(PoolsMoved(self._control.gateway))
-
-    async def _webhooks(self, warnings: list[str]) -> WebhooksStatus | None:
-        """How sending goes, with what an operator should look at; None if nothing is sent or known."""
-        if self.settings.webhook_url is None:
-            return None
-        try:
-            state = await self._records.outbox.state()
-        except DatabaseUnavailable:
-            return None
-        if state.gone:
-            warnings.append(
-                "The webhook receiver answered 410 Gone: it is sent nothing until a gateway is restarted."
-            )
-        elif state.failing_since_ms is not None:
-            since = rfc3339(state.failing_since_ms // 1000 * 1000)
-            warnings.append(
-                f"The webhook receiver fails since {since} ({state.error}): {state.waiting:,} events wait."
-            )
-        return WebhooksStatus(state.waiting, state.failing_since_ms)
 
     async def _as_found(self, calls: Sequence[CallRecord | CallInProgress]) -> list[FoundCall]:
         """Calls as SQL has them, with the instant that each is told of."""

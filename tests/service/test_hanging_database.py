@@ -10,7 +10,8 @@ import httpx
 import pytest
 
 from gateway.api.app import create_app
-from gateway.service import callgate, open_callgate
+from gateway.service import open_callgate
+from gateway.service import status as status_module
 from gateway.settings import Settings
 from tests.support.engines import EngineServer
 
@@ -27,7 +28,7 @@ SELECT n FROM numbers
 async def test_the_status_is_told_while_the_database_does_not_answer(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, valkey: EngineServer
 ) -> None:
-    monkeypatch.setattr(callgate, "ASK_DATABASE_SECONDS", 0.1)
+    monkeypatch.setattr(status_module, "ASK_DATABASE_SECONDS", 0.1)
     settings = Settings(
         data_dir=tmp_path, redis_url=valkey.url, admin_key=ADMIN_KEY, token_secrets=("s" * 32,)
     )
