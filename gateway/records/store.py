@@ -10,6 +10,7 @@ from gateway.records.calls import Calls
 from gateway.records.closing import Closing
 from gateway.records.database import Database
 from gateway.records.deployment import Deployment
+from gateway.records.kept_policy import KeptPolicy
 from gateway.records.members import Members
 from gateway.records.outbox import Outbox
 from gateway.records.plan_changes import PlanChanges
@@ -37,6 +38,7 @@ class Records:
         self.outbox = Outbox(self.database)
         self.revocations = SavedRevocations(self.database)
         self.deployment = Deployment(self.database)
+        self.policy = KeptPolicy(self.deployment)
 
     async def open(self) -> None:
         """Reach the database and bring its tables up to this version.

@@ -14,7 +14,6 @@ from gateway.domain.errors import NotFound
 from gateway.domain.policy import Policy
 from gateway.pool.engine import Engine, connect
 from gateway.records.store import Records
-from gateway.service.callgate import unpacked_policy
 
 ACCOUNTS_AT_ONCE: Final = 1000
 _ANY_TIME_MS: Final = 0
@@ -42,7 +41,7 @@ async def attached(redis_url: str, database: str | Path) -> AsyncIterator[Attach
     engine = connect(redis_url)
     try:
         await records.database.connect()
-        policy = await kept_policy(records)
+        policy = await records.policy.require()
         simulate = await records.deployment.get("simulate") == "true"
         yield Attached(engine, records, policy, simulate)
     finally:
@@ -60,12 +59,3 @@ async def all_accounts(records: Records) -> list[str]:
         found += [each.account for each in page]
         if after is None:
             return found
-
-
-async def kept_policy(records: Records) -> Policy:
-    """The policy that SQL has. Raises NotFound, DatabaseUnavailable."""
-    # While one is being set it stands beside the one before.
-    kept = await records.deployment.get("policy_next") or await records.deployment.get("policy")
-    if kept is None:
-        raise NotFound("The database was never used by a gateway.")
-    return unpacked_policy(kept)

@@ -420,11 +420,10 @@ class Callgate:
 
     async def set_policy(self, policy: Policy) -> None:
         """Bill by another policy from now on, for all gateways at once, calls in progress included."""
-        await self._records.deployment.put("policy_next", packed_policy(policy))
+        await self._records.policy.begin(policy)
         await self._pool.set_policy(policy)
         await self._show_all_pools()
-        await self._records.deployment.put("policy", packed_policy(policy))
-        await self._records.deployment.put("policy_next", "")
+        await self._records.policy.finish(policy)
 
     async def close_statements(self) -> int:
         """Close the statements that are due (R27); answers how many."""
@@ -521,9 +520,7 @@ class Callgate:
                 found.append(FoundCall(call, call.settled_at_ms, call.policy))
                 continue
             if policy is None:
-                deployment = self._records.deployment
-                kept = await deployment.get("policy_next") or await deployment.get("policy")
-                policy = unpacked_policy(kept) if kept else self.settings.policy
+                policy = await self._records.policy.read() or self.settings.policy
             found.append(FoundCall(call, self.server_time_ms(), policy))
         return found
 
@@ -534,14 +531,3 @@ class Callgate:
     async def _cycle_start_ms(self, account: str, at_ms: int) -> int:
         """Where the cycle of an account began that holds an instant. Raises NotFound, DatabaseUnavailable."""
         return (await self._records.configs.running_cycle(account, at_ms)).start_ms
-
-
-def packed_policy(policy: Policy) -> str:
-    """A policy as it is kept in SQL."""
-    return f"{policy.free_seconds}/{policy.increment_seconds}/{policy.hold_seconds}/{policy.count_from}"
-
-
-def unpacked_policy(packed: str) -> Policy:
-    """The policy that `packed_policy` made the text of."""
-    free, increment, hold, count_from = packed.split("/")
-    return Policy(int(free), int(increment), int(hold), "answer" if count_from == "answer" else "admission")

@@ -32,7 +32,7 @@ from gateway.pool.record_stream import START, StreamEntry
 from gateway.records.ingest import count_dead_letters, load_positions
 from gateway.records.statements import Resummed
 from gateway.records.store import Records
-from gateway.service.attaching import all_accounts, attached, kept_policy
+from gateway.service.attaching import all_accounts, attached
 from gateway.service.check_keys import KeyCheck
 from gateway.service.differences import Difference
 
@@ -129,7 +129,7 @@ class Comparison:
         return list(lasting.values())
 
     async def _deployment(self) -> list[Difference]:
-        in_force, kept = await self._pool.policy(), await kept_policy(self._records)
+        in_force, kept = await self._pool.policy(), await self._records.policy.require()
         if in_force == kept:
             return []
         return [Difference(None, "policy", _policy_text(in_force), _policy_text(kept))]

@@ -16,7 +16,6 @@ from redis.exceptions import RedisError
 from gateway.domain.asks import AccountConfig
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable, StartRefused
-from gateway.domain.policy import Policy
 from gateway.embedded import EmbeddedEngine
 from gateway.live.control import Control
 from gateway.live.gateways import Gateways
@@ -26,8 +25,7 @@ from gateway.pool.live_pool import LivePool
 from gateway.records.recorder import Recorder
 from gateway.records.store import Records
 from gateway.service.administration import Administration
-from gateway.service.attaching import kept_policy
-from gateway.service.callgate import Callgate, packed_policy, unpacked_policy
+from gateway.service.callgate import Callgate
 from gateway.service.engine_safety import engine_warnings
 from gateway.service.health import Monitor
 from gateway.service.upkeep import Upkeep
@@ -90,7 +88,7 @@ class _Parts:
             grace_ms=settings.grace_seconds * 1000,
             late_resume_hours=settings.late_resume_hours,
             saved_numbers=self._saved_numbers,
-            saved_policy=self._saved_policy,
+            saved_policy=self.records.policy.require,
             find_known=self._find_known,
             find_resettled=self._find_resettled,
             saved_before_ms=self._saved_before_ms,
@@ -178,17 +176,16 @@ class _Parts:
 
     async def _check_data(self) -> None:
         """The policy and the kind of clock are kept with the data; this gateway must be set up like that."""
-        deployment = self.records.deployment
-        kept = await deployment.settle("simulate", str(self._settings.simulate).lower())
+        kept = await self.records.deployment.settle("simulate", str(self._settings.simulate).lower())
         if (kept == "true") != self._settings.simulate:
             way = "with" if kept == "true" else "without"
             raise StartRefused(f"The data was made {way} --simulate and can only be used {way} it.")
-        policy = unpacked_policy(await deployment.settle("policy", packed_policy(self._settings.policy)))
+        policy = await self.records.policy.settle(self._settings.policy)
         wanted = () if self._settings.webhook_url is None else self._settings.webhook_events
         await self.records.outbox.want(wanted)
-        coming = await deployment.get("policy_next")
-        if coming:
-            policy = unpacked_policy(coming)
+        coming = await self.records.policy.coming()
+        if coming is not None:
+            policy = coming
         for field in _POLICY_FIELDS:
             if field in self._settings.given and getattr(self._settings, field) != getattr(policy, field):
                 raise StartRefused(
@@ -196,8 +193,8 @@ class _Parts:
                     f"{getattr(self._settings, field)}. Set the same, or change the data's with "
                     "`callgate policy set` on a running gateway."
                 )
-        await self._pool.open(policy, replace_policy=bool(coming))
-        if coming:
+        await self._pool.open(policy, replace_policy=coming is not None)
+        if coming is not None:
             await self.service.set_policy(policy)
 
     async def _load(self, account: str) -> AccountConfig | None:
@@ -205,9 +202,6 @@ class _Parts:
 
     async def _saved_numbers(self) -> Mapping[int, int]:
         return await self._recorder.saved_numbers()
-
-    async def _saved_policy(self) -> Policy:
-        return await kept_policy(self.records)
 
     async def _find_known(
         self, account: str, calls: Sequence[tuple[str, int]]

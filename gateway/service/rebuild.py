@@ -15,7 +15,7 @@ from gateway.pool.live_pool import LivePool
 from gateway.records.recorder import Recorder
 from gateway.records.store import Records
 from gateway.service.administration import Administration
-from gateway.service.attaching import all_accounts, attached, kept_policy
+from gateway.service.attaching import all_accounts, attached
 from gateway.service.rebuilding import Rebuilder
 
 _KEPT_MS: Final = 168 * 3_600_000
@@ -72,16 +72,13 @@ async def open_rebuild(redis_url: str, database: str | Path) -> AsyncIterator[tu
         async def now_ms() -> int:
             return (await pool.clock()).now_ms
 
-        async def saved_policy() -> Policy:
-            return await kept_policy(both.records)
-
         pool = LivePool(
             both.engine,
             load,
             both.policy,
             simulate=both.simulate,
             saved_numbers=saved_numbers,
-            saved_policy=saved_policy,
+            saved_policy=both.records.policy.require,
             find_known=both.records.calls.find_known,
             find_resettled=both.records.calls.find_resettled,
         )

@@ -32,8 +32,6 @@ from gateway.pool.operations import Done, Operation, section_arguments
 from gateway.pool.scripts import script
 from gateway.records.recorder import Recorder
 from gateway.service.administration import Administration
-from gateway.service.attaching import kept_policy
-from gateway.service.callgate import packed_policy
 from gateway.service.calls import Calls
 from gateway.service.journal import Journal
 from tests.simulation.database import DatabaseOfGateway, MemoryDatabase
@@ -88,7 +86,7 @@ class ServedGateway:
             grace_ms=GRACE_MS,
             shards=1,
             saved_numbers=self._saved_numbers,
-            saved_policy=self._saved_policy,
+            saved_policy=self.records.policy.require,
             find_known=self.records.calls.find_known,
             find_resettled=self.records.calls.find_resettled,
             saved_before_ms=self._saved_before_ms,
@@ -103,7 +101,7 @@ class ServedGateway:
     async def open(self) -> None:
         """Begin, as soon as engine and database are there."""
         await self.journal.adopt()
-        await self.records.deployment.settle("policy", packed_policy(Policy()))
+        await self.records.policy.settle(Policy())
         await self.pool.open()
 
     def close(self) -> None:
@@ -195,9 +193,6 @@ class ServedGateway:
 
     async def _saved_numbers(self) -> Mapping[int, int]:
         return await self.recorder.saved_numbers()
-
-    async def _saved_policy(self) -> Policy:
-        return await kept_policy(self.records)
 
     async def _saved_before_ms(self, away: Any) -> int:
         return await self.recorder.saved_here_before_ms(away)
