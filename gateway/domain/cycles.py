@@ -10,6 +10,11 @@ from typing import Final
 
 from whenever import Date, Instant, PlainDateTime, available_timezones
 
+EARLIEST_MS: Final = 946_684_800_000
+"""2000-01-01T00:00:00Z: no clock is set back further; every cycle then begins at a positive instant."""
+LATEST_MS: Final = 253_370_764_800_000
+"""9999-01-01T00:00:00Z: no clock is set further, for the calendar of a cycle ends with that year."""
+
 # Zones that a tz database has besides places: what this host happens to be set to, and other ways to count
 # seconds.
 _NO_PLACES: Final = ("localtime", "Factory", "posixrules", "posix/", "right/")

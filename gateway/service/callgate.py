@@ -14,6 +14,7 @@ from redis.exceptions import RedisError
 from gateway.domain.answers import Answer, PoolView
 from gateway.domain.asks import AccountStatus, Ask, Asker
 from gateway.domain.calls import Caller, CallInProgress, CallRecord
+from gateway.domain.cycles import LATEST_MS
 from gateway.domain.errors import EngineUnavailable, FieldError, Forbidden, InvalidField, NotFound
 from gateway.domain.plans import Plan
 from gateway.domain.policy import Policy
@@ -50,12 +51,6 @@ from gateway.sessions.revocations import Revocation, Revocations
 from gateway.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
-
-LATEST_MS: Final = 253_370_764_800_000
-"""The last instant that the simulated clock can be set to:
-
-9999-01-01T00:00:00Z, a year before the calendar's end.
-"""
 
 MANY_WAITING: Final = 1_000_000
 """From how many records on that wait for SQL the operator is warned: some 150 MB of the engine's memory."""

@@ -26,6 +26,7 @@ from gateway.api.wire.fields import (
     TimeZone,
     To,
 )
+from gateway.domain.cycles import EARLIEST_MS, LATEST_MS
 from gateway.domain.policy import (
     MAX_FREE_SECONDS,
     MAX_HOLD_SECONDS,
@@ -34,10 +35,6 @@ from gateway.domain.policy import (
 )
 from gateway.domain.usage import Step
 
-EARLIEST_MS = 946_684_800_000
-"""2000-01-01T00:00:00Z: no clock is set back further; every cycle then begins at a positive instant."""
-LATEST_MS = 253_370_764_800_000
-"""9999-01-01T00:00:00Z: no clock is set further, for the calendar of a cycle ends with that year."""
 MAX_SPEED = 100_000
 MAX_CALLS_VOUCHED_FOR = 10_000
 """How many calls a keepalive is for at most."""
