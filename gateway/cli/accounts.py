@@ -108,18 +108,15 @@ def show(remote: Remote, account_id: str) -> None:
     type=click.Choice(["used_percent"]),
     help="used_percent: the nearest to exhaustion first. By default by their ids.",
 )
-@click.option("--by-use", is_flag=True, help="The same as --sort used_percent.")
 @click.option("--limit", type=click.IntRange(1), help="How many at most; by default all.")
 @remote_options
-def list_accounts(
-    remote: Remote, search: str | None, sort: str | None, by_use: bool, limit: int | None
-) -> None:
+def list_accounts(remote: Remote, search: str | None, sort: str | None, limit: int | None) -> None:
     """List accounts, with what each has used of its minutes."""
 
     async def work() -> list[AccountItem]:
         async with remote.admin() as admin:
             found = admin.accounts(
-                q=UNSET if search is None else search, sort="used_percent" if by_use or sort else UNSET
+                q=UNSET if search is None else search, sort="used_percent" if sort else UNSET
             )
             items: list[AccountItem] = []
             async for each in found:

@@ -48,8 +48,9 @@ def test_an_account_is_made_changed_shown_and_listed(callgate: Callgate, busines
     assert [each["account"] for each in listed(callgate, "--search", "HERE & c")] == ["here"]
     assert {"here", business} <= {each["account"] for each in listed(callgate)}
     assert "Here & Co" in callgate("account", "list").output
-    assert len(listed(callgate, "--sort", "used_percent", "--limit", "1")) == 1
-    assert {"here", business} <= {each["account"] for each in listed(callgate, "--by-use")}
+    by_use = ("--sort", "used_percent")
+    assert {"here", business} <= {each["account"] for each in listed(callgate, *by_use)}
+    assert len(listed(callgate, *by_use, "--limit", "1")) == 1
 
 
 def listed(callgate: Callgate, *flags: str) -> list[dict[str, object]]:
