@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import anyio
 import click
 import msgspec
+from click.core import ParameterSource
 from rich.live import Live
 from rich.text import Text
 
@@ -57,8 +58,12 @@ class _Wish:
 
 @click.command(epilog=_EXAMPLES, short_help="Place a call from the terminal.")
 @click.argument("to")
-@click.option("--token", envvar="CALLGATE_TOKEN", help="A device's token.  [CALLGATE_TOKEN]")
-@click.option("--account", type=ID, help="Without a token: whose call it is,")
+@click.option(
+    "--token",
+    envvar="CALLGATE_TOKEN",
+    help="A device's token, in place of --account and --staff.  [CALLGATE_TOKEN]",
+)
+@click.option("--account", type=ID, help="Without --token (CALLGATE_TOKEN yields): whose call it is,")
 @click.option("--staff", type=ID, help="which staff member places it,")
 @click.option("--device", type=ID, default="terminal", show_default=True, help="and from which device.")
 @click.option("--channel", type=ID, help="The channel that it goes out from; by default none is checked.")
@@ -87,6 +92,9 @@ def call(
     """
     wish = _Wish(to, channel, call_id, ring, talk, not no_answer)
     if account is not None or staff is not None:
+        source = click.get_current_context().get_parameter_source("token")
+        if token and source is ParameterSource.COMMANDLINE:
+            raise click.UsageError("Give --token, or --account and --staff, not both.")
         if account is None or staff is None:
             raise click.UsageError("--account and --staff go together.")
         key = remote.admin_key()

@@ -42,6 +42,18 @@ def test_with_a_token_it_is_that_devices_call(callgate: Callgate, business: str)
     assert [(each["device"], each["channel"], each["to"]) for each in calls] in ([], [("desk", "main", TO)])
 
 
+def test_a_token_is_not_given_beside_whose_call_it_is(callgate: Callgate, business: str) -> None:
+    as_ana = ("--account", business, "--staff", "ana", "--ring", "0", "--talk", "0")
+    refused = callgate("call", TO, "--token", "another", *as_ana, status=2)
+    assert "Give --token, or --account and --staff, not both." in refused.stderr
+    assert "not both" in callgate("call", TO, "--token", "another", *as_ana[:2], status=2).stderr
+
+
+def test_a_token_of_the_environment_yields_to_whose_call_it_is(callgate: Callgate, business: str) -> None:
+    as_ana = ("--account", business, "--staff", "ana", "--ring", "0", "--talk", "0")
+    assert "Ended" in callgate("call", TO, *as_ana, CALLGATE_TOKEN="another").output
+
+
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
