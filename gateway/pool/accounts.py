@@ -133,7 +133,7 @@ class Accounts:
     async def _read(self, account: str, epoch: int) -> AccountRead | None:
         """Read in the epoch that the shard was seen to have, or in a later one: the script will refuse it."""
         # Before there is a pool that bills by another.
-        await self._shards.keep_policy(self._keys.shard_of(account), epoch)
+        await self._shards.policies.keep(self._keys.shard_of(account), epoch)
         config = await self._loader(account)
         return None if config is None else AccountRead(config, epoch, await self._ended_calls(account))
 

@@ -51,6 +51,9 @@ UNDECIDED: Final = frozenset(
 )
 """Nothing was decided: the gateway supplies what is missing and asks again."""
 
+NO_EPOCH: Final = 0
+"""The epoch of a shard that is not there, where a script tells of several."""
+
 REFUSALS: Final[dict[int, RefusalReason]] = {
     Code.ACCOUNT_SUSPENDED: RefusalReason.ACCOUNT_SUSPENDED,
     Code.STAFF_UNKNOWN: RefusalReason.STAFF_UNKNOWN,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 from zlib import crc32
 
@@ -41,6 +42,10 @@ class KeySpace:
         """Some of a shard's keys, by name."""
         keys = self._shard_keys[shard]
         return [keys[SHARD_KEYS.index(name)] for name in names]
+
+    def metas(self, shards: Iterable[int]) -> list[str]:
+        """Where each of these shards says how it is."""
+        return [self._shard_keys[shard][0] for shard in shards]
 
     def notices(self, shard: int) -> str:
         """The channel that tells which of a shard's accounts ran out of minutes, or have them back (R11)."""

@@ -44,17 +44,10 @@ from gateway.pool.packed import (
     unpack_pool,
     unpack_record,
 )
+from gateway.pool.policies import SavedPolicy, no_policy_saved
 from gateway.pool.record_stream import RecordStream
 from gateway.pool.scripts import script
-from gateway.pool.shards import (
-    Clock,
-    NewEpoch,
-    SavedNumbers,
-    SavedPolicy,
-    Shards,
-    no_policy_saved,
-    none_saved,
-)
+from gateway.pool.shards import Clock, NewEpoch, SavedNumbers, Shards, none_saved
 from gateway.pool.together import run_together
 from gateway.pool.unreadable import UNDECODABLE, PoolUnreadable, Unreadable, broke_down
 
@@ -401,7 +394,7 @@ class LivePool:
     async def policy(self) -> Policy:
         """The policy in force. Raises EngineUnavailable."""
         with engine_unavailable():
-            return await self._shards.read_policy()
+            return await self._shards.policies.read()
 
     @property
     def shards(self) -> int:
@@ -425,12 +418,12 @@ class LivePool:
     async def set_policy(self, policy: Policy) -> None:
         """Bill by another policy from now on, calls in progress included. Raises EngineUnavailable."""
         with engine_unavailable():
-            await self._shards.set_policy(policy)
+            await self._shards.policies.set_all(policy)
 
     async def keep_policy(self) -> None:
         """Bill by the policy that SQL has. Raises DatabaseUnavailable, EngineUnavailable."""
         with engine_unavailable():
-            await self._shards.keep_policies()
+            await self._shards.policies.keep_all()
 
     def shard_of(self, account: str) -> int:
         """The shard that an account's pool lives on."""
@@ -652,7 +645,9 @@ class LivePool:
                 pass
             self._has_to_tell.clear()
             if self._kept.has_to_tell:
-                await self._kept.tell(self._bring_up, self.ask, self._shards.policy, self._shards.away)
+                await self._kept.tell(
+                    self._bring_up, self.ask, self._shards.policies.known, self._shards.away
+                )
             try:
                 await self._release_saved()
             except (CallgateError, RedisError, OSError) as failure:
@@ -668,7 +663,7 @@ class LivePool:
 
     async def _release_saved(self) -> None:
         failure: Exception | None = None
-        for see_to in (self._shards.confirm_blind, self._shards.keep_policies):
+        for see_to in (self._shards.confirm_blind, self._shards.policies.keep_all):
             try:
                 await see_to()
             except (EngineUnavailable, RedisError, OSError) as error:

@@ -1,4 +1,4 @@
-"""The shards as a whole: built at first start, one policy, one billing clock; what an engine has lost."""
+"""The shards as a whole: built at first start, one billing clock; what an engine has lost."""
 
 from __future__ import annotations
 
@@ -13,10 +13,17 @@ from redis.exceptions import RedisError
 
 from gateway.domain.errors import CallgateError, EngineUnavailable, FieldError, InvalidField, StartRefused
 from gateway.domain.policy import Policy
-from gateway.pool.codes import Code
+from gateway.pool.codes import NO_EPOCH, Code
 from gateway.pool.engine import Engine
 from gateway.pool.keys import DEPLOYMENT_KEY, KeySpace
-from gateway.pool.packed import COUNT_FROM, unpack_policy
+from gateway.pool.policies import (
+    Policies,
+    SavedPolicy,
+    described,
+    no_policy_saved,
+    policy_arguments,
+    policy_of,
+)
 from gateway.pool.scripts import Argument, script
 from gateway.pool.together import Shared
 
@@ -26,10 +33,6 @@ T = TypeVar("T")
 
 _REAL: Final = 0
 _SIMULATED: Final = 1
-POLICY_SECONDS: Final = 60.0
-"""How often the policy in force is compared with SQL's."""
-_ABSENT: Final = 0
-"""The epoch of a shard that is not there, in what `shards_beat` says."""
 
 NewEpoch = Callable[[Mapping[int, bool]], None]
 """Hears of shards that have a new epoch, or of which another engine answered than the one that counts:
@@ -39,9 +42,6 @@ whether it was this gateway that gave them a new epoch, by shard.
 
 SavedNumbers = Callable[[], Awaitable[Mapping[int, int]]]
 """Asks SQL for the number of each shard's last item that it has. Raises DatabaseUnavailable."""
-
-SavedPolicy = Callable[[], Awaitable[Policy | None]]
-"""Asks SQL for the policy of the deployment; None if it has none. Raises DatabaseUnavailable."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,18 +115,14 @@ async def none_saved() -> Mapping[int, int]:
     return {}
 
 
-async def no_policy_saved() -> None:
-    """SQL has none, or is not asked."""
-
-
 class Shards:
     """All shards of a deployment.
 
     An engine that restarts, fails over or is restored may lack what it had answered. Its scripts then decide
-    nothing until a gateway has compared what is there with what it saw (`confirm`, reliability.md 2): each
-    shard counts its writes (`seq`), so that nothing needs to be guessed. A shard that lacks something gets a
-    new epoch, and `on_new_epoch` says so: its pools are made anew from SQL as they are met, and what was
-    answered is to be told again.
+    nothing until a gateway has compared what is there with what it saw (`confirm`): each shard counts its
+    writes (`seq`), so that nothing needs to be guessed. A shard that lacks something gets a new epoch, and
+    `on_new_epoch` says so: its pools are made anew from SQL as they are met, and what was answered is to be
+    told again. docs/how-it-works.md tells the whole of it: "When the engine has lost something".
     """
 
     def __init__(
@@ -141,16 +137,8 @@ class Shards:
     ) -> None:
         self._engine = engine
         self._keys = keys
-        self._policy = policy
         self._simulate = simulate
         self._saved_numbers = saved_numbers
-        self._saved_policy = saved_policy
-        # The epoch of each shard in which it was last given SQL's policy.
-        self._policy_in: dict[int, int] = {}
-        # Those that wait for it.
-        self._policy_wanted: set[int] = set()
-        self._keeping_policy = Shared(self._keep_wanted_policy)
-        self._policies_compared_at = time.monotonic()
         self._asking_numbers = Shared(self._ask_numbers)
         self._clock: Clock | None = None
         self._clock_at = 0.0
@@ -169,11 +157,8 @@ class Shards:
         self._strangers: dict[int, set[int]] = {}
         self._real: dict[int, tuple[int, float]] = {}
         self._is_open = False
-
-    @property
-    def policy(self) -> Policy:
-        """The policy that shards are built with; `read_policy` asks the engine which is in force."""
-        return self._policy
+        self.policies = Policies(engine, keys, self, policy, saved_policy)
+        """The policy that they bill by."""
 
     def on_new_epoch(self, listener: NewEpoch) -> None:
         """Have `listener` called for shards whose epoch is another than this gateway knew."""
@@ -187,20 +172,20 @@ class Shards:
         Raises StartRefused if the data has another policy, another number of shards, or another kind of
         clock, and RedisError if the engine can't be reached.
         """
-        self._policy = policy or self._policy
+        known = self.policies.known = policy or self.policies.known
         await self._keep_number()
         for found in (await self._compare(range(self._keys.shards), build=True)).values():
-            kept_policy, mode = _policy(found[3:7]), found[7]
+            kept_policy, mode = policy_of(found[3:7]), found[7]
             if mode != (_SIMULATED if self._simulate else _REAL):
                 made, start = ("with", "with") if mode == _SIMULATED else ("without", "without")
                 raise StartRefused(
                     f"The data was made {made} --simulate and can only be used {start} it: "
                     f"its instants are not {'real' if mode == _SIMULATED else 'simulated'} ones."
                 )
-            if kept_policy != self._policy and not replace_policy:
+            if kept_policy != known and not replace_policy:
                 raise StartRefused(
-                    f"The data is kept under the policy {_describe(kept_policy)}, "
-                    f"but the settings say {_describe(self._policy)}. Set the same one, "
+                    f"The data is kept under the policy {described(kept_policy)}, "
+                    f"but the settings say {described(known)}. Set the same one, "
                     "or change the data's with `callgate policy set` on a running gateway. "
                     "If the engine went back to an older copy, run `callgate rebuild`."
                 )
@@ -258,6 +243,11 @@ class Shards:
             self._strangers.setdefault(shard, set()).add(run)
 
     @property
+    def epochs_seen(self) -> Mapping[int, int]:
+        """The epoch of each shard that was seen, as it was last."""
+        return {shard: seen.epoch for shard, seen in self._seen.items()}
+
+    @property
     def away(self) -> frozenset[int]:
         """Shards of a Cluster that could not be told, or seen to, in the latest beat that told any."""
         return self._away
@@ -273,11 +263,11 @@ class Shards:
             asked_at = time.monotonic()
             before = {shard: self._seen.get(shard, _NOTHING_SEEN) for shard in shards}
             run, real_ms, *said = await script("shards_beat").run(
-                self._engine.client, self._metas(shards), [str(lease_ms)]
+                self._engine.client, self._keys.metas(shards), [str(lease_ms)]
             )
             for shard, epoch, seq, run_seq in zip(shards, said[::3], said[1::3], said[2::3], strict=True):
                 self._real[shard] = (real_ms, asked_at)
-                if epoch <= _ABSENT:
+                if epoch <= NO_EPOCH:
                     self._suspect.add(shard)
                 else:
                     self._saw_term(shard, before[shard], Seen(run, run_seq, seq, epoch))
@@ -294,17 +284,31 @@ class Shards:
                     raise
                 away = self._away = away | (suspect & self._suspect)
         # Another gateway may have set it; what is made anew is made under the one in force.
-        self._policy = await self.read_policy()
+        self.policies.known = await self.policies.read()
         return away
+
+    async def of_any(self, ask: Callable[[Sequence[int]], Awaitable[T]]) -> T:
+        """Ask a shard what all would say: the same as before, or another if that is away in a Cluster.
+
+        Or if it is not there, of which `ask` raises EngineUnavailable. Raises what `ask` raises.
+        """
+        try:
+            return await ask([self._any_shard])
+        except (EngineUnavailable, RedisError, OSError):
+            if self._engine.spans_shards:
+                raise
+        asked = await self._engine.ask_shards(range(self._keys.shards), ask)
+        (self._any_shard,), answer = asked.said[0]
+        return answer
 
     async def server_ms(self) -> int:
         """What time it is at the engine (real ms). Raises RedisError."""
 
         async def ask(shards: Sequence[int]) -> int:
-            reply: int = await script("server_time").run(self._engine.client, self._metas(shards))
+            reply: int = await script("server_time").run(self._engine.client, self._keys.metas(shards))
             return reply
 
-        return await self._of_any(ask)
+        return await self.of_any(ask)
 
     def real_ms(self, shard: int) -> int:
         """What a shard's engine says the time is (real ms), reckoned from the latest beat; 0 before that.
@@ -320,49 +324,6 @@ class Shards:
         """Take note that an engine's clock is not what it was reckoned to be."""
         self._real.pop(shard, None)
 
-    async def read_policy(self) -> Policy:
-        """The policy in force. Raises EngineUnavailable if the shards are not built, RedisError."""
-
-        async def ask(shards: Sequence[int]) -> Policy:
-            (packed, *_) = await script("policy_read").run(self._engine.client, self._metas(shards))
-            if not packed:
-                raise EngineUnavailable
-            return unpack_policy(packed)
-
-        return await self._of_any(ask)
-
-    async def set_policy(self, policy: Policy) -> None:
-        """Set the policy of all shards, at once on a single server. Raises EngineUnavailable, RedisError."""
-        _, away = await self._set_policy(range(self._keys.shards), policy)
-        for failure in away.values():
-            raise failure
-
-    async def keep_policy(self, shard: int, epoch: int) -> None:
-        """Have a shard bill by the policy that SQL has, once in an epoch.
-
-        An engine that went back may be older than the policy. Raises DatabaseUnavailable, EngineUnavailable,
-        RedisError.
-        """
-        if self._policy_in.get(shard) != epoch:
-            await self._have_policy_kept([shard])
-
-    async def keep_policies(self) -> None:
-        """The same for all shards, but those that are away; and now and then see that they have it still.
-
-        Who sets SQL's policy may have asked for it before another was set, and die before it asks again.
-        Raises DatabaseUnavailable, EngineUnavailable, RedisError.
-        """
-        left = [
-            shard
-            for shard, seen in self._seen.items()
-            if self._policy_in.get(shard) != seen.epoch and shard not in self._away
-        ]
-        if left:
-            await self._have_policy_kept(left)
-        if time.monotonic() - self._policies_compared_at >= POLICY_SECONDS:
-            self._policies_compared_at = time.monotonic()
-            await self._compare_policies()
-
     async def renew_epochs(self, saved: Mapping[int, Saved] | None = None) -> int:
         """Give all shards that are there a new epoch, or only those of `saved`: above what SQL has of them.
 
@@ -376,7 +337,7 @@ class Shards:
                 # Before it is asked: the answer may be lost, and another group may be away.
                 self._renewed.update(group)
             renewed += await script("shards_renew").run(
-                self._engine.client, self._metas(group), numbers or [""] * 2 * len(group)
+                self._engine.client, self._keys.metas(group), numbers or [""] * 2 * len(group)
             )
         return renewed
 
@@ -405,16 +366,16 @@ class Shards:
             return Clock(found[0], found[1])
 
         try:
-            clock = await self._of_any(ask)
+            clock = await self.of_any(ask)
         except EngineUnavailable:
             await self.confirm([self._any_shard])
-            clock = await self._of_any(ask)
+            clock = await self.of_any(ask)
         return self.saw_clock(clock)
 
     async def epoch(self, shard: int) -> int:
         """The epoch that a shard has now. Raises EngineUnavailable, RedisError."""
         for _ in range(2):
-            (found,) = await script("clock_read").run(self._engine.client, self._metas([shard]))
+            (found,) = await script("clock_read").run(self._engine.client, self._keys.metas([shard]))
             if found:
                 return int(found[4])
             await self.confirm([shard])
@@ -424,7 +385,7 @@ class Shards:
         """How many calls are in progress in all shards. Raises RedisError."""
         count = 0
         for group in self._engine.split_shards(range(self._keys.shards)):
-            found = await script("clock_read").run(self._engine.client, self._metas(group))
+            found = await script("clock_read").run(self._engine.client, self._keys.metas(group))
             count += sum(each[3] for each in found if each)
         return count
 
@@ -434,7 +395,9 @@ class Shards:
         Raises EngineUnavailable, RedisError.
         """
         for _ in range(2):
-            absent, number = await script("connection_open").run(self._engine.client, self._metas([shard]))
+            absent, number = await script("connection_open").run(
+                self._engine.client, self._keys.metas([shard])
+            )
             if not absent:
                 return int(number)
             await self.confirm([shard])
@@ -445,7 +408,7 @@ class Shards:
         now_ms = 0
         for group in self._engine.split_shards(range(self._keys.shards)):
             code, at_ms, *_ = await script("clock_move").run(
-                self._engine.client, self._metas(group), ["", "0", "0", "0"]
+                self._engine.client, self._keys.metas(group), ["", "0", "0", "0"]
             )
             if code != Code.APPLIED:
                 raise EngineUnavailable
@@ -459,7 +422,7 @@ class Shards:
         for group in self._engine.split_shards(range(self._keys.shards)):
             code, *detail = await script("clock_move").run(
                 self._engine.client,
-                self._metas(group),
+                self._keys.metas(group),
                 [str(at_ms), "", str(speed), "1" if anywhere else "0"],
             )
             if code == Code.CLOCK_BACKWARDS:
@@ -497,90 +460,8 @@ class Shards:
             self._seen[shard] = replace(self._seen[shard], run_seq=_NO_TERM)
             self._suspect.add(shard)
 
-    async def _have_policy_kept(self, shards: Sequence[int]) -> None:
-        """All who wait for SQL want the same of it. Raises what kept it from one of these shards."""
-        self._policy_wanted.update(shards)
-        away = await self._keeping_policy.ask()
-        for shard in shards:
-            if shard in away:
-                raise away[shard]
-
-    async def _keep_wanted_policy(self) -> Mapping[int, Exception]:
-        """Answer which shards were not given it, and why."""
-        shards, self._policy_wanted = sorted(self._policy_wanted), set()
-        kept: Policy | None = None
-        epochs: Mapping[int, int] = {}
-        away: Mapping[int, Exception] = {}
-        try:
-            # One that is just being set is in SQL first: if it was set back here, SQL says so by now.
-            while (saved := await self._saved_policy()) is not None and saved != kept:
-                kept = saved
-                epochs, away = await self._set_policy(shards, saved)
-        except asyncio.CancelledError:
-            # Others wait for these too, and one of them begins anew.
-            self._policy_wanted.update(shards)
-            raise
-        self._policy_in.update(epochs)
-        return away
-
-    async def _compare_policies(self) -> None:
-        async def read(shards: Sequence[int]) -> list[bytes]:
-            found: list[bytes] = await script("policy_read").run(self._engine.client, self._metas(shards))
-            return found
-
-        # Before SQL: one that is just being set is in SQL by now, and would be set back otherwise.
-        asked = await self._engine.ask_shards(range(self._keys.shards), read)
-        saved = await self._saved_policy()
-        if saved is None:
-            return
-        in_force = {s: each for group, found in asked.said for s, each in zip(group, found, strict=True)}
-        others = [shard for shard, each in in_force.items() if each and unpack_policy(each) != saved]
-        if others:
-            log.warning("policy.differs_from_sql", shards=len(others))
-            await self._have_policy_kept(others)
-
-    async def _set_policy(
-        self, shards: Iterable[int], policy: Policy
-    ) -> tuple[Mapping[int, int], Mapping[int, Exception]]:
-        """Answer the epoch in which each of them was given it; and of those that were not, why."""
-
-        async def set_in(group: Sequence[int]) -> dict[int, int]:
-            keys = [key for shard in group for key in self._keys.named(shard, "meta", "alarms")]
-            for _ in range(2):
-                changed, run, *said = await script("policy_set").run(
-                    self._engine.client, keys, _policy_arguments(policy)
-                )
-                if changed:
-                    log.info("policy.set", shards=changed)
-                found = dict(zip(group, said[::2], strict=True))
-                for (shard, epoch), seq in zip(found.items(), said[1::2], strict=True):
-                    self.saw(shard, run, epoch, seq)
-                absent = [shard for shard, epoch in found.items() if epoch == _ABSENT]
-                if not absent:
-                    return found
-                await self.confirm(absent)
-            raise EngineUnavailable
-
-        asked = await self._engine.ask_shards(shards, set_in)
-        self._policy = policy
-        return {shard: epoch for _, found in asked.said for shard, epoch in found.items()}, asked.away
-
-    async def _of_any(self, ask: Callable[[Sequence[int]], Awaitable[T]]) -> T:
-        """Ask a shard what all would say: the same as before, or another if that is away in a Cluster.
-
-        Or if it is not there, of which `ask` raises EngineUnavailable.
-        """
-        try:
-            return await ask([self._any_shard])
-        except (EngineUnavailable, RedisError, OSError):
-            if self._engine.spans_shards:
-                raise
-        asked = await self._engine.ask_shards(range(self._keys.shards), ask)
-        (self._any_shard,), answer = asked.said[0]
-        return answer
-
     async def _read_clocks(self, shards: Sequence[int]) -> list[list[int]]:
-        found: list[list[int]] = await script("clock_read").run(self._engine.client, self._metas(shards))
+        found: list[list[int]] = await script("clock_read").run(self._engine.client, self._keys.metas(shards))
         return found
 
     async def _confirm(self, shards: set[int], saved: Mapping[int, int] | None) -> None:
@@ -640,7 +521,7 @@ class Shards:
         async def compare(group: Sequence[int]) -> list[list[int]]:
             opening = self._opening(group, base, saved or {}, build=build)
             reply: list[list[int]] = await script("shards_open").run(
-                self._engine.client, self._metas(group), opening
+                self._engine.client, self._keys.metas(group), opening
             )
             return reply
 
@@ -660,7 +541,7 @@ class Shards:
     ) -> list[Argument]:
         arguments: list[Argument] = [
             "1" if build else "0",
-            *_policy_arguments(self._policy),
+            *policy_arguments(self.policies.known),
             str(_SIMULATED if self._simulate else _REAL),
             base,
             str(self._clock.speed) if self._simulate and self._clock else "0",
@@ -691,27 +572,3 @@ class Shards:
             log.info("shards.new_epoch", shards=len(changed), found_out=sum(changed.values()))
             for listener in self._listeners:
                 listener(changed)
-
-    def _metas(self, shards: Iterable[int]) -> list[str]:
-        return [self._keys.of_shard(shard)[0] for shard in shards]
-
-
-def _policy(packed: list[int]) -> Policy:
-    free, increment, hold, count_from = packed
-    return Policy(free, increment, hold, COUNT_FROM[count_from])
-
-
-def _policy_arguments(policy: Policy) -> list[Argument]:
-    return [
-        str(policy.free_seconds),
-        str(policy.increment_seconds),
-        str(policy.hold_seconds),
-        str(COUNT_FROM.index(policy.count_from)),
-    ]
-
-
-def _describe(policy: Policy) -> str:
-    return (
-        f"free {policy.free_seconds} s, increment {policy.increment_seconds} s, "
-        f"hold {policy.hold_seconds} s, counted from {policy.count_from}"
-    )

@@ -131,7 +131,7 @@ async def test_nothing_is_reaped_before_its_lease_and_grace_are_over(patient: Li
 
 
 async def test_nothing_is_reaped_where_no_gateway_was_heard_of_for_too_long(engine: EngineServer) -> None:
-    """R14, reliability.md 4: an engine that was away reaps nobody before all could have renewed."""
+    """R14: an engine that was away reaps nobody before all could have renewed."""
     async with live_accounts(engine.url, Policy(), lease_ms=LEASE_MS, grace_ms=GRACE_MS) as accounts:
         await accounts.at(T0)
         await accounts.make("acme", billing_date=BILLING_DATE, plan=a_plan(100))

@@ -21,7 +21,8 @@ from gateway.pool import leases
 from gateway.pool.engine import Engine, connect
 from gateway.pool.keys import hash_tag
 from gateway.pool.leases import Leases, Vouching
-from gateway.pool.shards import SavedNumbers, SavedPolicy, Shards, no_policy_saved, none_saved
+from gateway.pool.policies import SavedPolicy, no_policy_saved
+from gateway.pool.shards import SavedNumbers, Shards, none_saved
 from gateway.records.ingest import Progress
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, T0, TO, a_plan
@@ -222,9 +223,9 @@ async def test_what_was_compared_without_sql_is_compared_again_where_it_is_not_a
         assert shards.blind == set()
 
 
-@pytest.mark.parametrize("failing", ["confirm_blind", "keep_policies"])
+@pytest.mark.parametrize("policies_fail", [False, True])
 async def test_answers_are_let_go_of_though_a_shard_fails_that_is_not_known_to_be_away(
-    accounts: LiveAccounts, monkeypatch: pytest.MonkeyPatch, failing: str
+    accounts: LiveAccounts, monkeypatch: pytest.MonkeyPatch, policies_fail: bool
 ) -> None:
     """Those of shards that were compared without SQL stay until they are compared with it."""
 
@@ -244,7 +245,8 @@ async def test_answers_are_let_go_of_though_a_shard_fails_that_is_not_known_to_b
     with monkeypatch.context() as patched:
         # As others see it when SQL is there again, but not the engine.
         patched.setattr(pool._shards, "confirm_blind", fails)
-        patched.setattr(pool._shards, failing, fails)
+        if policies_fail:
+            patched.setattr(pool._shards.policies, "keep_all", fails)
         await wait_until(lambda: len(pool._kept) == 1, 10)
         with pytest.raises(RedisConnectionError):
             await pool._release_saved()
@@ -276,7 +278,7 @@ async def test_the_clock_is_read_of_any_shard_and_the_others_tell_how_they_are(
         found = await shards.states()
         assert set(found.there) == set(range(1, SHARDS))
         assert found.away == {0}
-        assert await shards.read_policy() == Policy()
+        assert await shards.policies.read() == Policy()
         client.shards = set(range(SHARDS))
         with pytest.raises(RedisConnectionError):
             await shards.clock()

@@ -249,8 +249,8 @@ async def test_a_policy_that_is_just_being_set_is_not_set_back(
     try:
         shards = Shards(client, accounts.keys, Policy(), simulate=True, saved_policy=saved_policy)
         await shards.open()
-        await shards.keep_policies()
-        assert await accounts.pool.policy() == shards.policy == BY_THE_MINUTE
+        await shards.policies.keep_all()
+        assert await accounts.pool.policy() == shards.policies.known == BY_THE_MINUTE
     finally:
         await client.close()
 
@@ -272,7 +272,7 @@ async def test_a_policy_that_was_set_is_missed_when_it_is_lost(
         await shards.open()
         older: Any = engine.client.get(meta)
         epoch = await shards.epoch(0)
-        await shards.set_policy(BY_THE_MINUTE)
+        await shards.policies.set_all(BY_THE_MINUTE)
         engine.client.set(meta, older)
         await shards.confirm([0])
         assert await shards.epoch(0) > epoch

@@ -54,7 +54,7 @@ async def test_all_pools_that_need_the_policy_wait_for_one_answer(
     accounts: LiveAccounts, engine: EngineServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sql = Silent()
-    monkeypatch.setattr(accounts.pool._shards, "_saved_policy", sql.ask)
+    monkeypatch.setattr(accounts.pool._shards.policies, "_saved", sql.ask)
     engine.flush()
     await accounts.pool._shards.confirm([0])
     asked_at = time.monotonic()
@@ -63,7 +63,7 @@ async def test_all_pools_that_need_the_policy_wait_for_one_answer(
     assert {type(answer) for answer in answers} <= {DatabaseUnavailable, EngineUnavailable}
     lanes = accounts.pool._batcher._lanes
     await wait_until(lambda: not any(lane._parked for lane in lanes), 10)
-    # Who asks while it is under way waits for the next; `keep_policies` asks, too.
+    # Who asks while it is under way waits for the next; `keep_all` asks, too.
     assert sql.asked <= 5
     assert time.monotonic() - asked_at < len(ACCOUNTS) * HANGS_SECONDS / 2
 
@@ -108,7 +108,7 @@ async def test_a_shard_whose_policy_cannot_be_set_holds_up_none_but_itself(
 
         monkeypatch.setattr(shards, "confirm", fails)
         done = await asyncio.gather(
-            *(shards.keep_policy(shard, epochs[shard]) for shard in range(4)), return_exceptions=True
+            *(shards.policies.keep(shard, epochs[shard]) for shard in range(4)), return_exceptions=True
         )
         assert [type(each) for each in done] == [type(None), type(None), EngineUnavailable, type(None)]
     finally:
@@ -139,11 +139,11 @@ async def test_a_policy_that_was_set_back_is_repaired(
     accounts: LiveAccounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By whom is not known: whoever set it back read SQL before the new one was there, and died."""
-    monkeypatch.setattr("gateway.pool.shards.POLICY_SECONDS", 0.5)
+    monkeypatch.setattr("gateway.pool.policies.POLICY_SECONDS", 0.5)
     accounts.saved_policy = Policy(increment_seconds=60)
     await accounts.pool.set_policy(Policy(increment_seconds=60))
     await asyncio.sleep(3)
-    await accounts._shards.set_policy(Policy())
+    await accounts._shards.policies.set_all(Policy())
 
     async def is_repaired() -> bool:
         return await accounts.pool.policy() == Policy(increment_seconds=60)
@@ -155,7 +155,7 @@ async def test_a_policy_that_is_just_being_set_is_not_set_back_by_who_compares(
     engine: EngineServer, accounts: LiveAccounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The engine is asked first: what it has by then, SQL has had before."""
-    monkeypatch.setattr("gateway.pool.shards.POLICY_SECONDS", 0)
+    monkeypatch.setattr("gateway.pool.policies.POLICY_SECONDS", 0)
     new = Policy(increment_seconds=60)
     asked = []
 
@@ -169,12 +169,12 @@ async def test_a_policy_that_is_just_being_set_is_not_set_back_by_who_compares(
     try:
         shards = Shards(connected, KeySpace(4), Policy(), simulate=True, saved_policy=saved)
         await shards.open()
-        monkeypatch.setattr(shards, "_policy_in", {s: await shards.epoch(s) for s in range(4)})
-        await shards.keep_policies()
+        monkeypatch.setattr(shards.policies, "_given_in", {s: await shards.epoch(s) for s in range(4)})
+        await shards.policies.keep_all()
         assert asked[0] == Policy()
         assert await accounts.pool.policy() == new
         asked.clear()
-        await shards.keep_policies()
+        await shards.policies.keep_all()
         assert len(asked) == 1, "nothing differs"
     finally:
         await connected.close()

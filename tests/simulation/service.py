@@ -167,7 +167,9 @@ class ServedGateway:
         try:
             await pool._shards.beat(LEASE_MS)
             if pool._kept.has_to_tell:
-                await pool._kept.tell(pool._bring_up, pool.ask, pool._shards.policy, pool._shards.away)
+                await pool._kept.tell(
+                    pool._bring_up, pool.ask, pool._shards.policies.known, pool._shards.away
+                )
             await pool._release_saved()
         except (CallgateError, RedisError, OSError):
             return
@@ -328,7 +330,7 @@ def simulated_time() -> Iterator[SimulatedTime]:
     """Have gateways take their time from a history: from which, is to be said."""
     time = SimulatedTime()
     with contextlib.ExitStack() as stack:
-        for module in ("gateway.pool.shards", "gateway.records.recorder"):
+        for module in ("gateway.pool.policies", "gateway.pool.shards", "gateway.records.recorder"):
             stack.enter_context(patch(f"{module}.time", time))
         for module in ("gateway.service.calls", "gateway.service.kept_ends"):
             stack.enter_context(patch(f"{module}.monotonic", time.monotonic))
