@@ -32,7 +32,7 @@ from gateway.pool.engine import Engine, Replicas, engine_unavailable
 from gateway.pool.kept_answers import FindKnown, KeptAnswers
 from gateway.pool.keys import DEFAULT_SHARDS, KeySpace
 from gateway.pool.leases import Leases, Vouching
-from gateway.pool.operations import Done
+from gateway.pool.operations import Done, answer_to
 from gateway.pool.packed import (
     NO_VALUE,
     PackedPool,
@@ -194,17 +194,7 @@ class LivePool:
 
         Raises CallgateError: CallIdUsed, CallUnknown, EngineUnavailable, ...
         """
-        future: asyncio.Future[Answer | CallgateError] = asyncio.get_running_loop().create_future()
-
-        def done(answer: Answer | CallgateError) -> None:
-            if not future.done():
-                future.set_result(answer)
-
-        self._batcher.submit(ask, done)
-        answer = await future
-        if isinstance(answer, CallgateError):
-            raise answer
-        return answer
+        return await answer_to(ask, self.submit)
 
     async def find_call(self, account: str, call_id: str) -> FoundCall | None:
         """A call in progress, or one that ended and is remembered.

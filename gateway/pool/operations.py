@@ -6,6 +6,7 @@ lua/lib/reply.lua.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ from gateway.pool.scripts import Argument
 
 Done = Callable[[Answer | CallgateError], None]
 """Called on the event loop, once, with what became of an ask."""
+
+Submit = Callable[[Ask, Done], None]
+"""Has an ask carried out, and returns at once."""
 
 Reply = list[Any]
 """Whole numbers, and the values of ended calls (bytes)."""
@@ -45,6 +49,21 @@ _admitted = metrics.ADMISSIONS.labels("admitted", "")
 _replayed = metrics.ADMISSIONS.labels("replayed", "")
 _refused = {reason: metrics.ADMISSIONS.labels("refused", reason.value) for reason in RefusalReason}
 _settled = {ended_by: metrics.CALLS_SETTLED.labels(ended_by) for ended_by in ENDED_BY.values()}
+
+
+async def answer_to(ask: Ask, submit: Submit) -> Answer:
+    """Ask and wait for the answer. Raises CallgateError: what it is answered with."""
+    future: asyncio.Future[Answer | CallgateError] = asyncio.get_running_loop().create_future()
+
+    def done(answer: Answer | CallgateError) -> None:
+        if not future.done():
+            future.set_result(answer)
+
+    submit(ask, done)
+    answer = await future
+    if isinstance(answer, CallgateError):
+        raise answer
+    return answer
 
 
 def _device(staff: str, device: str) -> str:

@@ -33,7 +33,7 @@ from gateway.domain.errors import (
 from gateway.domain.leases import Renewed
 from gateway.pool.leases import Vouching
 from gateway.pool.live_pool import LivePool
-from gateway.pool.operations import Done
+from gateway.pool.operations import Done, answer_to
 from gateway.pool.unreadable import PoolUnreadable
 from gateway.records.store import Records
 from gateway.service.journal import CycleStart, Journal
@@ -97,17 +97,7 @@ class Calls:
 
     async def ask(self, ask: Ask) -> Answer:
         """Ask and wait for the answer."""
-        future: asyncio.Future[Answer | CallgateError] = asyncio.get_running_loop().create_future()
-
-        def done(answer: Answer | CallgateError) -> None:
-            if not future.done():
-                future.set_result(answer)
-
-        self.submit(ask, done)
-        answer = await future
-        if isinstance(answer, CallgateError):
-            raise answer
-        return answer
+        return await answer_to(ask, self.submit)
 
     async def keepalive(
         self,
