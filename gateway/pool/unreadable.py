@@ -6,13 +6,16 @@ here: what the engine holds then is told by `callgate check`, and its operator d
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import monotonic
 from typing import Any, Final, TypeVar
 
 import structlog
-from redis.exceptions import ResponseError
+from redis.exceptions import RedisError, ResponseError
 
 from gateway.domain.errors import EngineUnavailable
+from gateway.pool.packed import NO_VALUE
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
@@ -80,6 +83,20 @@ class Unreadable:
         failure = PoolUnreadable()
         failure.__cause__ = because
         return failure
+
+    @contextmanager
+    def alone(self, account: str) -> Iterator[None]:
+        """Raise PoolUnreadable for what is of this account alone, and note it; EngineUnavailable else."""
+        try:
+            yield
+        except PoolUnreadable as failure:
+            raise self.note(account, failure.__cause__ or failure) from failure
+        except NO_VALUE as failure:
+            raise self.note(account, failure) from failure
+        except (RedisError, OSError) as failure:
+            if broke_down(failure):
+                raise self.note(account, failure) from failure
+            raise EngineUnavailable from failure
 
     def forget(self, account: str) -> None:
         """Hear that a script got on with it."""

@@ -747,7 +747,7 @@ def test_the_live_pool_and_the_model_never_differ(
     for deadline in ("operations.DEADLINE", "operations.EMERGENCY_DEADLINE", "connections.TIMEOUT"):
         monkeypatch.setattr(f"gateway.pool.{deadline}_SECONDS", 60.0)
     # Nor must it be long enough at it that ended calls are forgotten without the model knowing of it.
-    monkeypatch.setattr("gateway.pool.live_pool.FORGET_SECONDS", 3600.0)
+    monkeypatch.setattr("gateway.pool.housekeeping.FORGET_SECONDS", 3600.0)
 
     class OnThisEngine(AnyAccounts):
         server = engine

@@ -16,7 +16,7 @@ from gateway.domain.calls import CallRecord, CycleOpened
 from gateway.domain.cycles import boundary_ms, parse_rfc3339
 from gateway.domain.errors import CallgateError, DatabaseUnavailable, EngineUnavailable
 from gateway.domain.policy import Policy
-from gateway.pool import live_pool
+from gateway.pool import pool_reading
 from gateway.pool.shards import Clock
 from tests.support.engines import EngineServer
 from tests.support.pool_model import ANA, CYCLE_END, HOUR, MINUTE, SECOND, T0, TO, a_plan
@@ -256,7 +256,7 @@ async def test_accounts_whose_pools_cannot_be_made_hold_up_no_others(
     failing: CallgateError | RedisConnectionError,
 ) -> None:
     """R19: however many fall due at once."""
-    monkeypatch.setattr(live_pool, "READ_AT_ONCE", 3)
+    monkeypatch.setattr(pool_reading, "READ_AT_ONCE", 3)
     named = [f"account-{number:02}" for number in range(10)]
     for account in named:
         await accounts.make(account, billing_date=BILLING_DATE, plan=a_plan(10))
@@ -272,7 +272,7 @@ async def test_accounts_whose_pools_cannot_be_made_hold_up_no_others(
     with monkeypatch.context() as patched:
         patched.setattr(accounts.pool._accounts, "supply", fails)
         await accounts.at_once(boundary(1))
-        failed = await accounts.pool._turn_cycles(named)
+        failed = await accounts.pool._reader.turn_cycles(named)
         expected = type(failing) if isinstance(failing, CallgateError) else EngineUnavailable
         assert {account: type(why) for account, why in failed.items()} == dict.fromkeys(gone, expected)
         for account in named[4:]:
@@ -283,18 +283,18 @@ async def test_while_sql_is_away_it_is_not_asked_for_every_account_that_is_due(
     accounts: LiveAccounts, engine: EngineServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may take long to say so, and what falls due meanwhile waits."""
-    monkeypatch.setattr(live_pool, "SUPPLIED_AT_ONCE", 2)
+    monkeypatch.setattr(pool_reading, "SUPPLIED_AT_ONCE", 2)
     named = [f"account-{number:02}" for number in range(10)]
     for account in named:
         await accounts.make(account, billing_date=BILLING_DATE, plan=a_plan(10))
     engine.client.delete(*(accounts.pool.channel_of(account) for account in named))
     accounts.loads.clear()
     accounts.database_failure = DatabaseUnavailable()
-    failed = await accounts.pool._turn_cycles(named)
+    failed = await accounts.pool._reader.turn_cycles(named)
     assert {account: type(why) for account, why in failed.items()} == dict.fromkeys(
         named, DatabaseUnavailable
     )
     assert len(accounts.loads) <= 2
     accounts.database_failure = None
-    assert await accounts.pool._turn_cycles(named) == {}
+    assert await accounts.pool._reader.turn_cycles(named) == {}
     assert max(accounts.loads) == named[-1]

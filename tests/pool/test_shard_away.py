@@ -240,7 +240,7 @@ async def test_answers_are_let_go_of_though_a_shard_fails_that_is_not_known_to_b
         await pool.ask(Start(account, *ANA, "c-1", TO))
         await pool.ask(End(account, "c-1"))
     assert len(pool._kept) == 2
-    monkeypatch.setattr(pool, "_saved_before_ms", all_is_saved)
+    monkeypatch.setattr(pool._retelling, "_saved_before_ms", all_is_saved)
     monkeypatch.setattr(pool._shards, "_blind", {pool.shard_of("acme")})
     with monkeypatch.context() as patched:
         # As others see it when SQL is there again, but not the engine.
@@ -249,7 +249,7 @@ async def test_answers_are_let_go_of_though_a_shard_fails_that_is_not_known_to_b
             patched.setattr(pool._shards.policies, "keep_all", fails)
         await wait_until(lambda: len(pool._kept) == 1, 10)
         with pytest.raises(RedisConnectionError):
-            await pool._release_saved()
+            await pool._retelling.release()
         assert len(pool._kept) == 1
     await wait_until(lambda: len(pool._kept) == 0, 10)
 

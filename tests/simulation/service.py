@@ -166,11 +166,8 @@ class ServedGateway:
         pool = self.pool
         try:
             await pool._shards.beat(LEASE_MS)
-            if pool._kept.has_to_tell:
-                await pool._kept.tell(
-                    pool._bring_up, pool.ask, pool._shards.policies.known, pool._shards.away
-                )
-            await pool._release_saved()
+            await pool._retelling.tell()
+            await pool._retelling.release()
         except (CallgateError, RedisError, OSError):
             return
 

@@ -8,7 +8,7 @@ import pytest
 
 from gateway.domain.answers import Admitted, NotDue, Settled
 from gateway.domain.asks import Reap, Start
-from gateway.pool.live_pool import BEATS_A_LEASE
+from gateway.pool.housekeeping import BEATS_A_LEASE
 from tests.simulation.engine import ACCOUNT, GRACE_MS, LEASE_MS, SimulatedEngine
 from tests.simulation.losses import LossyHistory
 from tests.simulation.scripts import scripts_with
