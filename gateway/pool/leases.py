@@ -19,6 +19,7 @@ from gateway.pool.engine import Engine
 from gateway.pool.keys import KeySpace
 from gateway.pool.operations import device_prefix
 from gateway.pool.scripts import Argument, script
+from gateway.pool.seldom import Seldom
 from gateway.pool.unreadable import broke_down
 
 log = structlog.get_logger(__name__)
@@ -77,6 +78,7 @@ class Leases:
         self._real_ms = real_ms
         self._lease_ms = lease_ms
         self._grace_ms = grace_ms
+        self._logged = Seldom()
 
     async def renew(self, vouchings: Sequence[Vouching]) -> list[Renewed]:
         """Renew leases, and start the grace of what is lost; answers where each call stands, in their order.
@@ -129,10 +131,16 @@ class Leases:
             if not broke_down(failure):
                 raise
             if len(sections) == 1:
-                log.error("lease.unreadable", account=sections[0][1].account, because=str(failure)[:200])
+                self._log_unreadable(sections[0][1], failure)
                 return [None]
         half = len(sections) // 2
         return [*await self._renew_apart(sections[:half]), *await self._renew_apart(sections[half:])]
+
+    def _log_unreadable(self, vouching: Vouching, failure: ResponseError) -> None:
+        """It is so at each renewal, every few seconds for as long as the call is vouched for."""
+        account, call_id = vouching.account, vouching.call_id
+        if self._logged.is_time((account, call_id)):
+            log.error("lease.unreadable", account=account, call_id=call_id, because=str(failure)[:200])
 
     async def _renew(self, sections: Sequence[tuple[int, Vouching]]) -> Sequence[int]:
         """What the script says of each, those of a shard in a row."""

@@ -9,21 +9,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import structlog
 from redis.exceptions import RedisError, ResponseError
 
 from gateway.domain.errors import EngineUnavailable
 from gateway.pool.packed import NO_VALUE
+from gateway.pool.seldom import Seldom, put_last
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
-T = TypeVar("T")
-
 SHOWN_SECONDS: Final = 60.0
-"""For how long an account is told of after it was last met so, and how often it is logged."""
-SHOWN_AT_MOST: Final = 1000
+"""For how long an account is told of after it was last met so."""
 
 _IN_A_SCRIPT: Final = "@user_script"
 _OF_THE_SERVER: Final = ("BUSY", "MISCONF", "NOREPLICAS", "OOM", "READONLY", "MASTERDOWN", "NOPERM")
@@ -65,7 +63,7 @@ class Unreadable:
         self.quiet = False
         """Not to log them: whoever asks tells of them."""
         self._met: dict[str, tuple[float, str]] = {}  # when last, and why
-        self._logged: dict[str, float] = {}
+        self._logged = Seldom()
 
     def __contains__(self, account: str) -> bool:
         return account in self._met
@@ -76,10 +74,9 @@ class Unreadable:
     def note(self, account: str, because: BaseException) -> PoolUnreadable:
         """Take one in, and return what whoever asked for it is to be told."""
         now, why = monotonic(), str(because)
-        if not self.quiet and now - self._logged.get(account, float("-inf")) >= SHOWN_SECONDS:
+        if not self.quiet and self._logged.is_time(account):
             log.error("pool.unreadable", account=account, because=why[:200])
-            _put_last(self._logged, account, now)
-        _put_last(self._met, account, (now, why))
+        put_last(self._met, account, (now, why))
         failure = PoolUnreadable()
         failure.__cause__ = because
         return failure
@@ -107,11 +104,3 @@ class Unreadable:
         oldest = monotonic() - SHOWN_SECONDS
         self._met = {account: each for account, each in self._met.items() if each[0] >= oldest}
         return {account: why for account, (_, why) in self._met.items()}
-
-
-def _put_last(noted: dict[str, T], account: str, value: T) -> None:
-    """Put it behind all others, and let go of the first where there are too many."""
-    noted.pop(account, None)
-    if len(noted) >= SHOWN_AT_MOST:
-        del noted[next(iter(noted))]
-    noted[account] = value

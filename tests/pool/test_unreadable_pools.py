@@ -13,6 +13,7 @@ from time import monotonic
 from typing import Any
 
 import pytest
+import structlog
 
 from gateway import metrics
 from gateway.domain.answers import Admitted, Refused, Settled
@@ -20,7 +21,7 @@ from gateway.domain.asks import Ask, End, Start
 from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
 from gateway.domain.leases import Renewed
 from gateway.domain.policy import Policy
-from gateway.pool import alarms, operations
+from gateway.pool import alarms, leases, operations, seldom
 from gateway.pool.leases import Vouching
 from gateway.pool.operations import DEADLINE_SECONDS
 from gateway.pool.unreadable import PoolUnreadable
@@ -331,6 +332,29 @@ async def test_a_call_that_cannot_be_decoded_keeps_no_other_from_its_lease(
     engine.client.hset(calls, f"{BAD}/c-1", b"Lx")
     renewed = await accounts.pool.renew([Vouching(account, "c-1", 7, 0) for account in ALL])
     assert renewed == [Renewed.UNREADABLE if account == BAD else Renewed.RENEWED for account in ALL]
+
+
+async def test_each_call_whose_lease_cannot_be_renewed_is_logged_once_a_minute(
+    accounts: LiveAccounts, engine: EngineServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its id, for whoever is to delete it."""
+    call_ids = ["c-1", "c-2"]
+    await accounts.ask_all([Start(BAD, *ANA, call_id, TO, connection=7) for call_id in call_ids])
+    calls = accounts.keys.named(accounts.keys.shard_of(BAD), "calls")[0]
+    for call_id in call_ids:
+        engine.client.hset(calls, f"{BAD}/{call_id}", b"Lx")
+    now = monotonic()
+    monkeypatch.setattr(seldom, "monotonic", lambda: now)
+    monkeypatch.setattr(leases, "log", structlog.get_logger("test"))
+    with structlog.testing.capture_logs() as lines:
+        for _ in range(3):
+            await accounts.pool.renew([Vouching(BAD, call_id, 7, 0) for call_id in call_ids])
+        assert [(line["event"], line["account"], line["call_id"]) for line in lines] == [
+            ("lease.unreadable", BAD, call_id) for call_id in call_ids
+        ]
+        now += seldom.AGAIN_SECONDS
+        await accounts.pool.renew([Vouching(BAD, "c-1", 7, 0)])
+    assert [line["call_id"] for line in lines] == [*call_ids, "c-1"]
 
 
 async def test_a_call_that_cannot_be_decoded_keeps_no_other_of_a_lost_connection_from_its_grace(
