@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Sequence, Set
+from collections.abc import Awaitable, Callable, Container, Coroutine, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from typing import Any, Final, TypeVar
 
@@ -21,9 +21,10 @@ from gateway import metrics
 from gateway.domain.answers import Admitted, Answer, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, Ask, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord
-from gateway.domain.errors import CallgateError
+from gateway.domain.errors import CallgateError, DatabaseUnavailable, EngineUnavailable
 from gateway.domain.policy import Policy
 from gateway.pool.packed import NO_VALUE, admission_of_ended, unpack_end, unpack_record
+from gateway.pool.unreadable import PoolUnreadable
 
 log = structlog.get_logger(__name__)
 
@@ -141,6 +142,9 @@ class KeptAnswers:
         # Oldest first, each with the number of the latest loss that it is to be told after.
         self._to_tell: dict[Key | SettledKey, int] = {}
         self._losses = 0
+        # Accounts of which not all could be told, each with the round in which it was last tried.
+        self._tried_in: dict[str, int] = {}
+        self._rounds = 0
 
     def __len__(self) -> int:
         return len(self._settled)
@@ -287,15 +291,20 @@ class KeptAnswers:
         """Tell again what was lost; what can't be told now, or is of shards that are away, stays to be told.
 
         `bring_up` has an account's pool made anew: only then does SQL tell what it has in its sum already. It
-        answers the epoch that the shard had before that: what SQL says holds in no later one.
+        answers the epoch that the shard had before that: what SQL says holds in no later one. While engine or
+        database is away not all are tried. What fails comes last in the next round: it may be one shard's.
         """
         by_account: dict[str, list[Key | SettledKey]] = {}
         for key in self._to_tell:
             if self._shard_of(key[0]) not in away:
                 by_account.setdefault(key[0], []).append(key)
 
-        async def tell(account: str, keys: Sequence[Key | SettledKey]) -> None:
-            losses = self._losses
+        self._rounds += 1
+        self._tried_in = {name: tried for name, tried in self._tried_in.items() if name in by_account}
+        failed: dict[str, Exception] = {}
+
+        async def tell(account: str) -> None:
+            keys, losses = by_account[account], self._losses
             # What is to be told of one id is told together: which of it depends on the rest.
             by_id: dict[str, list[Key | SettledKey]] = {}
             for key in keys:
@@ -305,13 +314,31 @@ class KeptAnswers:
                 for some in _slices(list(by_id.values()), TOLD_AT_ONCE):
                     await self._tell_some(account, [key for of_one in some for key in of_one], telling)
             except (CallgateError, RedisError, OSError) as failure:
-                log.warning("answers.not_told_yet", account=account, error=type(failure).__name__)
+                failed[account] = failure
+                self._tried_in[account] = self._rounds
             else:
+                self._tried_in.pop(account, None)
                 log.info("answers.told_again", account=account, answers=len(keys))
 
-        for accounts in _slices(list(by_account.items()), ACCOUNTS_TOLD_AT_ONCE):
-            await self._together([tell(account, keys) for account, keys in accounts])
+        in_turn = sorted(by_account, key=lambda account: self._tried_in.get(account, 0))
+        for accounts in _slices(in_turn, ACCOUNTS_TOLD_AT_ONCE):
+            await self._together([tell(account) for account in accounts])
+            if all(account in failed and _is_away(failed[account]) for account in accounts):
+                break
+        if failed:
+            self._log_not_told(failed, away)
         metrics.ANSWERS_KEPT.set(len(self._settled))
+
+    def _log_not_told(self, failed: Mapping[str, Exception], away: Set[int]) -> None:
+        left = [key[0] for key in self._to_tell if self._shard_of(key[0]) not in away]
+        account, failure = next(iter(failed.items()))
+        log.warning(
+            "answers.not_told_yet",
+            accounts=len(set(left)),
+            answers=len(left),
+            account=account,
+            code=failure.code if isinstance(failure, CallgateError) else EngineUnavailable.code,
+        )
 
     async def _tell_some(self, account: str, keys: Sequence[Key | SettledKey], telling: _Telling) -> None:
         settled = {key: self._settled[key] for key in keys if len(key) == 3 and key in self._settled}
@@ -456,6 +483,12 @@ class KeptAnswers:
 
 def _slices(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
     return (items[at : at + size] for at in range(0, len(items), size))
+
+
+def _is_away(failure: Exception) -> bool:
+    """Whether it is the engine, or the database, that could not be asked, and not one account."""
+    not_asked = (EngineUnavailable, DatabaseUnavailable, RedisError, OSError)
+    return isinstance(failure, not_asked) and not isinstance(failure, PoolUnreadable)
 
 
 def _is_first_end(known: bytes, value: bytes) -> bool:

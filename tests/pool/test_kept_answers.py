@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Iterator, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import pytest
+import structlog
+from redis.exceptions import ConnectionError as RedisConnectionError
 
 from gateway import metrics
 from gateway.domain.answers import Admitted, Resumed
 from gateway.domain.asks import Ask, Resume, Retell, Start
 from gateway.domain.calls import CallInProgress, CallRecord
-from gateway.domain.errors import EngineUnavailable
+from gateway.domain.errors import DatabaseUnavailable, EngineUnavailable
 from gateway.domain.policy import Policy
 from gateway.pool import kept_answers
 from gateway.pool.kept_answers import KeptAnswers
 from gateway.pool.packed import pack_record
+from gateway.pool.unreadable import PoolUnreadable
 from tests.support.pool_model import ANA, HOUR, SECOND, T0, TO, a_pool, admit, resume, settled_in_absence
 
 GONE_MS = T0 + 100 * SECOND
@@ -35,6 +40,10 @@ def came_back() -> tuple[CallRecord, CallInProgress]:
 async def bring_up(_: str) -> int:
     """It is there."""
     return 0
+
+
+async def nothing(_: Ask) -> None:
+    """It is told."""
 
 
 async def told_again(kept: KeptAnswers) -> list[Ask]:
@@ -278,6 +287,75 @@ async def test_what_could_not_be_told_alone_is_told_again() -> None:
     kept.lost([0])
     await kept.tell(bring_up, fail_once, Policy())
     assert await call_ids(tell(kept)) == ["c-2"]
+
+
+def kept_of(*accounts: str) -> KeptAnswers:
+    """Two settlements of each, which were lost."""
+    record, _ = came_back()
+    kept = kept_beside([])
+    for account in accounts:
+        for call_id in ("c-1", "c-2"):
+            kept.settled(account, call_id, pack_record(replace(record, account=account, call_id=call_id)))
+    kept.lost([0])
+    return kept
+
+
+@contextmanager
+def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[MutableMapping[str, Any]]]:
+    monkeypatch.setattr(kept_answers, "log", structlog.get_logger("test"))
+    with structlog.testing.capture_logs() as lines:
+        yield lines
+
+
+@pytest.mark.parametrize(
+    "failure", [EngineUnavailable(), DatabaseUnavailable(), RedisConnectionError("away")]
+)
+async def test_while_engine_or_database_is_away_a_round_ends_early_and_is_logged_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, failure: Exception
+) -> None:
+    monkeypatch.setattr(kept_answers, "ACCOUNTS_TOLD_AT_ONCE", 2)
+    named = [f"account-{number}" for number in range(7)]
+    kept, tried = kept_of(*named), list[str]()
+
+    async def fails(account: str) -> int:
+        tried.append(account)
+        raise failure
+
+    with logged(monkeypatch) as lines:
+        await kept.tell(fails, nothing, Policy())
+    assert tried == named[:2]
+    code = failure.code if isinstance(failure, DatabaseUnavailable) else "engine_unavailable"
+    expected = {"accounts": 7, "answers": 14, "account": named[0], "code": code}
+    assert lines == [{"event": "answers.not_told_yet", "log_level": "warning", **expected}]
+    for _ in range(3):
+        await kept.tell(fails, nothing, Policy())
+    # Each in its turn, though all fail: it may have been a shard of the first alone.
+    assert tried == [*named, named[0]]
+    assert len(await tell(kept)) == 14
+
+
+async def test_accounts_behind_those_that_cannot_be_told_of_have_their_turn(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(kept_answers, "ACCOUNTS_TOLD_AT_ONCE", 2)
+    away, damaged, others = ["a-1", "a-2"], ["d-1", "d-2"], ["e-1", "e-2"]
+    kept, told = kept_of(*away, *damaged, *others), list[str]()
+
+    async def fails_of_some(account: str) -> int:
+        if account in away:
+            raise EngineUnavailable
+        if account in damaged:
+            raise PoolUnreadable
+        told.append(account)
+        return 0
+
+    await kept.tell(fails_of_some, nothing, Policy())
+    assert told == []
+    with logged(monkeypatch) as lines:
+        await kept.tell(fails_of_some, nothing, Policy())
+    assert told == others, "what is damaged is no reason to end a round"
+    left = [(each["accounts"], each["answers"]) for each in lines if each["event"] == "answers.not_told_yet"]
+    assert left == [(4, 8)]
 
 
 async def test_what_sql_has_is_let_go_of_when_it_was_told() -> None:
