@@ -17,6 +17,7 @@ from gateway.domain.errors import CallgateError
 from gateway.live.control import Control, DeviceConnected, Message, PoolsMoved, StaffRemoved
 from gateway.live.gateways import BEAT_SECONDS, Gateways, Heartbeat
 from gateway.pool.live_pool import LivePool
+from gateway.pool.seldom import Seldom
 from gateway.records.recorder import Recorder
 from gateway.records.store import Records
 from gateway.service.administration import Administration
@@ -61,6 +62,7 @@ class Upkeep:
         self._monitor = monitor
         self._background = background
         self._revocations_seen = 0
+        self._failing = Seldom()
         self._look_for_revocations = asyncio.Event()
 
     async def run(self) -> None:
@@ -92,8 +94,11 @@ class Upkeep:
             try:
                 await work()
             except (CallgateError, RedisError, OSError) as failure:
-                log.warning("upkeep.failed", work=task, error=type(failure).__name__)
+                if self._failing.is_time(task):
+                    log.warning("upkeep.failed", work=task, error=type(failure).__name__)
             else:
+                if self._failing.ended(task):
+                    log.info("upkeep.works_again", work=task)
                 turns.finished(task)
 
     async def _close_statements(self) -> None:

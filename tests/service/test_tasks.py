@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn, cast
 
 import pytest
+import structlog
 
 from gateway import metrics, turns
-from gateway.service import open_callgate
+from gateway.domain.errors import EngineUnavailable
+from gateway.pool import seldom
+from gateway.pool.seldom import AGAIN_SECONDS
+from gateway.service import open_callgate, upkeep
+from gateway.service.upkeep import Upkeep
 from gateway.sessions.keeper import Keeper
 from gateway.settings import Settings
 from tests.support.dashboards import watching
@@ -91,6 +96,39 @@ async def test_a_task_that_dies_ends_the_gateway(monkeypatch: pytest.MonkeyPatch
         async with open_callgate(Settings(data_dir=tmp_path)), asyncio.timeout(30):
             await asyncio.Event().wait()
     assert raised.value.subgroup(ZeroDivisionError)
+
+
+async def test_a_task_that_fails_is_logged_at_first_and_once_a_minute_until_it_works_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    fails = (True, True, True, False, False, True)
+    outcomes = iter(fails)
+    now = 1000.0
+    is_done = asyncio.Event()
+
+    async def work() -> None:
+        nonlocal now
+        now += AGAIN_SECONDS / 2
+        outcome = next(outcomes, None)
+        if outcome is None:
+            is_done.set()
+            await asyncio.Event().wait()
+        if outcome:
+            raise EngineUnavailable
+
+    monkeypatch.setattr(seldom, "monotonic", lambda: now)
+    monkeypatch.setattr(upkeep, "log", structlog.get_logger("test"))
+    none = cast(Any, None)
+    keeping = Upkeep(none, none, none, none, none, none, none, none, ())
+    with structlog.testing.capture_logs() as lines:
+        running = asyncio.create_task(keeping._every("a task", 0.001, work))
+        await asyncio.wait_for(is_done.wait(), 10)
+        running.cancel()
+        await asyncio.wait([running])
+    turns._last.pop("a task")
+    failed, again = ("upkeep.failed", "a task"), ("upkeep.works_again", "a task")
+    # At the first, the third (a minute later), and the sixth.
+    assert [(line["event"], line["work"]) for line in lines] == [failed, failed, again, failed]
 
 
 async def test_a_task_that_waits_is_seen_to_be_there(monkeypatch: pytest.MonkeyPatch) -> None:
