@@ -408,7 +408,7 @@ class Shards:
         now_ms = 0
         for group in self._engine.split_shards(range(self._keys.shards)):
             code, at_ms, *_ = await script("clock_move").run(
-                self._engine.client, self._keys.metas(group), ["", "0", "0", "0"]
+                self._engine.client, self._keys.metas(group), ["", "0", "0"]
             )
             if code != Code.APPLIED:
                 raise EngineUnavailable
@@ -423,7 +423,7 @@ class Shards:
             code, *detail = await script("clock_move").run(
                 self._engine.client,
                 self._keys.metas(group),
-                [str(at_ms), "", str(speed), "1" if anywhere else "0"],
+                [str(at_ms), str(speed), "1" if anywhere else "0"],
             )
             if code == Code.CLOCK_BACKWARDS:
                 raise InvalidField(

@@ -108,7 +108,7 @@ class PoolLoad:
     def move_clock(self, by_ms: int) -> None:
         """Let so much time pass."""
         self._now_ms += by_ms
-        self._run("clock_move", [self._keys.of_shard(0)[0]], [str(self._now_ms), "", "0", "0"])
+        self._run("clock_move", [self._keys.of_shard(0)[0]], [str(self._now_ms), "0", "0"])
 
     def _start(self, account: str) -> Ask:
         self._made += 1
