@@ -4,7 +4,7 @@
 -- ARGV   how many accounts to name for each shard at most
 -- Reply  now (ms; 0 no shard is there), clock speed, the next instant after those named (ms; 0 none), then the accounts
 --        that are due, earliest first in each shard
--- Rules  R19
+-- Rules  R19, R29
 -- @flags allow-oom
 -- @include shard
 -- @include codes
