@@ -52,7 +52,7 @@ WRITE_SECONDS: Final = 1.0
 """What the disk has to write what only it can answer for, once the engine has been waited for."""
 
 LOOK_UP_SECONDS: Final = 2.0
-"""So long SQL is asked for a call that the engine does not know: SQLite on a disk that hangs never answers."""
+"""So long SQL is asked for a call that the engine does not know: it may be SQLite on a disk that hangs."""
 
 _NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
 _REFUSED_BY_THE_ENGINE: Final = (EngineFull, PoolUnreadable)

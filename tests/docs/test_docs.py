@@ -46,7 +46,6 @@ RETRIED: Final = (
     "shards.away",
     "subscriptions.lost",
     "subscriptions.no_owner",
-    "upkeep.failed",
     "webhook.failed",
     "webhooks.wait",
 )
