@@ -270,7 +270,7 @@ class Status(Struct, frozen=True):
     gateways: list[GatewayStatus]
     engine: Literal["ok", "down"]
     database: Literal["ok", "down"]
-    recorder: RecorderLag | None
+    recorder: RecorderLag
     tasks: list[TaskTurn]
     warnings: list[str]
     webhooks: WebhooksStatus | None = None

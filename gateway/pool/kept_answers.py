@@ -85,7 +85,7 @@ class _Going:
 
     call: CallInProgress | tuple[Start, Admitted]
     alive_at_ms: int = 0
-    """When it was last known alive, as far as the engine was told; 0 if only when it was admitted."""
+    """When it was last heard of, as the engine was told, or would have been; 0 if when it was admitted."""
 
     @property
     def admitted_at_ms(self) -> int:
@@ -186,7 +186,7 @@ class KeptAnswers:
         self._keep(key, _Going(answer.call, alive_at_ms))
 
     def alive(self, account: str, call_id: str, at_ms: int) -> None:
-        """Keep when a call was last known alive, as the engine has just been told."""
+        """Keep when a call was last known alive, as the engine has just been told, if it has the call."""
         going = self._going.get((account, call_id))
         if going is not None and at_ms > going.alive_at_ms:
             going.alive_at_ms = at_ms
@@ -313,7 +313,7 @@ class KeptAnswers:
                 telling = _Telling(ask, policy, await bring_up(account), losses)
                 for some in _slices(list(by_id.values()), TOLD_AT_ONCE):
                     await self._tell_some(account, [key for of_one in some for key in of_one], telling)
-            except (CallgateError, RedisError, OSError) as failure:
+            except (CallgateError, RedisError, OSError, *NO_VALUE) as failure:
                 failed[account] = failure
                 self._tried_in[account] = self._rounds
             else:

@@ -246,7 +246,7 @@ class LivePool:
         with engine_unavailable():
             renewed = await self._leases.renew(vouchings)
         for vouching, at_ms, standing in zip(vouchings, heard_at_ms, renewed, strict=True):
-            if standing is Renewed.RENEWED:
+            if standing in (Renewed.RENEWED, Renewed.UNKNOWN):  # the latter is told again, with that
                 self._kept.alive(vouching.account, vouching.call_id, at_ms)
         return renewed
 

@@ -57,7 +57,7 @@ MANY_WAITING: Final = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceConnected:
+class Greeting:
     """What a device is welcomed with: the clock, what is left, and its calls in progress.
 
     `number` tells this connection from the device's others, on whatever gateway: a later one has a greater
@@ -155,8 +155,8 @@ class Callgate:
     ) -> list[str]:
         """Vouch for calls (R12, R15), and return those that are not in progress.
 
-        `receipts` are looked at only for calls that neither the pool nor SQL knows. `device` None is the
-        admin.
+        `receipts` are for calls that the pool does not know, beside what SQL has of them. `device` None is
+        the admin.
         """
         return await self._calls.keepalive(account, device, call_ids, receipts)
 
@@ -165,6 +165,7 @@ class Callgate:
 
         Its device was last heard of so long ago. Returns at once.
         """
+        self._calls.journal.lost(account, call_ids, heard_ago_ms)
         self.keeper.lost(account, call_ids, number, heard_ago_ms)
 
     async def find_call(self, account: str, call_id: str) -> FoundCall:
@@ -177,7 +178,7 @@ class Callgate:
             raise NotFound(f"There is no call {call_id} of the account {account}.")
         return (await self._as_found([record]))[0]
 
-    async def connect_device(self, caller: Caller) -> DeviceConnected:
+    async def connect_device(self, caller: Caller) -> Greeting:
         """Welcome a device, and have its older connections on other gateways closed."""
         gateway = self._control.gateway
         try:
@@ -198,7 +199,7 @@ class Callgate:
         elif caller.account in self._pool.unreadable:
             # Whoever is told that nothing is left does not call.
             remaining = None
-        return DeviceConnected(self.server_time_ms(), remaining, calls, number)
+        return Greeting(self.server_time_ms(), remaining, calls, number)
 
     # Plans, accounts, members
 

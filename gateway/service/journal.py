@@ -58,6 +58,8 @@ class Journal:
         self._now_ms = now_ms
         self._cycle_start_ms = cycle_start_ms
         self._calls: dict[tuple[str, str], list[Entry]] = {}
+        # When calls were last heard of whose connection is gone (billing time).
+        self._heard_ms: dict[tuple[str, str], int] = {}
         # What is in no file of this process yet, by a number that nothing else has had.
         self._unwritten: dict[int, Entry] = {}
         self._numbers = itertools.count()
@@ -98,7 +100,16 @@ class Journal:
         start = self._calls[ask.account, ask.call_id][0]
         if ask.device not in (None, (start.staff, start.device)):
             return CallUnknown()
+        self._heard_ms.pop((ask.account, ask.call_id), None)
         return Resumed(_call(start, 0), late=False)
+
+    def lost(self, account: str, call_ids: Iterable[str], heard_ago_ms: int) -> None:
+        """Hear that nobody vouches for calls any more, and how long ago their device was last heard of.
+
+        By that a call of the journal is settled, should it never come back (R14).
+        """
+        heard_ms = self._now_ms() - heard_ago_ms
+        self._heard_ms |= {(account, each): heard_ms for each in call_ids if self.holds(account, each)}
 
     async def admit(self, ask: Start, until: float = math.inf) -> Admitted:
         """Let a call through that is no emergency, and return once it is safely written down.
@@ -284,6 +295,7 @@ class Journal:
         except (EngineUnavailable, DatabaseUnavailable) as failure:
             return failure.code
         del self._calls[key]
+        self._heard_ms.pop(key, None)
         self._unwritten = {
             number: entry
             for number, entry in self._unwritten.items()
@@ -319,7 +331,8 @@ class Journal:
             return End(entry.account, call_id, None, ago_ms)
         if start.offline:
             call = _call(start, await self._cycle_start_ms(start.account, start.at_ms))
-            return Resume(start.account, call_id, None, 0, call, vouched=False)
+            heard_ms = self._heard_ms.get((start.account, call_id), 0)
+            return Resume(start.account, call_id, None, 0, call, vouched=False, alive_at_ms=heard_ms)
         return Start(
             account=start.account,
             staff=start.staff,

@@ -73,7 +73,7 @@ class Status:
     gateways: list[GatewayStatus]
     engine: PartHealth
     database: PartHealth
-    recorder_lag: RecorderLag | None
+    recorder_lag: RecorderLag
     webhooks: WebhooksStatus | None
     tasks: list[TaskTurn]
     warnings: list[str]

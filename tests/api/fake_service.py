@@ -27,7 +27,7 @@ from gateway.domain.answers import Admitted, Answer, Noted, Resumed, Settled
 from gateway.domain.asks import Answered, Ask, Asker, End, Resume, Start
 from gateway.domain.calls import Caller, CallInProgress
 from gateway.domain.errors import CallgateError, CallUnknown
-from gateway.service import Callgate, DeviceConnected
+from gateway.service import Callgate, Greeting
 from gateway.sessions.devices import DeviceConnections
 from gateway.sessions.readers import ReaderConnections
 from gateway.sessions.revocations import Revocations
@@ -122,12 +122,12 @@ class FakeService:
             return settled(ask.call_id)
         return Noted(ask.call_id) if isinstance(ask, Answered) else CallUnknown()
 
-    async def connect_device(self, caller: Caller) -> DeviceConnected:
+    async def connect_device(self, caller: Caller) -> Greeting:
         self.connected += 1
         number: int | CallgateError = self.connects.pop(0) if self.connects else self.connected
         if isinstance(number, CallgateError):
             raise number
-        return DeviceConnected(ADMITTED_MS, 6000, [], number)
+        return Greeting(ADMITTED_MS, 6000, [], number)
 
     def lost(self, account: str, call_ids: Sequence[str], number: int, heard_ago_ms: int) -> None:
         self.lost_calls.append(Lost(account, tuple(sorted(call_ids)), number, heard_ago_ms))

@@ -72,7 +72,7 @@ async def get_status(exchange: Exchange[Nothing, Nothing]) -> Reply:
             gateways=gateways,
             engine=status.engine,
             database=status.database,
-            recorder=None if lag is None else resources.RecorderLag(lag.entries, int(lag.seconds)),
+            recorder=resources.RecorderLag(lag.entries, lag.seconds),
             webhooks=None
             if webhooks is None
             else resources.WebhooksStatus(webhooks.waiting, webhooks.failing_since_ms),

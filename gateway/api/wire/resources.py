@@ -371,7 +371,7 @@ class TaskTurn(Struct, frozen=True):
 
 
 class Status(Struct, frozen=True):
-    """How the deployment is. `recorder` is null while the engine cannot be asked.
+    """How the deployment is.
 
     `webhooks` is null where none are sent, and while the database cannot be asked.
     `tasks` are those of the gateway (with workers: of the process) that answers.
@@ -380,7 +380,7 @@ class Status(Struct, frozen=True):
     gateways: list[GatewayStatus]
     engine: PartHealth
     database: PartHealth
-    recorder: RecorderLag | None
+    recorder: RecorderLag
     webhooks: WebhooksStatus | None
     tasks: list[TaskTurn]
     warnings: list[str]

@@ -73,7 +73,7 @@ export interface Status {
   readonly gateways: readonly { gateway: string; connections: number; calls_in_progress: number }[];
   readonly engine: string;
   readonly database: string;
-  readonly recorder: { readonly entries: number; readonly seconds: number } | null;
+  readonly recorder: { readonly entries: number; readonly seconds: number };
   readonly warnings: readonly string[];
 }
 

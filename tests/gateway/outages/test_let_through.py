@@ -101,6 +101,25 @@ async def test_they_are_let_through_and_join_their_pool_flagged(
     await wait_until(lambda: no_journal(deployment.gateway))
 
 
+async def test_one_whose_device_is_gone_before_the_engine_is_back_ends_as_of_when_it_went(
+    start_engine: Callable[..., EngineServer], start_gateway: Callable[..., GatewayProcess]
+) -> None:
+    """R14: it is settled by when it was last heard of, not by its admission, whoever asks first."""
+    engine = start_engine(persistent=True)
+    flags = ("--lease-seconds", "1", "--grace-seconds", "1")
+    gateway = await asyncio.to_thread(start_gateway, *flags, redis_url=engine.url, environ=ADMITS)
+    async with operating(gateway) as operator:
+        await operator.account()
+        async with connected(gateway, await operator.token()) as device:
+            await asyncio.to_thread(engine.kill)
+            admitted_ms = (await device.start("c-1"))["admitted_at_ms"]
+            await wait_until(lambda: real_time_ms() > admitted_ms + 3_000)
+        engine.start()
+        record = await recorded(operator, "acme", "c-1")
+        assert (record["ended_by"], record["admitted_offline"]) == ("connection_lost", True)
+        assert record["duration_ms"] > 3_000 - CLOCKS_APART_MS
+
+
 async def test_a_device_has_at_most_two_of_them_in_progress(
     deployment: Deployment, operator: Operator, device: Device
 ) -> None:
