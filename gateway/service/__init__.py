@@ -8,8 +8,8 @@ from gateway.service.status import GatewayStatus, RecorderLag, Status
 __all__ = [
     "AccountListItem",
     "Callgate",
-    "Greeting",
     "GatewayStatus",
+    "Greeting",
     "Health",
     "RecorderLag",
     "Status",
