@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Final, NoReturn, cast
 
@@ -52,6 +53,8 @@ from gateway.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
 
+POOL_SECONDS: Final = 2.0
+"""So long a device that connects waits for its pool: SQL, which knows it after a loss, may be silent."""
 MANY_WAITING: Final = 1_000_000
 """From how many records on that wait for SQL the operator is warned: some 150 MB of the engine's memory."""
 
@@ -188,18 +191,21 @@ class Callgate:
             )
         except (RedisError, OSError) as failure:
             raise EngineUnavailable from failure
-        before = self.devices.before_looking(caller.account)
-        views = await self._pool.read_many([caller.account])
-        for account, view in views.items():
-            self.devices.minutes_seen(account, exhausted=view.is_exhausted, before=before)
+        remaining: int | None = None
+        with suppress(TimeoutError):
+            async with asyncio.timeout(POOL_SECONDS):
+                remaining = await self._remaining_seconds(caller.account)
         calls = await self._pool.calls_of_device(caller.account, caller.staff, caller.device)
-        remaining: int | None = 0
-        if caller.account in views:
-            remaining = views[caller.account].remaining_seconds
-        elif caller.account in self._pool.unreadable:
-            # Whoever is told that nothing is left does not call.
-            remaining = None
         return Greeting(self.server_time_ms(), remaining, calls, number)
+
+    async def _remaining_seconds(self, account: str) -> int | None:
+        before = self.devices.before_looking(account)
+        views = await self._pool.read_many([account])
+        if account in views:
+            self.devices.minutes_seen(account, exhausted=views[account].is_exhausted, before=before)
+            return views[account].remaining_seconds
+        # Whoever is told that nothing is left does not call.
+        return None if account in self._pool.unreadable else 0
 
     # Plans, accounts, members
 

@@ -38,12 +38,12 @@ def forget(engine: EngineServer, call_id: str) -> None:
 
 
 @asynccontextmanager
-async def nobody_reads_records(database_url: str) -> AsyncIterator[None]:
-    """Hold what SQL has of calls, so that nobody is told."""
+async def nobody_reads(table: str, database_url: str) -> AsyncIterator[None]:
+    """Hold what SQL has in a table, so that nobody is told."""
     connection = await asyncpg.connect(database_url)
     try:
         async with connection.transaction():
-            await connection.execute("LOCK TABLE call_records")
+            await connection.execute(f"LOCK TABLE {table}")
             yield
     finally:
         await connection.close()
@@ -110,7 +110,7 @@ async def test_an_end_of_a_lost_call_is_as_of_when_it_was_told_however_long_sql_
     async with a_device(gateway) as (operator, device):
         await device.start("c-1")
         forget(engine, "c-1")
-        async with nobody_reads_records(database_url):
+        async with nobody_reads("call_records", database_url):
             told_ms = int(time() * 1000)
             ending = asyncio.create_task(device.request("call.end", call_id="c-1"))
             await asyncio.sleep(seconds)
@@ -151,6 +151,21 @@ async def test_an_end_that_nobody_knew_the_call_of_leaves_its_receipt_good(
         settled = await device.request("call.end", call_id="c-1", ended_ago_ms=ago_ms)
         assert settled["type"] == "call.settled"
         assert admitted["admitted_at_ms"] + settled["duration_ms"] <= seconds * 1000 + micros // 1000
+
+
+async def test_a_device_is_welcomed_while_sql_does_not_say_what_its_lost_pool_is_made_from(
+    start_engine: Callable[..., EngineServer], start_gateway: StartGateway, make_postgres: Callable[[], str]
+) -> None:
+    engine, database_url = start_engine(), make_postgres()
+    gateway = await asyncio.to_thread(start_gateway, redis_url=engine.url, database_url=database_url)
+    async with operating(gateway) as operator:
+        await operator.account()
+        token = await operator.token()
+        engine.flush()
+        async with nobody_reads("accounts", database_url), connected(gateway, token) as device:
+            assert (await device.welcome())["remaining_seconds"] is None
+        async with connected(gateway, token) as device:
+            assert (await device.welcome())["remaining_seconds"] is not None
 
 
 async def test_a_lost_call_is_not_taken_for_an_earlier_one_of_its_id(
