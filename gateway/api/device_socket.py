@@ -344,8 +344,10 @@ class DeviceSocket:
         conflict = isinstance(error, CallIdConflict)
         if isinstance(ask, Start) and conflict:  # asked as another call; the one in progress may be ours
             return error
-        # The engine may have lost a call whose answer it refuses: that is seen when it is next vouched for.
-        if isinstance(ask, End) or (isinstance(error, _NOT_OURS) and not isinstance(ask, Answered)):
+        # A call that is not known when it is answered may be lost, and about to be told by another gateway:
+        # that is found out when it is next vouched for.
+        is_perhaps_lost = isinstance(ask, Answered) and isinstance(error, CallUnknown)
+        if isinstance(ask, End) or (isinstance(error, _NOT_OURS) and not is_perhaps_lost):
             self.calls.discard(ask.call_id)
         return CallIdConflict(_OVERTAKEN) if conflict else error
 
