@@ -18,15 +18,15 @@
     ├── InvalidField              invalid_field        422  members: errors, all wrong fields
     ├── TooFast                   too_fast             429  asked too often
     ├── EngineUnavailable         engine_unavailable   503  Redis could not be asked: the outcome is unknown
-    │   ├── EngineFull            engine_unavailable   503  no memory left for a new call: nothing was decided
-    │   └── PoolUnreadable        engine_unavailable   503  one account's pool is damaged
+    │   └── EngineFull            engine_unavailable   503  no memory left for a new call: nothing was decided
     ├── DatabaseUnavailable       database_unavailable 503  SQL could not be asked: the outcome is unknown
     ├── UnknownType               unknown_type           -  a WebSocket message of no known type
     ├── SettingsError             settings_error         -  a setting is missing or wrong
     └── StartRefused              start_refused          -  what is kept in the data forbids it
 
 The last two are for the people who start the gateway and are never sent to a client.
-A refusal of a call (R8) is a decision, not an error: see `gateway.domain.answers.Refused`.
+An EngineUnavailable is what `gateway.pool.unreadable.PoolUnreadable` is to a client: one account's pool is
+damaged. A refusal of a call (R8) is a decision, not an error: see `gateway.domain.answers.Refused`.
 """
 
 # ruff: noqa: N818 - they are named as their codes; "Error" after each would say nothing more
