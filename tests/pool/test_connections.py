@@ -250,7 +250,7 @@ async def test_plain_commands_go_together(client: Server) -> None:
     ],
 )
 def test_an_address_that_is_none_is_refused(url: str) -> None:
-    with pytest.raises(SettingsError, match="CALLGATE_REDIS_URL"):
+    with pytest.raises(SettingsError, match="redis_url"):
         connect(url)
 
 

@@ -361,14 +361,14 @@ async def test_an_engine_whose_clock_was_set_is_asked_again_at_once(accounts: Li
 
 
 def test_how_long_an_end_waited_is_counted_as_time_since_the_end() -> None:
-    for ask, expected in (
-        (End("acme", "c", ANA), "900"),
-        (End("acme", "c", ANA, 100), "1000"),
-        (Answered("acme", "c", ANA, 100), "1000"),
+    for ask, at, expected in (
+        (End("acme", "c", ANA), 3, "900"),
+        (End("acme", "c", ANA, 100), 3, "1000"),
+        (Answered("acme", "c", ANA, 100), 2, "1000"),
     ):
         operation = Operation(ask, lambda _: None, 10.0)
         operation.age(10.9)
-        assert operation.arguments[2] == expected
+        assert operation.arguments[at] == expected
         operation = Operation(ask, lambda _: None, 10.0)
         before = operation.arguments
         operation.age(10.01)

@@ -558,6 +558,7 @@ class AnyAccounts(RuleBasedStateMachine):
 
     def _cycle_start_ms(self, account: str, at_ms: int) -> int:
         """Of the cycle that holds an instant, or of the oldest that is known."""
+        self.both.look(account)  # which brings it to the cycle of now
         cycles = self.both.models[account].cycles
         return max(
             (cycle.cycle_start_ms for cycle in cycles if cycle.cycle_start_ms <= at_ms),

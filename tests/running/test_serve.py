@@ -320,7 +320,7 @@ class TestWorkers:
         ended = serve("--port", "0", "--workers", "2", "--redis-url", address, "--data-dir", tmp_path)
         assert ended.returncode == 2
         assert ended.stderr.count("Error: ") == 1
-        assert "CALLGATE_REDIS_URL" in ended.stderr
+        assert "redis_url" in ended.stderr
 
 
 def is_refused(gateway: GatewayProcess) -> bool:
