@@ -139,10 +139,7 @@ class Inspection:
 
     def by_shard(self, accounts: Iterable[str]) -> Mapping[int, list[str]]:
         """Accounts by their shard; every shard is there."""
-        found: dict[int, list[str]] = {shard: [] for shard in range(self._keys.shards)}
-        for account in accounts:
-            found[self._keys.shard_of(account)].append(account)
-        return found
+        return {shard: [] for shard in range(self._keys.shards)} | self._keys.by_shard(accounts)
 
     def _order_key(self, account: str, shard: int) -> str:
         return self._keys.of_account(account, shard)[ACCOUNT_KEYS.index("order")]

@@ -47,6 +47,13 @@ class KeySpace:
         """Where each of these shards says how it is."""
         return [self._shard_keys[shard][0] for shard in shards]
 
+    def by_shard(self, accounts: Iterable[str]) -> dict[int, list[str]]:
+        """These accounts, by the shard that each lives on, in their order."""
+        members: dict[int, list[str]] = {}
+        for account in accounts:
+            members.setdefault(self.shard_of(account), []).append(account)
+        return members
+
     def notices(self, shard: int) -> str:
         """The channel that tells which of a shard's accounts ran out of minutes, or have them back (R11)."""
         return self.named(shard, "notices")[0]

@@ -141,9 +141,7 @@ class PoolReader:
         ]
 
     async def _read_packed(self, accounts: Sequence[str]) -> dict[str, bytes | None]:
-        by_shard: dict[int, list[str]] = {}
-        for account in accounts:
-            by_shard.setdefault(self._keys.shard_of(account), []).append(account)
+        by_shard = self._keys.by_shard(accounts)
         commands = [
             ("MGET", *(self._keys.of_account(account, shard)[0] for account in members))
             for shard, members in by_shard.items()
@@ -160,9 +158,7 @@ class PoolReader:
         self, accounts: list[str], listed: int, *, for_alarms: bool = False
     ) -> tuple[dict[str, list[Any]], dict[str, EngineUnavailable]]:
         """What the script says of each, and those that it broke down on: none of them takes others along."""
-        by_shard: dict[int, list[str]] = {}
-        for account in accounts:
-            by_shard.setdefault(self._keys.shard_of(account), []).append(account)
+        by_shard = self._keys.by_shard(accounts)
         found: dict[str, list[Any]] = {}
         unreadable: dict[str, EngineUnavailable] = {}
         for sections in self._engine.split(list(by_shard.items())):
