@@ -7,9 +7,9 @@ call belongs to the latest connection that started or resumed it; what an older 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
-from typing import Literal
+from typing import Literal, TypeVar
 
 from gateway.domain.calls import CallInProgress, CallRecord, Threshold
 from gateway.domain.cycles import Cycle
@@ -73,6 +73,16 @@ class End:
     connection: int = 0
     found: CallRecord | None = None
     answered_at_ms: int | None = None
+
+
+Told = TypeVar("Told", bound=Answered | End)
+
+
+def as_of_earlier(ask: Told, by_ms: int) -> Told:
+    """An answer or an end that was told so much earlier than it says, and is told again (R16)."""
+    if isinstance(ask, End):
+        return replace(ask, ended_ago_ms=ask.ended_ago_ms + by_ms)
+    return replace(ask, answered_ago_ms=ask.answered_ago_ms + by_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import structlog
 from redis.exceptions import OutOfMemoryError, RedisError, ResponseError
 
 from gateway import metrics
-from gateway.domain.asks import Ask
+from gateway.domain.asks import Ask, End
 from gateway.domain.errors import CallgateError, EngineFull, EngineUnavailable
 from gateway.pool.codes import UNDECIDED, Code
 from gateway.pool.engine import Engine, Replicas
@@ -42,8 +42,6 @@ EXPIRE_SECONDS: Final = 0.05
 
 NEW_CALLS: Final = frozenset("SCD")
 """Letters of asks for calls that are no emergencies."""
-ENDS: Final = frozenset("XYxy")
-"""Letters of asks to end a call."""
 
 Section = tuple[int, dict[str, list[Operation]]]
 """A shard, and the operations of its accounts."""
@@ -309,7 +307,7 @@ class _Lane:
         arguments: list[Argument] = [str(len(sections)), *self._head, until_ms]
         now = monotonic()
         for operation in _operations(sections):
-            if operation.letter in ENDS:
+            if isinstance(operation.ask, End):
                 # All that the engine has lost of a call may be its answer, and nobody has noticed yet.
                 operation.tell_answered(self._kept.answered_at_ms(operation.account, operation.ask.call_id))
             if self._ages:

@@ -40,6 +40,8 @@ ACCOUNTS_TOLD_AT_ONCE: Final = 16
 CLOCKS_APART_MS: Final = 1_000
 """How far this gateway's reckoning of the billing clock may be behind it."""
 
+_NOT_ASKED: Final = (EngineUnavailable, DatabaseUnavailable)
+
 # Made here, so that both are told from the beginning: nothing is known to have increased that was not there.
 _SETTLEMENTS_DROPPED: Final = metrics.ANSWERS_DROPPED.labels(kind="settlement")
 _CALLS_DROPPED: Final = metrics.ANSWERS_DROPPED.labels(kind="call")
@@ -93,30 +95,34 @@ class _Going:
         call = self.call if isinstance(self.call, CallInProgress) else self.call[1]
         return call.admitted_at_ms
 
-    def known(self, answered_at_ms: int | None) -> CallInProgress:
-        """The call as this gateway knows it, which noted that it was answered then."""
+    def answered_at_ms(self, noted_ms: int | None) -> int | None:
+        """When it was answered, this gateway having noted of its id that it was then."""
+        told_ms = self.call.answered_at_ms if isinstance(self.call, CallInProgress) else None
+        if told_ms is not None or noted_ms is None:
+            return told_ms
+        if noted_ms + CLOCKS_APART_MS < self.admitted_at_ms:
+            return None  # that was an earlier call of the id (R9)
+        return max(self.admitted_at_ms, noted_ms)
+
+    def known(self, noted_ms: int | None) -> CallInProgress:
+        """The call as this gateway knows it, which noted of its id that it was answered then."""
+        answered_at_ms = self.answered_at_ms(noted_ms)
         if isinstance(self.call, CallInProgress):
-            call = self.call
-        else:
-            ask, admitted = self.call
-            call = CallInProgress(
-                account=ask.account,
-                call_id=admitted.call_id,
-                staff=ask.staff,
-                device=ask.device,
-                channel=ask.channel,
-                to=ask.to,
-                admitted_at_ms=admitted.admitted_at_ms,
-                answered_at_ms=None,
-                cycle_start_ms=admitted.cycle_start_ms,
-                emergency=admitted.emergency,
-                counts=not admitted.emergency,
-            )
-        if call.answered_at_ms is not None or answered_at_ms is None:
-            return call
-        if answered_at_ms + CLOCKS_APART_MS < call.admitted_at_ms:
-            return call  # the answer of an earlier call of that id (R9)
-        return replace(call, answered_at_ms=max(call.admitted_at_ms, answered_at_ms))
+            return replace(self.call, answered_at_ms=answered_at_ms)
+        ask, admitted = self.call
+        return CallInProgress(
+            account=ask.account,
+            call_id=admitted.call_id,
+            staff=ask.staff,
+            device=ask.device,
+            channel=ask.channel,
+            to=ask.to,
+            admitted_at_ms=admitted.admitted_at_ms,
+            answered_at_ms=answered_at_ms,
+            cycle_start_ms=admitted.cycle_start_ms,
+            emergency=admitted.emergency,
+            counts=not admitted.emergency,
+        )
 
 
 class KeptAnswers:
@@ -201,7 +207,7 @@ class KeptAnswers:
         """When a call was answered, as far as this gateway noted it."""
         key = (account, call_id)
         going, at_ms = self._going.get(key), self._answered.get(key)
-        return at_ms if going is None else going.known(at_ms).answered_at_ms
+        return at_ms if going is None else going.answered_at_ms(at_ms)
 
     def settled(self, account: str, call_id: str, value: bytes) -> None:
         """Keep a settlement: the ended call's value."""
@@ -420,24 +426,20 @@ class KeptAnswers:
             # have been settled and have come back where this gateway did not hear of it: its next record
             # must be of a higher revision than that one.
             revision = max(call.revision, found.revision if found is not None else 0)
-            await self._tell_call(replace(call, revision=revision), telling)
+            going = self._going.get((call.account, call.call_id))
+            told = Resume(
+                *(call.account, call.call_id, None, 0, replace(call, revision=revision)),
+                vouched=False,
+                epoch=telling.epoch,
+                alive_at_ms=going.alive_at_ms if going is not None else 0,
+            )
+            await self._tell_of_going(told, telling)
         self._was_told((call.account, call.call_id), telling.losses)
 
     def _was_told(self, key: Key | SettledKey, losses: int) -> None:
         # Unless it was lost again, after so many losses.
         if self._to_tell.get(key, 0) <= losses:
             self._to_tell.pop(key, None)
-
-    async def _tell_call(self, call: CallInProgress, telling: _Telling) -> None:
-        going = self._going.get((call.account, call.call_id))
-        alive_at_ms = going.alive_at_ms if going is not None else 0
-        told = Resume(
-            *(call.account, call.call_id, None, 0, call),
-            vouched=False,
-            epoch=telling.epoch,
-            alive_at_ms=alive_at_ms,
-        )
-        await self._tell_of_going(told, telling)
 
     async def _tell_answered(self, key: Key, telling: _Telling) -> None:
         """Tell the answer of a call that another gateway admitted, and tells."""
@@ -450,9 +452,9 @@ class KeptAnswers:
     async def _tell_of_going(self, told: Resume | Answered, telling: _Telling) -> None:
         try:
             await telling.ask(told)
-        except CallgateError as refusal:
-            if refusal.code in ("engine_unavailable", "database_unavailable"):
-                raise
+        except _NOT_ASKED:
+            raise
+        except CallgateError:
             self._let_go_of_going((told.account, told.call_id))  # it ended, or the id is another call's
 
     def _is_saved(self, key: SettledKey, saved_before_ms: int) -> bool:
@@ -487,8 +489,7 @@ def _slices(items: Sequence[T], size: int) -> Iterable[Sequence[T]]:
 
 def _is_away(failure: Exception) -> bool:
     """Whether it is the engine, or the database, that could not be asked, and not one account."""
-    not_asked = (EngineUnavailable, DatabaseUnavailable, RedisError, OSError)
-    return isinstance(failure, not_asked) and not isinstance(failure, PoolUnreadable)
+    return isinstance(failure, (*_NOT_ASKED, RedisError, OSError)) and not isinstance(failure, PoolUnreadable)
 
 
 def _is_first_end(known: bytes, value: bytes) -> bool:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any, Final
 
 from redis.exceptions import RedisError
 
 from gateway.domain.answers import MAX_CALLS_SHOWN, Answer, PoolView
-from gateway.domain.asks import AccountConfig, Answered, Ask, End
+from gateway.domain.asks import AccountConfig, Answered, Ask, End, as_of_earlier
 from gateway.domain.calls import CallInProgress, CallRecord
 from gateway.domain.errors import CallgateError, EngineUnavailable
 from gateway.domain.leases import Renewed
@@ -255,10 +255,7 @@ class LivePool:
 
         While a simulated clock is asked nothing passes.
         """
-        waited_ms = 0 if self._simulate else int((monotonic() - asked_at) * 1000)
-        if isinstance(ask, End):
-            return replace(ask, ended_ago_ms=ask.ended_ago_ms + waited_ms)
-        return replace(ask, answered_ago_ms=ask.answered_ago_ms + waited_ms)
+        return as_of_earlier(ask, 0 if self._simulate else int((monotonic() - asked_at) * 1000))
 
     def known_call(self, account: str, call_id: str) -> CallInProgress | None:
         """What this gateway knows of a call that was in progress when it last heard of it."""
@@ -270,9 +267,7 @@ class LivePool:
         R27). Raises EngineUnavailable.
         """
         oldest: dict[str, int | None] = {}
-        by_shard: dict[int, list[str]] = {}
-        for account in accounts:
-            by_shard.setdefault(self._keys.shard_of(account), []).append(account)
+        by_shard = self._keys.by_shard(accounts)
         for sections in self._engine.split(list(by_shard.items())):
             named = [(account, shard) for shard, members in sections for account in members]
             keys = [self._keys.of_account(account, shard)[1] for account, shard in named]

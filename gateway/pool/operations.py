@@ -157,7 +157,7 @@ class Operation:
         waited_ms = int((now - self._asked_at) * 1000)
         if waited_ms < SHORT_WAIT_MS:
             return
-        if self.letter in "XxYy" and isinstance(self.ask, End):
+        if isinstance(self.ask, End):
             self.letter = "y" if self.letter.islower() else "Y"
             ago, found = str(self.ask.ended_ago_ms + waited_ms), _packed(self.ask.found)
             self.arguments = (*self.arguments[:3], ago, found)

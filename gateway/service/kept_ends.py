@@ -17,7 +17,7 @@ import structlog
 
 from gateway import metrics, turns
 from gateway.domain.answers import Answer
-from gateway.domain.asks import Answered, Ask, End
+from gateway.domain.asks import Answered, Ask, End, Told, as_of_earlier
 from gateway.domain.errors import CallgateError, DatabaseUnavailable, EngineUnavailable
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger(__name__)
@@ -38,16 +38,10 @@ class _Kept:
     end: tuple[End, float] | None = None
 
     def answered_as_of_now(self) -> Answered | None:
-        if self.answered is None:
-            return None
-        ask, asked_at = self.answered
-        return replace(ask, answered_ago_ms=ask.answered_ago_ms + _ms_since(asked_at))
+        return None if self.answered is None else _as_of_now(*self.answered)
 
     def end_as_of_now(self) -> End | None:
-        if self.end is None:
-            return None
-        ask, asked_at = self.end
-        return replace(ask, ended_ago_ms=ask.ended_ago_ms + _ms_since(asked_at))
+        return None if self.end is None else _as_of_now(*self.end)
 
 
 class KeptEnds:
@@ -139,5 +133,5 @@ class KeptEnds:
         return True
 
 
-def _ms_since(asked_at: float) -> int:
-    return int((monotonic() - asked_at) * 1000)
+def _as_of_now(ask: Told, asked_at: float) -> Told:
+    return as_of_earlier(ask, int((monotonic() - asked_at) * 1000))

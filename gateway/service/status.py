@@ -153,13 +153,13 @@ class StatusReader:
         )
 
     async def _webhooks(self, warnings: list[str]) -> WebhooksStatus | None:
-        """How sending goes, with what an operator should look at; None if nothing is sent or known."""
+        """How sending goes, with what an operator should look at; None if nothing is sent.
+
+        Raises DatabaseUnavailable.
+        """
         if not self._sends_webhooks:
             return None
-        try:
-            state = await self._records.outbox.state()
-        except DatabaseUnavailable:
-            return None
+        state = await self._records.outbox.state()
         if state.gone:
             warnings.append(
                 "The webhook receiver answered 410 Gone: it is sent nothing until a gateway is restarted."
